@@ -16,6 +16,7 @@
 use std::time::Duration;
 
 pub mod client;
+pub mod exit;
 pub mod message;
 pub mod metrics;
 pub mod server;
