@@ -199,3 +199,19 @@ fn a_named_file_must_exist_and_be_of_bounded_size() {
     assert!(matches!(load(dir.path()), Err(Error::Read { .. })));
     assert!(matches!(load(Path::new("/dev/zero")), Err(Error::TooLarge { .. })));
 }
+
+#[test]
+fn a_rule_reads_back_from_its_words() {
+    let same = |peer, proto, port| {
+        let rule = AllowRule::new(peer, proto, port).unwrap();
+        assert_eq!(rule.to_string().parse(), Ok(rule));
+    };
+    same(None, None, None);
+    same(Some(node_id(1)), Some(Protocol::Tcp), Some(22));
+    same(None, Some(Protocol::Icmp), None);
+    for wrong in
+        ["", "out allow", "in allow -p", "in allow -p tcp -p udp", "in allow --port 1", "in allow x y"]
+    {
+        assert!(wrong.parse::<AllowRule>().is_err(), "{wrong:?}");
+    }
+}

@@ -60,6 +60,9 @@ pub enum InvalidValue {
     /// A rule that names a port for a protocol without ports.
     #[error("a port needs proto tcp or udp")]
     PortWithoutProtocol,
+    /// Not the words of a rule.
+    #[error("`{0}` is no rule: in allow [-p tcp|udp|icmp] [--port N] [--peer NODEID]")]
+    Rule(String),
     /// Port 0 in a rule.
     #[error("port 0 is no port; leave `port` out to match all")]
     PortZero,
@@ -230,6 +233,30 @@ impl fmt::Display for AllowRule {
             write!(f, " --peer {peer}")?;
         }
         Ok(())
+    }
+}
+
+impl FromStr for AllowRule {
+    type Err = InvalidValue;
+
+    /// Reads what `Display` writes, the fields in any order.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let refused = || InvalidValue::Rule(text.into());
+        let mut words = text.strip_prefix("in allow").ok_or_else(refused)?.split_whitespace();
+        let (mut peer, mut proto, mut port) = (None, None, None);
+        while let Some(flag) = words.next() {
+            let value = words.next().ok_or_else(refused)?;
+            let repeated = match flag {
+                "-p" => proto.replace(value.parse()?).is_some(),
+                "--port" => port.replace(value.parse().map_err(|_| refused())?).is_some(),
+                "--peer" => peer.replace(value.parse()?).is_some(),
+                _ => true,
+            };
+            if repeated {
+                return Err(refused());
+            }
+        }
+        Self::new(peer, proto, port)
     }
 }
 

@@ -85,7 +85,6 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Show peers, add or remove one
-    #[command(args_conflicts_with_subcommands = true)]
     Peers {
         #[command(flatten)]
         format: Format,

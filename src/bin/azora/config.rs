@@ -28,8 +28,9 @@ pub(crate) fn run(config: Option<PathBuf>, command: ConfigCommand) -> Outcome {
 
 /// The configuration that a daemon started now would use.
 pub(crate) fn load(file: Option<PathBuf>) -> Result<Config, Fault> {
-    Config::load(&Overrides { file: file.map(Given::flag), ..Overrides::default() })
-        .map_err(|error| Fault::new(Exit::Usage, error, "correct it; `azora config init` writes a commented example"))
+    Config::load(&Overrides { file: file.map(Given::flag), ..Overrides::default() }).map_err(|error| {
+        Fault::new(Exit::Usage, error, "correct it; `azora config init` writes a commented example")
+    })
 }
 
 /// A setting as JSON.
@@ -66,17 +67,15 @@ fn check(file: Option<PathBuf>) -> Outcome {
 }
 
 fn init(path: &Path, force: bool) -> Outcome {
-    let written = write_example(path, force).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Fault::failed(
-            format!("{} exists already", path.display()),
-            "add --force to overwrite it, or name another file with --config",
-        ),
-        _ => Fault::failed(
-            format!("cannot write {}: {error}", path.display()),
-            "run the command with sudo, or name another file with --config",
-        ),
-    });
-    written?;
+    write_example(path, force).map_err(|error| {
+        let at = path.display();
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            let next = "add --force to overwrite it, or name another file with --config";
+            return Fault::failed(format!("{at} exists already"), next);
+        }
+        let next = "run the command with sudo, or name another file with --config";
+        Fault::failed(format!("cannot write {at}: {error}"), next)
+    })?;
     print(&format!("wrote {}\n", path.display()))?;
     Ok(Exit::Ok)
 }

@@ -30,7 +30,10 @@ fn lookup_text(report: &LookupReport) -> String {
         rows.push(["node id".into(), or_dash(report.node_id, |id| id.to_string())]);
         rows.push(["endpoints".into(), joined(&report.endpoints)]);
         let number = or_dash(report.record_seq, |number| number.to_string());
-        rows.push(["record".into(), format!("number {number}, signed {} ago", or_dash(report.record_age_s, age))]);
+        rows.push([
+            "record".into(),
+            format!("number {number}, signed {} ago", or_dash(report.record_age_s, age)),
+        ]);
         rows.push(["held by".into(), joined(&report.holders)]);
     }
     table(&rows)
@@ -46,7 +49,11 @@ fn status_text(status: &DhtStatus) -> String {
     if !status.buckets.is_empty() {
         let head = ["DISTANCE", "CONTACTS", "REPLACEMENTS"].map(String::from);
         let rows = status.buckets.iter().map(|bucket| {
-            [format!("2^{}", bucket.distance_bits), bucket.contacts.to_string(), bucket.replacements.to_string()]
+            [
+                format!("2^{}", bucket.distance_bits),
+                bucket.contacts.to_string(),
+                bucket.replacements.to_string(),
+            ]
         });
         text.push('\n');
         text.push_str(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));

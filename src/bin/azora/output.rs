@@ -60,14 +60,18 @@ impl From<client::Error> for Fault {
         let (exit, next_step) = match &error {
             client::Error::NoDaemon { .. } => (
                 Exit::NoDaemon,
-                "start it (sudo systemctl start azora, or sudo azora-meshing-daemon), or name its socket with --socket",
+                "start it (sudo systemctl start azora-meshing-daemon, or sudo azora-meshing-daemon), or name its socket with --socket",
             ),
             client::Error::NotPermitted { .. } => {
                 (Exit::Failed, "run the command with sudo, or join the group of the socket")
             }
             client::Error::Failed(failure) => (Exit::Failed, failure.next_step.as_str()),
             client::Error::Answer(_) => (Exit::Failed, "use an azora of the same version as the daemon"),
-            _ => (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again"),
+            client::Error::Io(_)
+            | client::Error::Closed
+            | client::Error::Timeout
+            | client::Error::TooLong
+            | _ => (Exit::Failed, "look at the daemon's log (journalctl -u azora-meshing-daemon) and try again"),
         };
         Self::new(exit, &error, next_step)
     }
@@ -97,7 +101,11 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Fault> {
 
 /// JSON or the text for people.
 pub(crate) fn show<T: Serialize>(value: &T, json: bool, human: impl FnOnce(&T) -> String) -> Outcome {
-    if json { print_json(value)? } else { print(&human(value))? }
+    if json {
+        print_json(value)?
+    } else {
+        print(&human(value))?
+    }
     Ok(Exit::Ok)
 }
 

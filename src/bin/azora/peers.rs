@@ -4,10 +4,13 @@ use auramesh::control::exit::Exit;
 use auramesh::control::message::{PathKind, PathStatus, PeerState, PeerStatus};
 
 use crate::args::{Format, PeersCommand};
-use crate::output::{Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
+use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
 use crate::socket::Socket;
 
 pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCommand>) -> Outcome {
+    if format.json && command.is_some() {
+        return Err(Fault::new(Exit::Usage, "--json is for the list of peers", "leave it out"));
+    }
     let mut client = socket.connect().await?;
     match command {
         None => {
@@ -21,7 +24,12 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
         }
         Some(PeersCommand::Add { peer }) => {
             client.peers_add(peer.node_id, peer.endpoint).await?;
-            print(&format!("added {} ({}) at {}\n", peer.node_id.address(), short(&peer.node_id), peer.endpoint))?;
+            print(&format!(
+                "added {} ({}) at {}\n",
+                peer.node_id.address(),
+                short(&peer.node_id),
+                peer.endpoint
+            ))?;
             Ok(Exit::Ok)
         }
         Some(PeersCommand::Remove { node_id }) => {

@@ -104,11 +104,9 @@ impl Tally {
         sorted.sort_by(f64::total_cmp);
         let rtt_ms = match sorted.as_slice() {
             [] => None,
-            [min, ..] => Some(Spread {
-                min: *min,
-                p50: sorted[(sorted.len() - 1) / 2],
-                max: sorted[sorted.len() - 1],
-            }),
+            [min, ..] => {
+                Some(Spread { min: *min, p50: sorted[(sorted.len() - 1) / 2], max: sorted[sorted.len() - 1] })
+            }
         };
         Statistics { sent: self.sent, received: self.received, rtt_ms }
     }
@@ -117,9 +115,10 @@ impl Tally {
 impl Statistics {
     fn text(&self) -> String {
         let lost = 100 * (self.sent - self.received) / self.sent.max(1);
-        let rtt = self.rtt_ms.as_ref().map(|rtt| {
-            format!(", rtt min/p50/max {:.3}/{:.3}/{:.3} ms", rtt.min, rtt.p50, rtt.max)
-        });
+        let rtt = self
+            .rtt_ms
+            .as_ref()
+            .map(|rtt| format!(", rtt min/p50/max {:.3}/{:.3}/{:.3} ms", rtt.min, rtt.p50, rtt.max));
         format!("{} sent, {} received, {lost}% lost{}\n", self.sent, self.received, rtt.unwrap_or_default())
     }
 }

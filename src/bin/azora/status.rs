@@ -82,7 +82,15 @@ fn summary(status: &Status) -> String {
         row("interface", format!("{} {link}, mtu {}", interface.name, interface.mtu)),
         row("listen", joined(&status.listen)),
         row("seen as", joined(&status.endpoints)),
-        row("dht", format!("{}, {} contacts{}", role(status.dht.mode), status.dht.contacts, size.unwrap_or_default())),
+        row(
+            "dht",
+            format!(
+                "{}, {} contacts{}",
+                role(status.dht.mode),
+                status.dht.contacts,
+                size.unwrap_or_default()
+            ),
+        ),
         row("peers", format!("{}, {flowing} with data in the last 30 s", status.peers.len())),
         row("drops", counters(&status.drops)),
         row("version", &status.version),
@@ -113,7 +121,8 @@ pub(crate) const fn role(role: DhtRole) -> &'static str {
 
 /// Counters that are not zero.
 fn counters(counters: &BTreeMap<String, u64>) -> String {
-    let seen = counters.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}"));
+    let seen =
+        counters.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}"));
     let text = joined(seen);
     if text == "-" { "none".into() } else { text }
 }
