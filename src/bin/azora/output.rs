@@ -60,7 +60,7 @@ impl From<client::Error> for Fault {
         let (exit, next_step) = match &error {
             client::Error::NoDaemon { .. } => (
                 Exit::NoDaemon,
-                "start it (sudo systemctl start azora-meshing-daemon, or sudo azora-meshing-daemon), or name its socket with --socket",
+                "start it (sudo systemctl start azora, or sudo azora-meshing-daemon), or name its socket with --socket",
             ),
             client::Error::NotPermitted { .. } => {
                 (Exit::Failed, "run the command with sudo, or join the group of the socket")
@@ -71,7 +71,9 @@ impl From<client::Error> for Fault {
             | client::Error::Closed
             | client::Error::Timeout
             | client::Error::TooLong
-            | _ => (Exit::Failed, "look at the daemon's log (journalctl -u azora-meshing-daemon) and try again"),
+            | _ => {
+                (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again")
+            }
         };
         Self::new(exit, &error, next_step)
     }
