@@ -341,6 +341,9 @@ fn open_device(config: &InterfaceConfig, exists: bool) -> Result<(Device, u32), 
         let InterfaceConfig { name, mtu, address } = config.clone();
         match source.raw_os_error() {
             Some(libc::EBUSY) => Error::Busy { name },
+            // The node itself says EACCES, TUNSETIFF behind it EPERM.
+            Some(libc::EACCES) if exists => Error::NoAccess { name },
+            Some(libc::EPERM) if exists => Error::OtherUser { name },
             Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { name, mtu, address: address.ipv6() },
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoDeviceNode,
             Some(libc::EINVAL) if exists => Error::NotTun { name, kind: "another kind of interface".into() },

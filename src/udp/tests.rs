@@ -149,3 +149,30 @@ fn a_scope_is_part_of_an_endpoint_and_a_flow_label_is_not() {
     assert_eq!(crate::udp::socket::without_flow(labelled.into()), plain.into());
     assert_ne!(SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, 5), plain);
 }
+
+/// A neighbour with a mesh address on its own interface cannot speak to the underlay socket with it.
+#[test]
+fn what_comes_from_inside_the_mesh_is_not_received() {
+    let thread = std::thread::spawn(|| {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
+        }
+        for arguments in
+            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo"]]
+        {
+            assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
+        }
+        let socket = bind("[::]:0");
+        let to = SocketAddr::from((Ipv6Addr::LOCALHOST, socket.local_addr().port()));
+        let inside = std::net::UdpSocket::bind("[612::1]:0").unwrap();
+        let outside = bind(V6);
+        inside.send_to(b"inside", to).unwrap();
+        outside.send_to(b"outside", to).unwrap();
+        inside.send_to(b"inside", to).unwrap();
+        assert_eq!(receive(&socket, &mut [0; 16]), Some((7, outside.local_addr())));
+        assert_eq!(socket.recv_from(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
