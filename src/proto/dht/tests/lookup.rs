@@ -31,9 +31,10 @@ impl Walker {
     fn asked(&mut self, target: Position) -> Vec<(Contact, u64)> {
         let mut asked = Vec::new();
         while let Some(query) = self.dht.poll_transmit() {
-            match query.control {
-                Control::Find { request, target: t, .. } if t == target => asked.push((query.to, request)),
-                _ => {}
+            if let Control::Find { request, target: t, .. } = query.control
+                && t == target
+            {
+                asked.push((query.to, request));
             }
         }
         asked

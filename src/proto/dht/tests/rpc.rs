@@ -19,10 +19,8 @@ fn ms(ms: u64) -> Instant {
 }
 
 fn number(query: &Query) -> u64 {
-    match query.control {
-        Control::Find { request, .. } | Control::Store { request, .. } => request,
-        ref other => panic!("{other:?}"),
-    }
+    let (Control::Find { request, .. } | Control::Store { request, .. }) = query.control else { panic!() };
+    request
 }
 
 /// When a question to a silent node is sent and given up, in ms.
