@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -34,7 +34,7 @@ pub fn local() -> io::Result<Vec<LocalAddress>> {
     for entry in getifaddrs()? {
         let Some(address) = entry.address else { continue };
         let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => Ipv4Addr::from(v4.ip()).into(),
+            (Some(v4), _) => v4.ip().into(),
             (_, Some(v6)) => v6.ip().into(),
             _ => continue,
         };

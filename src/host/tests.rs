@@ -92,7 +92,7 @@ fn seen(messages: &[Vec<u8>]) -> Vec<Change> {
 #[test]
 fn route_messages_become_changes_once_each() {
     let azora = Change::Link { name: "azora0".into() };
-    assert_eq!(seen(&[link("azora0"), link("azora0")]), [azora.clone()]);
+    assert_eq!(seen(&[link("azora0"), link("azora0")]), std::slice::from_ref(&azora));
     assert_eq!(seen(&[message(20, &[0; 8]), link("azora0"), message(21, &[0; 8])]), [azora, Change::Address]);
     let mesh = [6, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut other = mesh;
@@ -139,4 +139,58 @@ async fn listening_needs_no_privileges_for_links_and_reports_nothing_by_itself()
     let quiet = tokio::time::timeout(Duration::from_millis(1), changes.next()).await;
     // Something else on this machine may change just now; only the loss of messages would be wrong.
     assert_ne!(quiet.ok(), Some(Change::Everything));
+}
+
+/// Runs `ip`, or `nft`, in the namespace of this thread.
+fn run(program: &str, arguments: &[&str]) {
+    let done = std::process::Command::new(program).args(arguments).status();
+    assert!(done.unwrap().success(), "{program} {arguments:?}");
+}
+
+#[test]
+fn changes_are_reported_while_they_happen() {
+    let thread = std::thread::spawn(|| {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut changes = Changes::listen().unwrap();
+            run("ip", &["link", "set", "lo", "up"]);
+            assert_eq!(changes.next().await, Change::Link { name: "lo".into() });
+            assert_eq!(changes.next().await, Change::Address);
+            run("ip", &["-6", "route", "add", "600::/8", "dev", "lo"]);
+            run("ip", &["-6", "route", "add", "2001:db8::/32", "dev", "lo"]);
+            assert_eq!(changes.next().await, Change::Route);
+            run("/usr/sbin/nft", &["add", "table", "inet", "azora_test"]);
+            assert_eq!(changes.next().await, Change::Ruleset);
+            let nothing = tokio::time::timeout(Duration::from_millis(100), changes.next()).await;
+            assert!(nothing.is_err(), "{nothing:?}");
+            // More than the socket holds, while nobody reads.
+            for _ in 0..3 {
+                let batch: String = (0..3000)
+                    .map(|i| {
+                        format!(
+                            "address add 10.{}.{}.1/32 dev lo\naddress del 10.{}.{}.1/32 dev lo\n",
+                            i / 256,
+                            i % 256,
+                            i / 256,
+                            i % 256
+                        )
+                    })
+                    .collect();
+                let mut ip = std::process::Command::new("ip")
+                    .args(["-batch", "-"])
+                    .stdin(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                std::io::Write::write_all(&mut ip.stdin.take().unwrap(), batch.as_bytes()).unwrap();
+                assert!(ip.wait().unwrap().success());
+            }
+            assert_eq!(changes.next().await, Change::Everything);
+        });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }

@@ -118,16 +118,17 @@ pub enum Error {
 
 /// What to do about a system call that failed.
 fn next_step(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; what was saved before is untouched: free some space and try again"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; run as the user that owns the directory, or choose another with --state-dir"
-        }
-        io::ErrorKind::ReadOnlyFilesystem => "; choose a writable directory with --state-dir",
-        io::ErrorKind::NotFound => "; `azora-meshing-daemon` or `azora key generate` creates it",
-        _ => "",
+    let kind = error.kind();
+    if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        "; what was saved before is untouched: free some space and try again"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; run as the user that owns the directory, or choose another with --state-dir"
+    } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+        "; choose a writable directory with --state-dir"
+    } else if kind == io::ErrorKind::NotFound {
+        "; `azora-meshing-daemon` or `azora key generate` creates it"
+    } else {
+        ""
     }
 }
 

@@ -165,9 +165,11 @@ pub(super) fn table(interface: &str) -> String {
     format!("inet azora_{interface}")
 }
 
+/// What [`Guard::install`] feeds to `nft -f -`; for whoever wants to load it without the daemon.
+///
 /// One transaction that leaves exactly our table, whatever was there before: to declare it makes sure that there is
 /// one to delete.
-pub(super) fn ruleset(interface: &str) -> String {
+pub fn ruleset(interface: &str) -> String {
     let (table, mesh) = (table(interface), format!("{MESH_PREFIX}/{MESH_PREFIX_LEN}"));
     format!(
         "table {table}\n\

@@ -166,13 +166,27 @@ impl Interface {
                 .map_err(|error| self.refused("only its own address", error))?;
             done.push("foreign address");
         }
+        let mut up = now.up;
         if now.mtu != u32::from(self.config.mtu) {
+            // Below 1280 the kernel has taken IPv6 away; up, it would come back with a link-local address.
+            if now.mtu < u32::from(MTU_MIN) && up {
+                kernel
+                    .set_up(self.index, false)
+                    .await
+                    .map_err(|error| self.refused("the right MTU", error))?;
+                up = false;
+            }
             let set = kernel.set_mtu(self.index, self.config.mtu.into()).await;
             set.map_err(|error| self.refused("the right MTU", error))?;
+            if self.found.is_none() {
+                silence_autoconfiguration(&self.config.name);
+            }
             done.push("mtu");
         }
-        if !now.up {
+        if !up {
             kernel.set_up(self.index, true).await.map_err(|error| self.refused("the state up", error))?;
+        }
+        if !now.up {
             done.push("link");
         }
         // What a link loses when it goes down, or its MTU falls below 1280, is missing already in `now`.
@@ -327,6 +341,9 @@ fn open_device(config: &InterfaceConfig, exists: bool) -> Result<(Device, u32), 
         let InterfaceConfig { name, mtu, address } = config.clone();
         match source.raw_os_error() {
             Some(libc::EBUSY) => Error::Busy { name },
+            // The node itself says EACCES, TUNSETIFF behind it EPERM.
+            Some(libc::EACCES) if exists => Error::NoAccess { name },
+            Some(libc::EPERM) if exists => Error::OtherUser { name },
             Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { name, mtu, address: address.ipv6() },
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoDeviceNode,
             Some(libc::EINVAL) if exists => Error::NotTun { name, kind: "another kind of interface".into() },

@@ -30,6 +30,8 @@ pub use interface::{Interface, InterfaceConfig};
 use std::io;
 use std::net::Ipv6Addr;
 
+use nix::unistd::AccessFlags;
+
 /// Least MTU: what IPv6 asks of every link (RFC 8200 §5).
 pub const MTU_MIN: u16 = 1280;
 /// Longest name of an interface (`IFNAMSIZ` without the final zero).
@@ -98,7 +100,24 @@ pub enum Error {
         "/dev/net/tun is missing: load the module (`modprobe tun`); in a container, pass the device in (`--device /dev/net/tun`)"
     )]
     NoDeviceNode,
-    /// Not allowed to make or attach to the TUN.
+    /// The TUN is prepared, but this user may not open the device node.
+    #[error(
+        "{name} is prepared, but this user may not open /dev/net/tun: as root, type `chmod 666 /dev/net/tun` (its usual mode; who may use which TUN is decided behind it), or start as root"
+    )]
+    NoAccess {
+        /// The interface.
+        name: String,
+    },
+    /// The TUN is prepared for somebody else.
+    #[error(
+        "{name} is prepared for another user than {}: run as that user, choose another name with --tun, or delete it (`ip link delete {name}`) and prepare it again",
+        user()
+    )]
+    OtherUser {
+        /// The interface.
+        name: String,
+    },
+    /// Not allowed to make the TUN.
     #[error("not permitted to open the interface {name}: start as root; or with CAP_NET_ADMIN (`setcap cap_net_admin+ep`, or AmbientCapabilities= in the unit); or prepare it once, as root: `{}`", prepare(.name, *.mtu, .address))]
     NotPermitted {
         /// The interface.
@@ -109,7 +128,7 @@ pub enum Error {
         address: Ipv6Addr,
     },
     /// The prepared TUN lacks something that we may not add.
-    #[error("{name} lacks {missing}, and adding it is not permitted: as root, type `{}`; or start with CAP_NET_ADMIN", prepare(.name, *.mtu, .address))]
+    #[error("{name} lacks {missing}, and adding it is not permitted: as root, type `{}`; or start with CAP_NET_ADMIN", complete(.name, *.mtu, .address))]
     NotPrepared {
         /// The interface.
         name: String,
@@ -163,12 +182,23 @@ pub enum Error {
 
 /// The commands that make a TUN which the daemon may use without any capability.
 fn prepare(name: &str, mtu: u16, address: &Ipv6Addr) -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
-    let user = user.map_or_else(|| nix::unistd::geteuid().to_string(), |user| user.name);
+    let node = nix::unistd::eaccess("/dev/net/tun", AccessFlags::R_OK | AccessFlags::W_OK);
+    let access = if node.is_err() { "chmod 666 /dev/net/tun; " } else { "" };
+    format!("{access}ip tuntap add dev {name} mode tun user {}; {}", user(), complete(name, mtu, address))
+}
+
+/// The commands that bring a TUN into the state that we need, whatever state it is in.
+fn complete(name: &str, mtu: u16, address: &Ipv6Addr) -> String {
     format!(
-        "ip tuntap add dev {name} mode tun user {user}; ip link set {name} mtu {mtu} up; \
-         ip -6 address add {address}/128 dev {name}; ip -6 route add 0600::/8 dev {name}"
+        "ip link set {name} mtu {mtu} up; ip -6 address replace {address}/128 dev {name}; \
+         ip -6 route replace 0600::/8 dev {name}"
     )
+}
+
+/// Who this process runs as, by name if there is one.
+fn user() -> String {
+    let uid = nix::unistd::geteuid();
+    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Whether Linux, nft and a shell take the name as it is.

@@ -146,10 +146,10 @@ fn mesh_route(index: u32) -> RouteMessage {
 
 /// The kernel's answer as an errno, where there is one.
 fn to_io(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
+    if let rtnetlink::Error::NetlinkError(message) = &error {
+        return message.to_io();
     }
+    io::Error::other(error)
 }
 
 fn link(message: &LinkMessage) -> Link {
@@ -179,10 +179,9 @@ fn kind(info: &[LinkInfo]) -> Kind {
         Some(other) => return Kind::Other(format!("a {other} interface")),
         None => return Kind::Other("an interface".into()),
     }
-    let data = info.iter().find_map(|item| match item {
-        LinkInfo::Data(InfoData::Tun(data)) => Some(data),
-        _ => None,
-    });
+    let data = info
+        .iter()
+        .find_map(|item| if let LinkInfo::Data(InfoData::Tun(data)) = item { Some(data) } else { None });
     // A kernel before 4.17 does not tell; opening it will.
     let Some(data) = data else { return Kind::Tun };
     if tun_value(data, IFLA_TUN_TYPE).is_some_and(|value| i32::from(value) != libc::IFF_TUN) {

@@ -133,17 +133,18 @@ impl LanSocket {
     /// interface that cannot send just now is passed over.
     pub fn announce(&self, datagram: &[u8]) -> usize {
         let mut sent = 0;
-        if let Some(socket) = &self.v6 {
+        // Straight to the kernel: tokio's own calls refuse until its reactor has seen the socket once.
+        if let Some(socket) = self.v6.as_ref().map(SockRef::from) {
             for index in &self.joined_v6 {
                 let group = SocketAddrV6::new(LAN_GROUP_V6, LAN_PORT, 0, *index);
-                sent += usize::from(socket.try_send_to(datagram, group.into()).is_ok());
+                sent += usize::from(socket.send_to(datagram, &group.into()).is_ok());
             }
         }
-        if let Some(socket) = &self.v4 {
+        if let Some(socket) = self.v4.as_ref().map(SockRef::from) {
             let group = SocketAddrV4::new(LAN_GROUP_V4, LAN_PORT);
             for address in self.joined_v4.values() {
-                let chosen = SockRef::from(socket).set_multicast_if_v4(address);
-                sent += usize::from(chosen.is_ok() && socket.try_send_to(datagram, group.into()).is_ok());
+                let chosen = socket.set_multicast_if_v4(address);
+                sent += usize::from(chosen.is_ok() && socket.send_to(datagram, &group.into()).is_ok());
             }
         }
         sent

@@ -34,9 +34,9 @@ impl UdpSocket {
         if is_mesh(&address) {
             return Err(Error::InMesh { address });
         }
-        open(address).map_err(|source| match source.kind() {
-            ErrorKind::AddrInUse => Error::InUse { address },
-            ErrorKind::AddrNotAvailable => Error::NoSuchAddress { address },
+        open(address).map_err(|source| match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => Error::InUse { address },
+            Some(libc::EADDRNOTAVAIL) => Error::NoSuchAddress { address },
             _ => Error::Io { address, source },
         })
     }
