@@ -1,3 +1,5 @@
+use proptest::prelude::{any, proptest};
+
 use crate::output::{age, bytes, table};
 use crate::report::Redaction;
 
@@ -33,4 +35,13 @@ fn quantities_take_the_unit_that_fits() {
 fn columns_align_and_lines_have_no_trailing_space() {
     let rows = [["a", "bb", ""], ["ccc", "d", "e"]].map(|row| row.map(String::from));
     assert_eq!(table(&rows), "a    bb\nccc  d   e\n");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_redacted(text in any::<String>(), ip in any::<u32>()) {
+        let ip = std::net::Ipv4Addr::from(ip | 0x8000_0000);
+        let redacted = Redaction::default().apply(&format!("{text} {ip}:1 {text}"));
+        assert!(ip.octets()[..3] == [192, 0, 2] || !redacted.contains(&format!(" {ip}:1 ")), "{redacted}");
+    }
 }
