@@ -1,0 +1,2 @@
+mod many;
+mod swarm;
