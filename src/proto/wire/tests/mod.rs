@@ -13,6 +13,7 @@ mod record;
 mod sealed;
 mod session;
 mod strategies;
+mod vectors;
 
 use super::{Family, family};
 
