@@ -157,7 +157,7 @@ impl Control {
                 let record = record.as_deref().unwrap_or_default();
                 out.extend((record.len() as u16).to_be_bytes());
                 out.extend(record);
-                contacts.iter().take(CONTACTS_MAX).for_each(|contact| emit_contact_if_it_fits(contact, out));
+                contacts.iter().for_each(|contact| emit_contact_if_it_fits(contact, out));
             }
             Self::Store { request, record } => {
                 out.extend(request.to_be_bytes());

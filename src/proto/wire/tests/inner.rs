@@ -124,6 +124,7 @@ fn ipv6(next_header: u8, payload: &[u8]) -> Vec<u8> {
 fn what_is_no_ipv6_packet_is_refused() {
     assert_eq!(Inner::parse(&[]), Err(Malformed::Truncated));
     assert_eq!(Inner::parse(&[0x60]), Err(Malformed::Truncated));
+    assert_eq!(Inner::parse(&ipv6(59, &[0; 9])[..48]), Err(Malformed::Truncated));
     assert_eq!(Inner::parse(&[0x45; 40]), Err(Malformed::Field("IP version")));
     assert_eq!(destination(&[0x45; 40]), Err(Malformed::Field("IP version")));
     assert_eq!(destination(&[0x60; 39]), Err(Malformed::Truncated));
@@ -135,11 +136,16 @@ fn what_is_no_ipv6_packet_is_refused() {
 
 #[test]
 fn first_fragments_must_hold_the_ports() {
-    let first = |payload: &[u8]| ipv6(44, &[&[6, 0, 0, 1, 0, 0, 0, 7][..], payload].concat());
-    for len in 0..14 {
-        assert_eq!(Inner::parse(&first(&vec![0; len])), Err(Malformed::Truncated), "{len} bytes of TCP");
-    }
-    assert!(Inner::parse(&first(&[0; 14])).is_ok());
+    let check = |protocol: u8, len_min: usize| {
+        let first = |len| ipv6(44, &[&[protocol, 0, 0, 1, 0, 0, 0, 7][..], &vec![0; len]].concat());
+        for len in 0..len_min {
+            assert_eq!(Inner::parse(&first(len)), Err(Malformed::Truncated), "{len} bytes of {protocol}");
+        }
+        assert!(Inner::parse(&first(len_min)).is_ok());
+    };
+    check(6, 14);
+    check(17, 8);
+    check(ICMPV6, 8);
 }
 
 #[test]
