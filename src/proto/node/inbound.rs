@@ -22,6 +22,8 @@ use super::{Event, Node, PingReply, Timer};
 
 /// An answered handshake waits this long for its first packet.
 pub(super) const UNCONFIRMED_MAX: Duration = Duration::from_secs(5);
+/// A replayed initiation makes us open a session ourselves, but not more often than this.
+const DOUBT_GAP: Duration = Duration::from_secs(10);
 /// While our own initiation is younger than this, the lower node ID stays initiator of a simultaneous open.
 const SIMULTANEOUS_OPEN: Duration = Duration::from_millis(500);
 
@@ -40,7 +42,7 @@ impl Node {
         let outcome = match envelope.kind {
             Kind::Initiation => self
                 .admit(now, source, &envelope, loaded)
-                .and_then(|()| self.handle_initiation(now, source, &envelope)),
+                .and_then(|()| self.handle_initiation(now, wall, source, &envelope)),
             Kind::Sealed => self
                 .admit(now, source, &envelope, loaded)
                 .and_then(|()| self.handle_sealed(now, wall, source, &envelope)),
@@ -100,14 +102,19 @@ impl Node {
     fn handle_initiation(
         &mut self,
         now: Instant,
+        wall: WallTime,
         source: SocketAddr,
         envelope: &Envelope<'_>,
     ) -> Result<(), DropReason> {
         let incoming = Incoming::open(&self.identity, &self.session_config, envelope)
             .map_err(|_| DropReason::Handshake)?;
         let id = incoming.peer();
-        if self.is_replayed(now, id, incoming.timestamp()) || self.is_ours_to_open(now, id) || self.stopping {
+        if self.is_replayed(now, id, incoming.timestamp()) {
+            self.doubt(now, wall, id);
             return Err(DropReason::Handshake);
+        }
+        if self.is_ours_to_open(now, id) || self.stopping {
+            return Ok(());
         }
         if self.peers.entry(id, now).is_none() {
             let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
@@ -139,6 +146,17 @@ impl Node {
     fn is_replayed(&self, now: Instant, id: NodeId, timestamp: WallTime) -> bool {
         let last = self.peers.of(&id).and_then(|peer| peer.initiated);
         last.is_some_and(|(seen, at)| timestamp <= seen && now.saturating_since(at) < REJECT_AFTER)
+    }
+
+    /// A refused initiation is an old one replayed, or from a node that restarted with its clock set back. Opening a
+    /// session ourselves, where we last heard the node, tells which: the genuine node need not wait.
+    fn doubt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let recently = peer.doubted.is_some_and(|at| now.saturating_since(at) < DOUBT_GAP);
+        if !recently && peer.path.current().is_some() {
+            peer.doubted = Some(now);
+            self.shake_hands(now, wall, id);
+        }
     }
 
     /// Both sides opened at once: the lower node ID stays initiator.
@@ -223,6 +241,8 @@ impl Node {
                 self.handle_heard(now, wall, local_index, source, epoch_advanced);
             }
             Notice::Woke { peer } => {
+                // The flag in the snapshot stays set: only a new snapshot can report again.
+                self.dirty = true;
                 self.timers.arm(Timer::Session(peer), now + super::timeout::SESSION_LOOK)
             }
         }

@@ -111,6 +111,8 @@ pub(super) struct Peer {
     pub(super) cookie: Option<([u8; MAC_LEN], Instant)>,
     /// Newest initiation accepted from it, and when.
     pub(super) initiated: Option<(WallTime, Instant)>,
+    /// When a replayed initiation last made us open a session ourselves.
+    pub(super) doubted: Option<Instant>,
     pub(super) staged: Staged,
     pub(super) outbox: VecDeque<Control>,
     pub(super) waiting_pings: Vec<Ticket>,
@@ -142,6 +144,7 @@ impl Peer {
             effort: None,
             cookie: None,
             initiated: None,
+            doubted: None,
             staged: Staged::default(),
             outbox: VecDeque::new(),
             waiting_pings: Vec::new(),
