@@ -150,14 +150,14 @@ fn the_key_is_in_no_output_and_no_process_listing() {
     let node = lab.node(Underlay::V4).knows(&server).with(&["--log", "trace"]).started();
     node.reaches(&server, Duration::from_secs(5));
     let file = fs::read_to_string(node.state_dir().join("identity.key")).unwrap();
-    let secret = file.split_whitespace().max_by_key(|word| word.len()).unwrap();
-    assert!(secret.len() >= 43, "the seed is the longest word of the file");
-    let seed = data_encoding::BASE32_NOPAD.decode(secret.to_uppercase().as_bytes()).unwrap_or_default();
-    let mut needles = vec![secret.to_lowercase()];
-    if seed.len() == 32 {
-        needles.push(data_encoding::HEXLOWER.encode(&seed));
-        needles.push(data_encoding::BASE64.encode(&seed).trim_end_matches('=').to_owned());
-    }
+    let secret = file.split_whitespace().nth(1).unwrap();
+    let seed = data_encoding::BASE32_NOPAD.decode(secret.to_uppercase().as_bytes()).unwrap();
+    assert_eq!(seed.len(), 32, "the second word of the file is the seed");
+    let needles = [
+        secret.to_owned(),
+        data_encoding::HEXLOWER.encode(&seed),
+        data_encoding::BASE64.encode(&seed).trim_end_matches('=').to_owned(),
+    ];
     let mut places = vec![("log", node.log())];
     for (name, words) in [
         ("status", &["status", "--json"][..]),
@@ -269,5 +269,42 @@ fn without_rights_it_names_the_three_ways() {
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(process.ended(Duration::from_secs(5)).and_then(|status| status.code()), Some(0));
     assert!(node.interfaces().contains(&"azora0".to_owned()), "a prepared device stays");
+    node.kill();
+}
+
+/// As the systemd unit starts it: a user of its own with one capability, which `nft` inherits.
+#[test]
+fn cap_net_admin_alone_is_enough() {
+    let lab = Lab::new();
+    let mut node = lab.node(Underlay::V4);
+    let other = lab.node(Underlay::V4).started();
+    let daemon = copy_for_others(&node, DAEMON);
+    let state = node.dir.join("nobody");
+    fs::create_dir(&state).unwrap();
+    chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
+    let caps = "setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all,+net_admin \
+                --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin";
+    let socket = state.join("r/azora.sock");
+    let line = format!(
+        "{caps} {daemon} --state-dir {}/s --socket {} --no-lan-discovery --bootstrap {}",
+        state.display(),
+        socket.display(),
+        other.contact()
+    );
+    let mut process = node.spawn(&line, "net_admin.log");
+    crate::lab::eventually(Duration::from_secs(10), "reaches another node", || {
+        assert!(process.is_running(), "{}", process.log());
+        node.ping(other.address, 1)
+    });
+    assert!(node.must("nft list tables").contains("azora_azora0"), "the guard is installed");
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(
+        process.ended(Duration::from_secs(5)).and_then(|status| status.code()),
+        Some(0),
+        "{}",
+        process.log()
+    );
+    assert!(!node.must("nft list tables").contains("azora"), "and removed");
+    assert_eq!(node.interfaces(), ["lo", "eth0"]);
     node.kill();
 }
