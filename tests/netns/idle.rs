@@ -25,12 +25,12 @@ fn an_idle_node_with_eight_peers_uses_no_processor_time_and_little_memory() {
         (hub.cpu_ticks() == before).then_some(())
     });
     let seconds = if long() { 60 } else { 20 };
-    let (ticks, wakes) = (hub.cpu_ticks(), hub.proc_status("voluntary_ctxt_switches"));
+    let (ticks, wakes) = (hub.cpu_ticks(), hub.wake_ups());
     thread::sleep(Duration::from_secs(seconds));
-    let (ticks, wakes) = (hub.cpu_ticks() - ticks, hub.proc_status("voluntary_ctxt_switches") - wakes);
+    let (ticks, wakes) = (hub.cpu_ticks() - ticks, hub.wake_ups() - wakes);
     let memory = hub.proc_status("VmRSS");
     println!(
-        "idle with {known} peers: {ticks} ticks of 10 ms and {wakes} main-thread waits in {seconds} s, RSS {memory} kB"
+        "idle with {known} peers: {ticks} ticks of 10 ms and {wakes} wake-ups in {seconds} s, RSS {memory} kB"
     );
     assert!(memory <= MEMORY_KB, "RSS {memory} kB");
     assert!(ticks <= 2, "{ticks} ticks in {seconds} s");

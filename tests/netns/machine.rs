@@ -240,9 +240,13 @@ fn without_rights_it_names_the_three_ways() {
     check_one_line(&ran.err, &["root", "cap_net_admin", "tuntap"]);
 
     // The third way: a device made in advance, and no capability at all.
-    let made = node.sh(&format!("{} key show --json --state-dir {}/s", AZORA, state.display()));
+    let azora = copy_for_others(&node, AZORA);
+    let key =
+        |command: &str| node.sh(&format!("{drop} {azora} key {command} --state-dir {}/s", state.display()));
+    key("generate");
+    let shown = key("show --json");
     let shown: serde_json::Value =
-        serde_json::from_str(&made.out).unwrap_or_else(|e| panic!("{e}: {made:?}"));
+        serde_json::from_str(&shown.out).unwrap_or_else(|e| panic!("{e}: {shown:?}"));
     for line in [
         "tuntap add dev azora0 mode tun user nobody".to_owned(),
         "link set azora0 mtu 1420 up".to_owned(),

@@ -222,6 +222,17 @@ impl Node {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
+    /// How often any of its threads went to sleep and was woken.
+    pub(crate) fn wake_ups(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let states = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+        let waits = states.filter_map(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+        });
+        waits.sum()
+    }
+
     /// Entries in a directory of `/proc/PID`: `fd` or `task`.
     pub(crate) fn proc_count(&self, directory: &str) -> usize {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).unwrap().count()
