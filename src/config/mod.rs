@@ -1,1 +1,247 @@
-//! config
+//! The configuration: one file, four environment variables and the flags, merged into one [`Config`].
+//!
+//! ```text
+//! flag  >  environment  >  file  >  default           every value knows which of them it came from
+//! ```
+//!
+//! Each value is checked where it is read, so that a mistake in the file is reported with its line; what only shows
+//! when values meet (two nodes at one endpoint) is checked once after the merge. A configuration is taken whole or
+//! not at all: [`Config::reload`] leaves the running one alone when the new one is wrong.
+//!
+//! What is deliberately not here: the flags themselves (`bin/azora-meshing-daemon/args.rs`), and defaults of
+//! protocol constants, which are not settings.
+
+use std::path::{Path, PathBuf};
+
+mod check;
+mod file;
+mod merge;
+mod value;
+
+pub use check::Conflict;
+pub use merge::{Given, Origin, Overrides, Setting};
+pub use value::{AllowRule, Bootstrap, DhtMode, Inbound, InvalidValue, LogLevel, Protocol};
+pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tun_name};
+
+use std::net::SocketAddr;
+
+/// Where the file is looked for when neither flag nor environment names one.
+pub const DEFAULT_FILE: &str = "/etc/azora/azora.toml";
+/// Default state directory.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/azora";
+/// Default control socket.
+pub const DEFAULT_SOCKET: &str = "/run/azora/azora.sock";
+/// Default name of the network interface.
+pub const DEFAULT_TUN_NAME: &str = "azora0";
+/// Default UDP port towards the underlay.
+pub const DEFAULT_PORT: u16 = 5747;
+/// UDP port of LAN discovery; no listen address may take it.
+pub const LAN_DISCOVERY_PORT: u16 = 5748;
+/// Smallest MTU in bytes: what IPv6 demands of every link (RFC 8200 §5).
+pub const MTU_MIN: u16 = 1280;
+/// Largest MTU in bytes: 1500 of Ethernet less IPv6 (40), UDP (8), session header and tag (32).
+pub const MTU_MAX: u16 = 1420;
+/// Largest configuration file in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Largest number of listen addresses.
+pub const LISTEN_MAX: usize = 16;
+/// Largest number of configured bootstrap nodes.
+pub const BOOTSTRAP_MAX: usize = 256;
+/// Largest number of configured firewall rules.
+pub const ALLOW_MAX: usize = 256;
+/// Longest interface name in bytes (`IFNAMSIZ` less the terminating zero).
+pub const TUN_NAME_BYTES_MAX: usize = 15;
+/// Longest socket path in bytes (`sun_path` less the terminating zero).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Longest path of the state directory in bytes (`PATH_MAX` less room for file names).
+pub const STATE_DIR_BYTES_MAX: usize = 3840;
+
+/// The commented example: every key with its default.
+pub const EXAMPLE: &str = include_str!("../../packaging/azora.toml");
+
+/// The effective configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// State directory, socket, log.
+    pub node: Node,
+    /// The network interface.
+    pub tun: Tun,
+    /// The underlay.
+    pub net: Net,
+    /// The DHT.
+    pub dht: Dht,
+    /// Who may open flows to this node.
+    pub policy: Policy,
+    /// Prometheus metrics.
+    pub metrics: Metrics,
+    provenance: merge::Provenance,
+}
+
+/// `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Directory of the identity and the known peers.
+    pub state_dir: PathBuf,
+    /// Path of the control socket.
+    pub socket: PathBuf,
+    /// What is logged.
+    pub log: LogLevel,
+}
+
+/// `[tun]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tun {
+    /// Interface name, 1 to [`TUN_NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Bytes of the largest inner packet, [`MTU_MIN`] to [`MTU_MAX`].
+    pub mtu: u16,
+}
+
+/// `[net]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// UDP addresses to listen on, 1 to [`LISTEN_MAX`]; port 0 means any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Nodes to start from, at most [`BOOTSTRAP_MAX`].
+    pub bootstrap: Vec<Bootstrap>,
+    /// Whether nodes on the LAN are looked for.
+    pub lan_discovery: bool,
+}
+
+/// `[dht]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dht {
+    /// Whether this node serves the DHT.
+    pub mode: DhtMode,
+}
+
+/// `[policy]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What happens to flows that others open.
+    pub inbound: Inbound,
+    /// Exceptions from [`Inbound::Deny`], at most [`ALLOW_MAX`].
+    pub allow: Vec<AllowRule>,
+    /// Whether the nftables rule against LAN neighbours is installed.
+    pub lan_guard: bool,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where Prometheus text is served; `None` is off.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { state_dir: DEFAULT_STATE_DIR.into(), socket: DEFAULT_SOCKET.into(), log: LogLevel::Info }
+    }
+}
+
+impl Default for Tun {
+    fn default() -> Self {
+        Self { name: DEFAULT_TUN_NAME.into(), mtu: MTU_MAX }
+    }
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        let any: [std::net::IpAddr; 2] =
+            [std::net::Ipv6Addr::UNSPECIFIED.into(), std::net::Ipv4Addr::UNSPECIFIED.into()];
+        Self {
+            listen: any.iter().map(|ip| SocketAddr::new(*ip, DEFAULT_PORT)).collect(),
+            bootstrap: Vec::new(),
+            lan_discovery: true,
+        }
+    }
+}
+
+impl Default for Dht {
+    fn default() -> Self {
+        Self { mode: DhtMode::Auto }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { inbound: Inbound::Deny, allow: Vec::new(), lan_guard: true }
+    }
+}
+
+impl Config {
+    /// Reads the file that `overrides` names (or the default one, which may be missing) and merges both.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key or a wrong value, or values contradict each other.
+    pub fn load(overrides: &Overrides) -> Result<Self, Error> {
+        let (path, required) = match &overrides.file {
+            Some(given) => (given.value.as_path(), true),
+            None => (Path::new(DEFAULT_FILE), false),
+        };
+        let file = file::read(path, required)?;
+        let found = file.is_some().then(|| path.to_path_buf());
+        merge::merge(overrides, found, file.unwrap_or_default())
+    }
+
+    /// The configuration that `text` alone gives; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        merge::merge(&Overrides::default(), Some(path.to_path_buf()), file::parse(text, path)?)
+    }
+
+    /// Reads everything again, with the same flags and environment, as SIGHUP asks.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; the running configuration is untouched then.
+    pub fn reload(&self) -> Result<Self, Error> {
+        Self::load(&self.provenance.overrides)
+    }
+
+    /// The file that was read, if there was one.
+    pub fn file(&self) -> Option<&Path> {
+        self.provenance.file.as_deref()
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is larger than [`FILE_BYTES_MAX`].
+    #[error("the configuration {} is larger than {FILE_BYTES_MAX} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not TOML, an unknown key, or a wrong value.
+    #[error("{}:{line}:{column}: {message} (in `{excerpt}`)", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+        /// The line itself, at most 80 characters.
+        excerpt: String,
+    },
+    /// Values that are right alone and wrong together.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod datapath;
 pub mod dht;
 pub mod identity;
 pub mod limit;
+pub mod node;
 pub mod path;
 pub mod policy;
 pub mod session;

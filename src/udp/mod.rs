@@ -1,1 +1,71 @@
-//! udp
+//! Sockets towards the underlay.
+//!
+//! [`UdpSocket`] carries everything between nodes: non-blocking, one per listen address, IPv4 and IPv6 apart, so a
+//! v4-mapped address never appears. [`LanSocket`] finds neighbours by link-local multicast.
+//!
+//! - **No tunnel in itself**: nothing is sent to or taken from addresses inside the mesh's own range.
+//! - **Nothing that a stranger sends stops reception**: unconnected UDP sockets are not told of ICMP errors (the
+//!   kernel reports them only to `IP_RECVERR` sockets, udp(7)); transient errors are skipped all the same.
+//! - **Datagrams that exceed a link are fragmented** (`IP_PMTUDISC_DONT`, ip(7)) rather than lost: path MTU
+//!   discovery of our own comes later, and ICMP "too big" can be forged.
+//!
+//! Left out for now: batched calls (`recvmmsg`, `UDP_SEGMENT`), port mapping.
+
+mod lan;
+mod socket;
+
+pub use lan::{LAN_DATAGRAM_BYTES_MAX, LAN_GROUP_V4, LAN_GROUP_V6, LAN_INTERFACES_MAX, LAN_PORT, LanSocket};
+pub use socket::UdpSocket;
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why a socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The port is taken.
+    #[error(
+        "UDP {address} is taken by another program (see `ss -ulpn`): stop it, or listen elsewhere with --listen {}:0",
+        bracketed(address)
+    )]
+    InUse {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The address belongs to no interface of this machine.
+    #[error(
+        "UDP {address} cannot be opened: this machine does not have that address; try --listen with one of `ip address`"
+    )]
+    NoSuchAddress {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The address lies inside the mesh.
+    #[error(
+        "UDP {address} is an address inside the mesh, and a mesh cannot be its own underlay: choose another for --listen"
+    )]
+    InMesh {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("UDP {address} cannot be opened: {source}")]
+    Io {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// The IP as it stands before `:PORT`.
+fn bracketed(address: &SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

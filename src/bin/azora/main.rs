@@ -1,2 +1,76 @@
-//! The command line.
-fn main() {}
+//! `azora`: the command line. Parses, asks the daemon, prints.
+
+mod args;
+mod config;
+mod dht;
+mod firewall;
+mod generate;
+mod interface;
+mod key;
+mod node;
+mod output;
+mod peers;
+mod ping;
+mod probe;
+mod report;
+mod socket;
+mod status;
+
+use std::process::ExitCode;
+
+use auramesh::control::exit::Exit;
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+use crate::output::{Fault, Outcome};
+use crate::socket::Socket;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => return tell(&told).into(),
+    };
+    run(arguments).unwrap_or_else(Fault::report).into()
+}
+
+/// Help, version or wrong usage, as clap words it.
+fn tell(message: &clap::Error) -> Exit {
+    // Whoever closed the output does not want it.
+    let _ = message.print();
+    if message.use_stderr() { Exit::Usage } else { Exit::Ok }
+}
+
+fn run(arguments: Arguments) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::failed(format!("cannot start: {error}"), "free some file descriptors"))?;
+    runtime.block_on(dispatch(arguments))
+}
+
+async fn dispatch(arguments: Arguments) -> Outcome {
+    let Arguments { socket, config, command } = arguments;
+    let socket = Socket::new(socket, config.as_deref());
+    match command {
+        Command::Id(format) => node::id(&socket, format).await,
+        Command::Ip(format) => node::ip(&socket, format).await,
+        Command::Inspect { target, format } => node::inspect(&socket, target, format).await,
+        Command::Key { state_dir, command } => key::run(state_dir, config.as_deref(), command),
+        Command::Up => interface::up(&socket).await,
+        Command::Down => interface::down(&socket).await,
+        Command::Wait { timeout, format } => interface::wait(&socket, timeout, format).await,
+        Command::Status { peers, check: None, format } => status::show(&socket, peers, format).await,
+        Command::Status { check: Some(check), .. } => status::check(&socket, check).await,
+        Command::Peers { format, command } => peers::run(&socket, format, command).await,
+        Command::Ping(arguments) => ping::run(&socket, &arguments).await,
+        Command::Dht { command } => dht::run(&socket, command).await,
+        Command::Probe { target, format } => probe::run(&socket, target, format).await,
+        Command::Firewall { command } => firewall::run(&socket, command).await,
+        Command::Config { command } => config::run(config, command),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Report { with_addresses, format } => {
+            report::run(&socket, config, with_addresses, format).await
+        }
+        Command::Man { directory } => generate::man(&directory),
+    }
+}

@@ -1,0 +1,94 @@
+//! `azora config`: the file, without the daemon.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use auramesh::config::{Config, DEFAULT_FILE, EXAMPLE, Given, Overrides, Setting};
+use auramesh::control::exit::Exit;
+use serde::Serialize;
+
+use crate::args::{ConfigCommand, Force};
+use crate::output::{Fault, Outcome, print, print_json, table};
+
+pub(crate) fn run(config: Option<PathBuf>, command: ConfigCommand) -> Outcome {
+    match command {
+        ConfigCommand::Check { file } => check(file.or(config)),
+        ConfigCommand::Show(format) if format.json => {
+            print_json(&load(config)?.settings().iter().map(SettingLine::from).collect::<Vec<_>>())?;
+            Ok(Exit::Ok)
+        }
+        ConfigCommand::Show(_) => {
+            print(&settings_text(&load(config)?))?;
+            Ok(Exit::Ok)
+        }
+        ConfigCommand::Init(Force { force }) => init(&config.unwrap_or_else(|| DEFAULT_FILE.into()), force),
+    }
+}
+
+/// The configuration that a daemon started now would use.
+pub(crate) fn load(file: Option<PathBuf>) -> Result<Config, Fault> {
+    Config::load(&Overrides { file: file.map(Given::flag), ..Overrides::default() }).map_err(|error| {
+        Fault::new(Exit::Usage, error, "correct it; `azora config init` writes a commented example")
+    })
+}
+
+/// A setting as JSON.
+#[derive(Serialize)]
+pub(crate) struct SettingLine {
+    key: &'static str,
+    value: String,
+    origin: String,
+}
+
+impl From<&Setting> for SettingLine {
+    fn from(setting: &Setting) -> Self {
+        Self { key: setting.key, value: setting.value.clone(), origin: setting.origin.to_string() }
+    }
+}
+
+/// TOML with the origin of each value as a comment.
+pub(crate) fn settings_text(config: &Config) -> String {
+    let rows: Vec<_> = config
+        .settings()
+        .into_iter()
+        .map(|setting| [format!("{} = {}", setting.key, setting.value), format!("# {}", setting.origin)])
+        .collect();
+    table(&rows)
+}
+
+fn check(file: Option<PathBuf>) -> Outcome {
+    let config = load(file)?;
+    match config.file() {
+        Some(path) => print(&format!("{}: ok\n", path.display()))?,
+        None => print(&format!("{DEFAULT_FILE} does not exist: the defaults are used\n"))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn init(path: &Path, force: bool) -> Outcome {
+    write_example(path, force).map_err(|error| {
+        let at = path.display();
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            let next = "add --force to overwrite it, or name another file with --config";
+            return Fault::failed(format!("{at} exists already"), next);
+        }
+        let next = "run the command with sudo, or name another file with --config";
+        Fault::failed(format!("cannot write {at}: {error}"), next)
+    })?;
+    print(&format!("wrote {}\n", path.display()))?;
+    Ok(Exit::Ok)
+}
+
+fn write_example(path: &Path, force: bool) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut file: File = if force {
+        OpenOptions::new().write(true).create(true).truncate(true).open(path)?
+    } else {
+        OpenOptions::new().write(true).create_new(true).open(path)?
+    };
+    file.write_all(EXAMPLE.as_bytes())?;
+    file.sync_all()
+}

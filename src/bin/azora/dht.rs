@@ -1,0 +1,62 @@
+//! `azora dht`.
+
+use auramesh::control::exit::Exit;
+use auramesh::control::message::{DhtStatus, LookupReport};
+
+use crate::args::DhtCommand;
+use crate::output::{Outcome, age, joined, milliseconds, or_dash, show, table};
+use crate::socket::Socket;
+use crate::status::role;
+
+pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
+    let mut client = socket.connect().await?;
+    match command {
+        DhtCommand::Lookup { target, format } => {
+            let report = client.dht_lookup(target).await?;
+            show(&report, format.json, lookup_text)?;
+            Ok(if report.found { Exit::Ok } else { Exit::Failed })
+        }
+        DhtCommand::Status(format) => show(&client.dht_status().await?, format.json, status_text),
+    }
+}
+
+fn lookup_text(report: &LookupReport) -> String {
+    let verdict = if report.found { "found" } else { "not found" };
+    let mut rows = vec![[
+        verdict.into(),
+        format!("{} rounds, {} requests, {}", report.rounds, report.rpcs, milliseconds(report.elapsed_ms)),
+    ]];
+    if report.found {
+        rows.push(["node id".into(), or_dash(report.node_id, |id| id.to_string())]);
+        rows.push(["endpoints".into(), joined(&report.endpoints)]);
+        let number = or_dash(report.record_seq, |number| number.to_string());
+        rows.push([
+            "record".into(),
+            format!("number {number}, signed {} ago", or_dash(report.record_age_s, age)),
+        ]);
+        rows.push(["held by".into(), joined(&report.holders)]);
+    }
+    table(&rows)
+}
+
+fn status_text(status: &DhtStatus) -> String {
+    let mut text = table(&[
+        ["mode".into(), role(status.mode).into()],
+        ["contacts".into(), status.contacts.to_string()],
+        ["network".into(), or_dash(status.network_size_estimate, |n| format!("about {n} nodes"))],
+        ["records".into(), format!("{} held for others", status.records_stored)],
+    ]);
+    if !status.buckets.is_empty() {
+        let head = ["DISTANCE", "CONTACTS", "REPLACEMENTS"].map(String::from);
+        let rows = status.buckets.iter().map(|bucket| {
+            [
+                format!("2^{}", bucket.distance_bits),
+                bucket.contacts.to_string(),
+                bucket.replacements.to_string(),
+            ]
+        });
+        text.push('\n');
+        text.push_str(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
+    }
+    text
+}

@@ -1,0 +1,59 @@
+//! `azora firewall`.
+
+use auramesh::config::{AllowRule, Protocol};
+use auramesh::control::exit::Exit;
+use auramesh::control::message::{FirewallMatch, FirewallProtocol, FirewallRule};
+
+use crate::args::FirewallCommand;
+use crate::output::{Fault, Outcome, print, show, table};
+use crate::socket::Socket;
+
+pub(crate) async fn run(socket: &Socket, command: FirewallCommand) -> Outcome {
+    match command {
+        FirewallCommand::List(format) => {
+            let rules = socket.connect().await?.firewall_list().await?;
+            show(&rules, format.json, |rules| rules_text(rules))
+        }
+        FirewallCommand::Add { protocol, port, peer, direction: _, action: _ } => {
+            let rule = AllowRule::new(peer, protocol, port)
+                .map_err(|error| Fault::new(Exit::Usage, error, "see `azora firewall add --help`"))?;
+            let matches = FirewallMatch { proto: rule.proto.map(message_protocol), port, peer };
+            let added = socket.connect().await?.firewall_add(matches).await?;
+            print(&format!("rule {}: {rule}\n", added.index))?;
+            Ok(Exit::Ok)
+        }
+        FirewallCommand::Remove { index } => {
+            socket.connect().await?.firewall_remove(index).await?;
+            print(&format!("removed rule {index}\n"))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
+    match protocol {
+        Protocol::Tcp => FirewallProtocol::Tcp,
+        Protocol::Udp => FirewallProtocol::Udp,
+        Protocol::Icmp => FirewallProtocol::Icmp,
+    }
+}
+
+fn rules_text(rules: &[FirewallRule]) -> String {
+    if rules.is_empty() {
+        return "no rules: only replies and ICMPv6 echo come in, unless the daemon runs with --inbound allow\n".into();
+    }
+    let head = ["N", "PROTOCOL", "PORT", "PEER"].map(String::from);
+    let rows = rules.iter().map(|rule| {
+        let FirewallMatch { proto, port, peer } = rule.matches;
+        let protocol = match proto {
+            None => "any",
+            Some(FirewallProtocol::Tcp) => "tcp",
+            Some(FirewallProtocol::Udp) => "udp",
+            Some(FirewallProtocol::Icmp) => "icmp",
+        };
+        let any = || "any".to_string();
+        let port = port.map_or_else(any, |port| port.to_string());
+        [rule.index.to_string(), protocol.into(), port, peer.map_or_else(any, |peer| peer.to_string())]
+    });
+    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}

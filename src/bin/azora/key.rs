@@ -1,0 +1,84 @@
+//! `azora key`: the identity file, without the daemon.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use auramesh::config::{Config, DEFAULT_STATE_DIR, Given, Overrides};
+use auramesh::control::exit::Exit;
+use auramesh::host::entropy;
+use auramesh::proto::identity::Identity;
+use auramesh::store::{self, StateDir};
+use zeroize::Zeroizing;
+
+use crate::args::{Force, KeyCommand};
+use crate::node::{node, own_table};
+use crate::output::{Fault, Outcome, print, show};
+
+/// Longest text that `import` reads, in bytes.
+const IMPORT_BYTES_MAX: u64 = 4096;
+
+pub(crate) fn run(state_dir: Option<PathBuf>, config: Option<&Path>, command: KeyCommand) -> Outcome {
+    let directory = directory(state_dir, config);
+    match command {
+        KeyCommand::Generate(Force { force }) => {
+            let state = StateDir::open(&directory)?;
+            let seed = entropy::seed();
+            tell(&if force { state.replace_identity(seed)? } else { state.create_identity(seed)? })
+        }
+        KeyCommand::Show(format) => show(&node(load(&directory)?.node_id()), format.json, own_table),
+        KeyCommand::Export => {
+            print(&store::export(&load(&directory)?))?;
+            Ok(Exit::Ok)
+        }
+        KeyCommand::Import { file, force } => {
+            let text = read(&file).map_err(|error| {
+                let file = file.display();
+                Fault::failed(
+                    format!("cannot read {file}: {error}"),
+                    "name the file that `azora key export` made",
+                )
+            })?;
+            tell(&StateDir::open(&directory)?.import_identity(&text, force.force)?)
+        }
+    }
+}
+
+impl From<store::Error> for Fault {
+    /// The texts of `store` name the next step themselves.
+    fn from(error: store::Error) -> Self {
+        Self::failed(error, "")
+    }
+}
+
+fn directory(given: Option<PathBuf>, config: Option<&Path>) -> PathBuf {
+    given.unwrap_or_else(|| {
+        let file = config.map(|path| Given::flag(path.to_path_buf()));
+        Config::load(&Overrides { file, ..Overrides::default() })
+            .map_or_else(|_| DEFAULT_STATE_DIR.into(), |config| config.node.state_dir)
+    })
+}
+
+fn load(directory: &Path) -> Result<Identity, Fault> {
+    StateDir::open_to_read(directory)?.load_identity()?.ok_or_else(|| {
+        Fault::failed(
+            format!("there is no identity in {}", directory.display()),
+            "`azora key generate` makes one, and so does the first start of the daemon",
+        )
+    })
+}
+
+fn tell(identity: &Identity) -> Outcome {
+    print(&own_table(&node(identity.node_id())))?;
+    Ok(Exit::Ok)
+}
+
+fn read(file: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(IMPORT_BYTES_MAX as usize));
+    if file == Path::new("-") {
+        io::stdin().take(IMPORT_BYTES_MAX).read_to_string(&mut text)?;
+    } else {
+        File::open(file)?.take(IMPORT_BYTES_MAX).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}

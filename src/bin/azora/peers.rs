@@ -1,0 +1,82 @@
+//! `azora peers`.
+
+use auramesh::control::exit::Exit;
+use auramesh::control::message::{PathKind, PathStatus, PeerState, PeerStatus};
+
+use crate::args::{Format, PeersCommand};
+use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
+use crate::socket::Socket;
+
+pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCommand>) -> Outcome {
+    if format.json && command.is_some() {
+        return Err(Fault::new(Exit::Usage, "--json is for the list of peers", "leave it out"));
+    }
+    let mut client = socket.connect().await?;
+    match command {
+        None => {
+            let peers = client.peers().await?;
+            show(&peers, format.json, |peers| {
+                if peers.is_empty() {
+                    return "no peers yet; `azora peers add NODEID@IP:PORT` adds one\n".into();
+                }
+                peer_table(peers)
+            })
+        }
+        Some(PeersCommand::Add { peer }) => {
+            client.peers_add(peer.node_id, peer.endpoint).await?;
+            print(&format!(
+                "added {} ({}) at {}\n",
+                peer.node_id.address(),
+                short(&peer.node_id),
+                peer.endpoint
+            ))?;
+            Ok(Exit::Ok)
+        }
+        Some(PeersCommand::Remove { node_id }) => {
+            client.peers_remove(node_id).await?;
+            print(&format!("removed {} ({})\n", node_id.address(), short(&node_id)))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// One line for each peer.
+pub(crate) fn peer_table(peers: &[PeerStatus]) -> String {
+    let head = ["STATE", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST RX", "NODE ID"].map(String::from);
+    let rows = peers.iter().map(|peer| {
+        [
+            state(peer.state).into(),
+            peer.address.to_string(),
+            path(&peer.path),
+            or_dash(peer.rtt_ms, milliseconds),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+            or_dash(peer.last_rx_s, age),
+            peer.node_id.to_string(),
+        ]
+    });
+    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+const fn state(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Known => "known",
+        PeerState::Authenticated => "authenticated",
+        PeerState::Flowing => "flowing",
+    }
+}
+
+fn path(path: &PathStatus) -> String {
+    let via = path.via.iter().map(|node_id| format!(" via {}", short(node_id)));
+    let endpoint = path.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
+    format!("{}{endpoint}{}", path_kind(path.kind), via.collect::<String>())
+}
+
+pub(crate) const fn path_kind(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::Direct => "direct",
+        PathKind::Relay => "relay",
+        PathKind::Route => "route",
+        PathKind::None => "none",
+    }
+}

@@ -1,0 +1,28 @@
+//! `azora probe`: stage by stage, up to the first that fails.
+
+use auramesh::control::exit::Exit;
+use auramesh::control::message::ProbeReport;
+use auramesh::control::target::Target;
+
+use crate::args::Format;
+use crate::output::{Outcome, milliseconds, show, table};
+use crate::socket::Socket;
+
+pub(crate) async fn run(socket: &Socket, target: Target, format: Format) -> Outcome {
+    let report = socket.connect().await?.probe(target).await?;
+    show(&report, format.json, text)?;
+    Ok(if report.stages.iter().all(|stage| stage.ok) { Exit::Ok } else { Exit::Failed })
+}
+
+fn text(report: &ProbeReport) -> String {
+    let rows: Vec<_> = report
+        .stages
+        .iter()
+        .map(|stage| {
+            let verdict = if stage.ok { "ok" } else { "FAILED" };
+            [stage.name.clone(), verdict.into(), milliseconds(stage.elapsed_ms), stage.detail.clone()]
+        })
+        .collect();
+    let fixes = report.stages.iter().filter(|stage| !stage.ok).filter_map(|stage| stage.fix.as_ref());
+    table(&rows) + &fixes.map(|fix| format!("try: {fix}\n")).collect::<String>()
+}

@@ -1,0 +1,128 @@
+//! `azora status`: first what is wrong and what to do, then the rest.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use auramesh::control::exit::Exit;
+use auramesh::control::message::{DhtRole, NodeState, PeerState, Status};
+
+use crate::args::{Check, Format};
+use crate::interface;
+use crate::output::{Fault, Outcome, joined, print, show as show_value, table};
+use crate::peers::peer_table;
+use crate::socket::Socket;
+
+pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcome {
+    let status = socket.connect().await?.status().await?;
+    show_value(&status, format.json, |status| {
+        let mut text = summary(status);
+        if peers && !status.peers.is_empty() {
+            text.push('\n');
+            text.push_str(&peer_table(&status.peers));
+        }
+        text
+    })
+}
+
+/// One line, exit 0 or 1, whatever the reason.
+pub(crate) async fn check(socket: &Socket, check: Check) -> Outcome {
+    let verdict = match check {
+        Check::Live => live(socket).await,
+        Check::Ready => ready(socket).await,
+    };
+    let (word, reason) = match check {
+        Check::Live => ("live", verdict),
+        Check::Ready => ("ready", verdict),
+    };
+    match reason {
+        Ok(()) => print(&format!("{word}\n")).map(|()| Exit::Ok),
+        Err(reason) => print(&format!("not {word}: {reason}\n")).map(|()| Exit::Failed),
+    }
+}
+
+async fn live(socket: &Socket) -> Result<(), String> {
+    let mut client = socket.connect().await.map_err(cause)?;
+    client.own().await.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn ready(socket: &Socket) -> Result<(), String> {
+    let readiness = interface::current(socket).await.map_err(cause)?;
+    if readiness.ready { Ok(()) } else { Err(joined(&readiness.missing)) }
+}
+
+fn cause(fault: Fault) -> String {
+    match fault {
+        Fault::Failed { message, .. } => message,
+        Fault::Unread => String::new(),
+    }
+}
+
+/// The view for people.
+fn summary(status: &Status) -> String {
+    let mut text = String::new();
+    let state = state(status.state);
+    match status.health.as_slice() {
+        [] => {
+            let _ = writeln!(text, "{state}, all is well");
+        }
+        [worst, rest @ ..] => {
+            let _ = writeln!(text, "{state}, but {}; try: {}", worst.text, worst.fix);
+            for health in rest {
+                let _ = writeln!(text, "  also {}; try: {}", health.text, health.fix);
+            }
+        }
+    }
+    let interface = &status.interface;
+    let link = if interface.up { "up" } else { "down" };
+    let size = status.dht.network_size_estimate.map(|n| format!(", about {n} nodes in the network"));
+    let flowing = status.peers.iter().filter(|peer| peer.state == PeerState::Flowing).count();
+    text.push_str(&table(&[
+        row("node id", status.node_id),
+        row("address", status.address),
+        row("interface", format!("{} {link}, mtu {}", interface.name, interface.mtu)),
+        row("listen", joined(&status.listen)),
+        row("seen as", joined(&status.endpoints)),
+        row(
+            "dht",
+            format!(
+                "{}, {} contacts{}",
+                role(status.dht.mode),
+                status.dht.contacts,
+                size.unwrap_or_default()
+            ),
+        ),
+        row("peers", format!("{}, {flowing} with data in the last 30 s", status.peers.len())),
+        row("drops", counters(&status.drops)),
+        row("version", &status.version),
+    ]));
+    text
+}
+
+fn row(name: &str, value: impl ToString) -> [String; 2] {
+    [name.into(), value.to_string()]
+}
+
+const fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Starting => "starting",
+        NodeState::Running => "running",
+        NodeState::Down => "interface down (`azora up` brings it back)",
+        NodeState::Stopping => "stopping",
+        _ => "in a state that this azora does not know",
+    }
+}
+
+pub(crate) const fn role(role: DhtRole) -> &'static str {
+    match role {
+        DhtRole::Server => "server",
+        DhtRole::Client => "client",
+    }
+}
+
+/// Counters that are not zero.
+fn counters(counters: &BTreeMap<String, u64>) -> String {
+    let seen =
+        counters.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}"));
+    let text = joined(seen);
+    if text == "-" { "none".into() } else { text }
+}

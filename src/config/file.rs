@@ -1,0 +1,174 @@
+//! The TOML file: its keys, and errors with their line.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::value::{self, AllowRule, Bootstrap, DhtMode, Inbound, InvalidValue, LogLevel, Protocol};
+use super::{Error, FILE_BYTES_MAX};
+use crate::proto::identity::NodeId;
+
+/// Longest excerpt of a wrong line, in characters.
+const EXCERPT_CHARS_MAX: usize = 80;
+
+/// What a file can say; `None` where it is silent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ConfigFile {
+    pub(super) node: NodeTable,
+    pub(super) tun: TunTable,
+    pub(super) net: NetTable,
+    pub(super) dht: DhtTable,
+    pub(super) policy: PolicyTable,
+    pub(super) metrics: MetricsTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NodeTable {
+    #[serde(deserialize_with = "state_dir")]
+    pub(super) state_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "socket_path")]
+    pub(super) socket: Option<PathBuf>,
+    pub(super) log: Option<LogLevel>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TunTable {
+    #[serde(deserialize_with = "tun_name")]
+    pub(super) name: Option<String>,
+    #[serde(deserialize_with = "mtu")]
+    pub(super) mtu: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetTable {
+    pub(super) listen: Option<Vec<ListenAddress>>,
+    pub(super) bootstrap: Option<Vec<Bootstrap>>,
+    pub(super) lan_discovery: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DhtTable {
+    pub(super) mode: Option<DhtMode>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PolicyTable {
+    pub(super) inbound: Option<Inbound>,
+    pub(super) allow: Option<Vec<AllowRule>>,
+    pub(super) lan_guard: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MetricsTable {
+    #[serde(deserialize_with = "metrics_address")]
+    pub(super) listen: Option<Option<SocketAddr>>,
+}
+
+/// A listen address, checked while its line is known.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl TryFrom<String> for ListenAddress {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
+        value::listen_address(&text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AllowRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            peer: Option<String>,
+            proto: Option<Protocol>,
+            port: Option<u16>,
+        }
+        let Fields { peer, proto, port } = Fields::deserialize(deserializer)?;
+        let peer: Option<NodeId> = peer.map(|id| id.parse()).transpose().map_err(de::Error::custom)?;
+        Self::new(peer, proto, port).map_err(de::Error::custom)
+    }
+}
+
+fn checked<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, InvalidValue>,
+) -> Result<Option<T>, D::Error> {
+    parse(&String::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+fn state_dir<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    checked(deserializer, value::state_dir)
+}
+
+fn socket_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    checked(deserializer, value::socket_path)
+}
+
+fn tun_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(deserializer, value::tun_name)
+}
+
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    value::mtu(i64::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+/// The empty text switches metrics off.
+fn metrics_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<SocketAddr>>, D::Error> {
+    checked(deserializer, |text| match text {
+        "" => Ok(None),
+        text => value::metrics_address(text).map(Some),
+    })
+}
+
+/// Reads and parses the file; `None` when it does not exist and need not.
+pub(super) fn read(path: &Path, required: bool) -> Result<Option<ConfigFile>, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Error::TooLarge { path: path.into() });
+    }
+    parse(&text, path).map(Some)
+}
+
+/// Parses the text of a file.
+pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let before = text.get(..at).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Error::Line {
+            path: path.into(),
+            line: before.matches('\n').count() + 1,
+            column: before[start..].chars().count() + 1,
+            message: error.message().lines().collect::<Vec<_>>().join("; "),
+            excerpt: text[start..]
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(EXCERPT_CHARS_MAX)
+                .collect(),
+        }
+    })
+}

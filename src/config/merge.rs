@@ -1,0 +1,184 @@
+//! Flags over environment over file over defaults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::file::ConfigFile;
+use super::value::{Bootstrap, DhtMode, Inbound, LogLevel};
+use super::{Config, Error, check};
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    #[default]
+    Default,
+    /// The configuration file.
+    File,
+    /// An environment variable.
+    Environment,
+    /// A flag.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        })
+    }
+}
+
+/// A value that was given, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// [`Origin::Flag`] or [`Origin::Environment`].
+    pub origin: Origin,
+}
+
+impl<T> Given<T> {
+    /// A value from a flag.
+    pub const fn flag(value: T) -> Self {
+        Self { value, origin: Origin::Flag }
+    }
+
+    /// A value from the environment.
+    pub const fn environment(value: T) -> Self {
+        Self { value, origin: Origin::Environment }
+    }
+}
+
+/// What flags and environment say. A list replaces the one of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The file to read; it must exist then.
+    pub file: Option<Given<PathBuf>>,
+    /// `node.state_dir`.
+    pub state_dir: Option<Given<PathBuf>>,
+    /// `node.socket`.
+    pub socket: Option<Given<PathBuf>>,
+    /// `node.log`.
+    pub log: Option<Given<LogLevel>>,
+    /// `tun.name`.
+    pub tun_name: Option<Given<String>>,
+    /// `net.listen`.
+    pub listen: Option<Given<Vec<SocketAddr>>>,
+    /// `net.bootstrap`.
+    pub bootstrap: Option<Given<Vec<Bootstrap>>>,
+    /// `net.lan_discovery`.
+    pub lan_discovery: Option<Given<bool>>,
+    /// `dht.mode`.
+    pub dht_mode: Option<Given<DhtMode>>,
+    /// `policy.inbound`.
+    pub inbound: Option<Given<Inbound>>,
+    /// `metrics.listen`.
+    pub metrics: Option<Given<SocketAddr>>,
+}
+
+/// One effective value, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// `table.key`.
+    pub key: &'static str,
+    /// The value as TOML.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// How a configuration came about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Provenance {
+    pub(super) file: Option<PathBuf>,
+    pub(super) overrides: Overrides,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Provenance {
+    /// The strongest of the three values; notes where it came from.
+    fn pick<T>(&mut self, key: &'static str, given: Option<Given<T>>, file: Option<T>, default: T) -> T {
+        let (value, origin) = match (given, file) {
+            (Some(given), _) => (given.value, given.origin),
+            (None, Some(value)) => (value, Origin::File),
+            (None, None) => (default, Origin::Default),
+        };
+        self.origins.insert(key, origin);
+        value
+    }
+}
+
+/// Merges and checks.
+pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) -> Result<Config, Error> {
+    let Config { mut node, mut tun, mut net, mut dht, mut policy, mut metrics, mut provenance } =
+        Config::default();
+    let from = &mut provenance;
+    let set = given.clone();
+    node.state_dir = from.pick("node.state_dir", set.state_dir, file.node.state_dir, node.state_dir);
+    node.socket = from.pick("node.socket", set.socket, file.node.socket, node.socket);
+    node.log = from.pick("node.log", set.log, file.node.log, node.log);
+    tun.name = from.pick("tun.name", set.tun_name, file.tun.name, tun.name);
+    tun.mtu = from.pick("tun.mtu", None, file.tun.mtu, tun.mtu);
+    let listen = file.net.listen.map(|addresses| addresses.into_iter().map(|address| address.0).collect());
+    net.listen = from.pick("net.listen", set.listen, listen, net.listen);
+    net.bootstrap = from.pick("net.bootstrap", set.bootstrap, file.net.bootstrap, net.bootstrap);
+    net.lan_discovery =
+        from.pick("net.lan_discovery", set.lan_discovery, file.net.lan_discovery, net.lan_discovery);
+    dht.mode = from.pick("dht.mode", set.dht_mode, file.dht.mode, dht.mode);
+    policy.inbound = from.pick("policy.inbound", set.inbound, file.policy.inbound, policy.inbound);
+    policy.allow = from.pick("policy.allow", None, file.policy.allow, policy.allow);
+    policy.lan_guard = from.pick("policy.lan_guard", None, file.policy.lan_guard, policy.lan_guard);
+    let address = set.metrics.map(|given| Given { value: Some(given.value), origin: given.origin });
+    metrics.listen = from.pick("metrics.listen", address, file.metrics.listen, metrics.listen);
+    provenance.file = path;
+    provenance.overrides = given.clone();
+    let config = Config { node, tun, net, dht, policy, metrics, provenance };
+    check::check(&config)?;
+    Ok(config)
+}
+
+impl Config {
+    /// Every key with its effective value and origin, in the order of the file. Holds no secret.
+    pub fn settings(&self) -> Vec<Setting> {
+        let Self { node, tun, net, dht, policy, metrics, provenance } = self;
+        let allow = policy.allow.iter().map(|rule| {
+            let peer = rule.peer.map(|peer| format!("peer = \"{peer}\""));
+            let proto = rule.proto.map(|proto| format!("proto = \"{proto}\""));
+            let port = rule.port.map(|port| format!("port = {port}"));
+            let fields: Vec<_> = [peer, proto, port].into_iter().flatten().collect();
+            format!("{{ {} }}", fields.join(", "))
+        });
+        let values = [
+            ("node.state_dir", quoted(node.state_dir.display())),
+            ("node.socket", quoted(node.socket.display())),
+            ("node.log", quoted(node.log)),
+            ("tun.name", quoted(&tun.name)),
+            ("tun.mtu", tun.mtu.to_string()),
+            ("net.listen", list(net.listen.iter().map(quoted))),
+            ("net.bootstrap", list(net.bootstrap.iter().map(quoted))),
+            ("net.lan_discovery", net.lan_discovery.to_string()),
+            ("dht.mode", quoted(dht.mode)),
+            ("policy.inbound", quoted(policy.inbound)),
+            ("policy.allow", list(allow)),
+            ("policy.lan_guard", policy.lan_guard.to_string()),
+            ("metrics.listen", quoted(metrics.listen.map(|a| a.to_string()).unwrap_or_default())),
+        ];
+        let origin = |key| provenance.origins.get(key).copied().unwrap_or_default();
+        values.into_iter().map(|(key, value)| Setting { key, value, origin: origin(key) }).collect()
+    }
+}
+
+/// A TOML basic string.
+fn quoted(value: impl fmt::Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+fn list(values: impl Iterator<Item = String>) -> String {
+    format!("[{}]", values.collect::<Vec<_>>().join(", "))
+}

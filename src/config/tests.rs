@@ -1,0 +1,217 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::proto::identity::{Identity, NodeId};
+
+fn node_id(seed: u8) -> NodeId {
+    Identity::from_seed([seed; 32]).node_id()
+}
+
+fn parse(text: &str) -> Result<Config, Error> {
+    Config::parse(text, Path::new("test.toml"))
+}
+
+/// Asserts that the text is refused with every one of `needles` in the message.
+fn refused(text: &str, needles: &[&str]) {
+    let message = parse(text).expect_err(text).to_string();
+    for needle in needles {
+        assert!(message.contains(needle), "{text:?} gave {message:?}, which lacks {needle:?}");
+    }
+    assert_eq!(message.lines().count(), 1, "one line: {message}");
+}
+
+/// The example with its commented defaults switched on.
+fn example_uncommented() -> String {
+    let switch_on = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    EXAMPLE.lines().map(switch_on).collect()
+}
+
+fn values(config: &Config) -> Vec<(&'static str, String)> {
+    config.settings().into_iter().map(|s| (s.key, s.value)).collect()
+}
+
+#[test]
+fn the_example_shows_exactly_the_defaults() {
+    let defaults = values(&Config::default());
+    assert_eq!(values(&parse(EXAMPLE).unwrap()), defaults, "as it stands");
+    let on = parse(&example_uncommented()).unwrap();
+    assert_eq!(values(&on), defaults, "switched on");
+    for setting in on.settings() {
+        assert_eq!(setting.origin, Origin::File, "{} is missing from packaging/azora.toml", setting.key);
+    }
+}
+
+#[test]
+fn settings_read_back_as_the_same_configuration() {
+    let (a, b) = (node_id(1), node_id(2));
+    let text = format!(
+        "[net]\nlisten = [\"127.0.0.1:0\"]\nbootstrap = [\"{a}@192.0.2.1:5747\"]\n[policy]\n\
+         allow = [{{ proto = \"tcp\", port = 22, peer = \"{b}\" }}, {{ proto = \"icmp\" }}]\n\
+         [metrics]\nlisten = \"127.0.0.1:9747\"\n[node]\nstate_dir = \"/a \\\" b\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let again: String = config.settings().iter().map(|s| format!("{} = {}\n", s.key, s.value)).collect();
+    assert_eq!(values(&parse(&again).unwrap()), values(&config));
+    assert_eq!(config.node.state_dir, PathBuf::from("/a \" b"));
+    assert_eq!(config.policy.allow.len(), 2);
+}
+
+#[test]
+fn unknown_keys_are_refused_with_line_and_key() {
+    refused("[tun]\nname = \"a\"\nmtuu = 1400\n", &["test.toml:3:1:", "mtuu"]);
+    refused("[relay]\nenabled = true\n", &["test.toml:1:", "relay"]);
+    refused("[names]\nsuffix = \"x\"\n", &["names"]);
+    refused("[net]\nport_mapping = true\n", &["test.toml:2:1:", "port_mapping"]);
+    refused("[policy]\nallow = [{ proto = \"tcp\", ports = 1 }]\n", &["test.toml:2:", "ports"]);
+    refused("stray = 1\n", &["test.toml:1:1:", "stray"]);
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_line() {
+    let line_2: &[(&str, &[&str])] = &[
+        ("[tun]\nmtu = 1279", &["1279", "1280 to 1420"]),
+        ("[tun]\nmtu = 1421", &["1421"]),
+        ("[tun]\nmtu = -1", &["-1"]),
+        ("[tun]\nmtu = 9223372036854775807", &["9223372036854775807"]),
+        ("[tun]\nmtu = 99999999999999999999", &["test.toml"]),
+        ("[tun]\nmtu = \"1400\"", &["invalid type"]),
+        ("[tun]\nname = \"\"", &["interface name"]),
+        ("[tun]\nname = \"lo\"", &["interface name"]),
+        ("[tun]\nname = \"a/b\"", &["interface name"]),
+        ("[tun]\nname = \"sixteen-bytes-xx\"", &["interface name"]),
+        ("[tun]\nname = \"userspace-networking\"", &["not available yet"]),
+        ("[net]\nlisten = [\"5747\"]", &["IP:PORT"]),
+        ("[net]\nlisten = [\"[ff02::1]:1\"]", &["multicast"]),
+        ("[net]\nlisten = [\"[600::1]:1\"]", &["mesh address"]),
+        ("[net]\nlisten = [\"[::ffff:192.0.2.1]:1\"]", &["IPv4"]),
+        ("[net]\nlisten = [\"0.0.0.0:5748\"]", &["LAN discovery"]),
+        ("[net]\nlisten = [\"0.0.0.0:65536\"]", &["IP:PORT"]),
+        ("[net]\nbootstrap = [\"192.0.2.1:5747\"]", &["NODEID@IP:PORT"]),
+        ("[net]\nbootstrap = [\"abc@192.0.2.1:5747\"]", &["52 characters"]),
+        ("[net]\nlan_discovery = 1", &["invalid type"]),
+        ("[dht]\nmode = \"both\"", &["both", "auto, server, client"]),
+        ("[policy]\ninbound = \"drop\"", &["deny, allow"]),
+        ("[policy]\nallow = [{ port = 22 }]", &["tcp or udp"]),
+        ("[policy]\nallow = [{ proto = \"icmp\", port = 1 }]", &["tcp or udp"]),
+        ("[policy]\nallow = [{ proto = \"tcp\", port = 0 }]", &["port 0"]),
+        ("[policy]\nallow = [{ proto = \"tcp\", port = 65536 }]", &["65536"]),
+        ("[node]\nlog = \"loud\"", &["error, warn, info, debug, trace"]),
+        ("[node]\nstate_dir = \"\"", &["1 to"]),
+        ("[metrics]\nlisten = \"9747\"", &["IP:PORT"]),
+    ];
+    for (text, needles) in line_2 {
+        refused(text, &["test.toml:2:"]);
+        refused(text, needles);
+    }
+    refused(&format!("[node]\nsocket = \"/{}\"", "s".repeat(107)), &["107", "108"]);
+    refused("[tun\n", &["test.toml:1:"]);
+    refused("é = [tun\n", &["test.toml:1:"]);
+}
+
+#[test]
+fn unusable_bootstrap_endpoints_are_refused() {
+    let check = |endpoint: &str, needle: &str| {
+        let text = format!("{}@{endpoint}", node_id(1));
+        let message = text.parse::<Bootstrap>().expect_err(endpoint).to_string();
+        assert!(message.contains(needle), "{message}");
+    };
+    check("192.0.2.1:0", "port 0");
+    check("0.0.0.0:5747", "unspecified");
+    check("[::]:5747", "unspecified");
+    check("224.0.0.1:5747", "multicast");
+    check("255.255.255.255:5747", "broadcast");
+    check("[612::1]:5747", "mesh address");
+    check("[::ffff:192.0.2.1]:5747", "IPv4");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let (a, b) = (node_id(1), node_id(2));
+    refused("[net]\nlisten = []", &["net.listen is empty"]);
+    refused("[net]\nlisten = [\"[::]:1\", \"[::]:1\"]", &["twice"]);
+    refused(&format!("[net]\nbootstrap = [\"{a}@192.0.2.1:1\", \"{a}@192.0.2.1:1\"]"), &["twice"]);
+    refused(
+        &format!("[net]\nbootstrap = [\"{a}@192.0.2.1:1\", \"{b}@192.0.2.1:1\"]"),
+        &["two different nodes"],
+    );
+    refused("[policy]\nallow = [{ proto = \"tcp\" }, { proto = \"tcp\" }]", &["in allow -p tcp", "twice"]);
+    let any = vec!["\"127.0.0.1:0\""; LISTEN_MAX];
+    assert!(parse(&format!("[net]\nlisten = [{}]", any.join(","))).is_ok(), "port 0 may repeat");
+    refused(&format!("[net]\nlisten = [{}, \"[::]:0\"]", any.join(",")), &["17", "at most 16"]);
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("azora.toml");
+    std::fs::write(&path, "[node]\nlog = \"warn\"\nsocket = \"/file\"\nstate_dir = \"/file\"\n").unwrap();
+    let listen: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let overrides = Overrides {
+        file: Some(Given::flag(path.clone())),
+        socket: Some(Given::environment("/env".into())),
+        state_dir: Some(Given::flag("/flag".into())),
+        listen: Some(Given::flag(vec![listen])),
+        ..Overrides::default()
+    };
+    let config = Config::load(&overrides).unwrap();
+    assert_eq!(config.node.log, LogLevel::Warn);
+    assert_eq!(config.node.socket, PathBuf::from("/env"));
+    assert_eq!(config.node.state_dir, PathBuf::from("/flag"));
+    assert_eq!(config.net.listen, [listen]);
+    assert_eq!(config.file(), Some(path.as_path()));
+    let origin = |key| config.settings().iter().find(|s| s.key == key).unwrap().origin;
+    assert_eq!(origin("node.log"), Origin::File);
+    assert_eq!(origin("node.socket"), Origin::Environment);
+    assert_eq!(origin("node.state_dir"), Origin::Flag);
+    assert_eq!(origin("tun.mtu"), Origin::Default);
+}
+
+#[test]
+fn reload_keeps_the_overrides_and_fails_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("azora.toml");
+    std::fs::write(&path, "[tun]\nmtu = 1300\n").unwrap();
+    let overrides = Overrides {
+        file: Some(Given::flag(path.clone())),
+        log: Some(Given::flag(LogLevel::Debug)),
+        ..Overrides::default()
+    };
+    let config = Config::load(&overrides).unwrap();
+    std::fs::write(&path, "[tun]\nmtu = 1310\n").unwrap();
+    let reloaded = config.reload().unwrap();
+    assert_eq!((reloaded.tun.mtu, reloaded.node.log), (1310, LogLevel::Debug));
+    std::fs::write(&path, "[tun]\nmtu = 1320\nx = 1\n").unwrap();
+    assert!(config.reload().is_err());
+    assert_eq!(config.tun.mtu, 1300);
+}
+
+#[test]
+fn a_named_file_must_exist_and_be_of_bounded_size() {
+    let load = |path: &Path| {
+        Config::load(&Overrides { file: Some(Given::flag(path.into())), ..Overrides::default() })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(load(&dir.path().join("none")), Err(Error::Read { .. })));
+    assert!(matches!(load(dir.path()), Err(Error::Read { .. })));
+    assert!(matches!(load(Path::new("/dev/zero")), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn a_rule_reads_back_from_its_words() {
+    let same = |peer, proto, port| {
+        let rule = AllowRule::new(peer, proto, port).unwrap();
+        assert_eq!(rule.to_string().parse(), Ok(rule));
+    };
+    same(None, None, None);
+    same(Some(node_id(1)), Some(Protocol::Tcp), Some(22));
+    same(None, Some(Protocol::Icmp), None);
+    for wrong in
+        ["", "out allow", "in allow -p", "in allow -p tcp -p udp", "in allow --port 1", "in allow x y"]
+    {
+        assert!(wrong.parse::<AllowRule>().is_err(), "{wrong:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! The client side: one method for each request.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::message::{
+    DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, OwnNode, PeerStatus, PingOutcome,
+    ProbeReport, Readiness, Request, Response, Status,
+};
+use super::target::Target;
+use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
+use crate::proto::identity::NodeId;
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody listens there.
+    #[error("no daemon answers at {}: {source}", path.display())]
+    NoDaemon {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system does not let this user open the socket.
+    #[error("not permitted to open {}", path.display())]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Sending or receiving failed.
+    #[error("the connection to the daemon broke: {0}")]
+    Io(#[from] io::Error),
+    /// The daemon closed the connection, because it ended or does not serve this one.
+    #[error("the daemon closed the connection without an answer")]
+    Closed,
+    /// The daemon did not answer in time.
+    #[error("the daemon did not answer in time")]
+    Timeout,
+    /// The answer is not what this version understands.
+    #[error("the daemon's answer is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The answer is longer than [`RESPONSE_BYTES_MAX`].
+    #[error("the daemon's answer is longer than {RESPONSE_BYTES_MAX} bytes")]
+    TooLong,
+    /// The daemon answered that it failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl Client {
+    /// Connects to the daemon's socket.
+    ///
+    /// # Errors
+    /// Nobody listens there, or the socket may not be opened.
+    pub async fn connect(path: &Path) -> Result<Self, Error> {
+        match timeout(ANSWER_TIMEOUT, UnixStream::connect(path)).await {
+            Ok(Ok(stream)) => Ok(Self { stream: BufReader::new(stream) }),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::NotPermitted { path: path.into() })
+            }
+            Ok(Err(source)) => Err(Error::NoDaemon { path: path.into(), source }),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(&mut self, request: Request) -> Result<T, Error> {
+        let deadline = request.deadline().unwrap_or(ANSWER_TIMEOUT) + ANSWER_SLACK;
+        let line = timeout(deadline, self.exchange(&request)).await.map_err(|_| Error::Timeout)??;
+        match serde_json::from_slice(&line)? {
+            Response::Ok(value) => Ok(value),
+            Response::Error(failure) => Err(Error::Failed(failure)),
+        }
+    }
+
+    async fn exchange(&mut self, request: &Request) -> Result<Vec<u8>, Error> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.write_all(&line).await?;
+        line.clear();
+        (&mut self.stream).take(RESPONSE_BYTES_MAX as u64).read_until(b'\n', &mut line).await?;
+        match line.last() {
+            Some(b'\n') => Ok(line),
+            Some(_) if line.len() == RESPONSE_BYTES_MAX => Err(Error::TooLong),
+            _ => Err(Error::Closed),
+        }
+    }
+}
+
+/// One method for each request: its answer's type stands here and nowhere else.
+macro_rules! requests {
+    ($($(#[$doc:meta])* $method:ident($($argument:ident: $type:ty),*) -> $answer:ty = $request:expr;)*) => {
+        impl Client {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// The connection broke, or the daemon could not do it.
+                pub async fn $method(&mut self $(, $argument: $type)*) -> Result<$answer, Error> {
+                    self.ask($request).await
+                }
+            )*
+        }
+    };
+}
+
+requests! {
+    /// The daemon's own node.
+    own() -> OwnNode = Request::Own;
+    /// Everything about the running node.
+    status() -> Status = Request::Status;
+    /// Brings the interface up.
+    up() -> Done = Request::Up;
+    /// Takes the interface down.
+    down() -> Done = Request::Down;
+    /// Every peer.
+    peers() -> Vec<PeerStatus> = Request::Peers;
+    /// Adds a peer until the daemon ends.
+    peers_add(node_id: NodeId, endpoint: std::net::SocketAddr) -> Done = Request::PeersAdd { node_id, endpoint };
+    /// Forgets a peer.
+    peers_remove(node_id: NodeId) -> Done = Request::PeersRemove { node_id };
+    /// One ping.
+    ping(target: Target, timeout_ms: u64, seq: u64) -> PingOutcome = Request::Ping { target, timeout_ms, seq };
+    /// One walk through the DHT.
+    dht_lookup(target: Target) -> LookupReport = Request::DhtLookup { target };
+    /// The DHT in detail.
+    dht_status() -> DhtStatus = Request::DhtStatus;
+    /// How far a connection gets.
+    probe(target: Target) -> ProbeReport = Request::Probe { target };
+    /// Firewall rules in force.
+    firewall_list() -> Vec<FirewallRule> = Request::FirewallList;
+    /// Adds a firewall rule.
+    firewall_add(matches: FirewallMatch) -> FirewallRule = Request::FirewallAdd(matches);
+    /// Removes a firewall rule.
+    firewall_remove(index: u32) -> Done = Request::FirewallRemove { index };
+    /// Waits until the node is ready, at most so long.
+    wait(timeout_ms: u64) -> Readiness = Request::Wait { timeout_ms };
+}

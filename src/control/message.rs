@@ -1,0 +1,491 @@
+//! Requests and answers. Their JSON is a public interface: fields are added, never renamed or removed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::target::Target;
+use super::{ANSWER_SLACK, ANSWER_TIMEOUT, PING_TIMEOUT_MAX, SEARCH_TIMEOUT, WAIT_TIMEOUT_MAX, text};
+use crate::proto::identity::{MeshAddress, NodeId};
+
+/// What a client asks for. Each variant names its answer; [`super::client::Client`] has one method for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Request {
+    /// [`OwnNode`].
+    Own,
+    /// [`Status`].
+    Status,
+    /// [`Done`]: brings the interface up.
+    Up,
+    /// [`Done`]: takes the interface down.
+    Down,
+    /// [`Vec<PeerStatus>`].
+    Peers,
+    /// [`Done`]: adds a peer until the daemon ends.
+    PeersAdd {
+        /// Whose key must answer there.
+        #[serde(with = "text")]
+        node_id: NodeId,
+        /// UDP address.
+        endpoint: SocketAddr,
+    },
+    /// [`Done`]: forgets a peer and ends its session.
+    PeersRemove {
+        /// Which.
+        #[serde(with = "text")]
+        node_id: NodeId,
+    },
+    /// [`PingOutcome`].
+    Ping {
+        /// Whom.
+        target: Target,
+        /// How long to wait for the reply, at most [`PING_TIMEOUT_MAX`].
+        timeout_ms: u64,
+        /// Comes back in the answer.
+        seq: u64,
+    },
+    /// [`LookupReport`].
+    DhtLookup {
+        /// Whom.
+        target: Target,
+    },
+    /// [`DhtStatus`].
+    DhtStatus,
+    /// [`ProbeReport`].
+    Probe {
+        /// Whom.
+        target: Target,
+    },
+    /// [`Vec<FirewallRule>`], in order of `index`.
+    FirewallList,
+    /// [`FirewallRule`]: the rule as added, with its index.
+    FirewallAdd(FirewallMatch),
+    /// [`Done`].
+    FirewallRemove {
+        /// As listed.
+        index: u32,
+    },
+    /// [`Readiness`], as soon as the node is ready or the time is over.
+    Wait {
+        /// At most [`WAIT_TIMEOUT_MAX`]; 0 answers at once.
+        timeout_ms: u64,
+    },
+}
+
+impl Request {
+    /// Whether this changes anything, so that only root and the daemon's user may ask for it.
+    pub const fn changes(&self) -> bool {
+        match self {
+            Self::Up
+            | Self::Down
+            | Self::PeersAdd { .. }
+            | Self::PeersRemove { .. }
+            | Self::FirewallAdd(_)
+            | Self::FirewallRemove { .. } => true,
+            Self::Own
+            | Self::Status
+            | Self::Peers
+            | Self::Ping { .. }
+            | Self::DhtLookup { .. }
+            | Self::DhtStatus
+            | Self::Probe { .. }
+            | Self::FirewallList
+            | Self::Wait { .. } => false,
+        }
+    }
+
+    /// How long the answer may take; `None` when the request names a time beyond its limit.
+    pub fn deadline(&self) -> Option<Duration> {
+        let within = |ms: u64, max: Duration| {
+            let asked = Duration::from_millis(ms);
+            (asked <= max).then(|| asked + ANSWER_SLACK)
+        };
+        match self {
+            Self::Ping { timeout_ms, .. } => within(*timeout_ms, PING_TIMEOUT_MAX),
+            Self::Wait { timeout_ms } => within(*timeout_ms, WAIT_TIMEOUT_MAX),
+            Self::DhtLookup { .. } | Self::Probe { .. } => Some(SEARCH_TIMEOUT),
+            Self::Own
+            | Self::Status
+            | Self::Up
+            | Self::Down
+            | Self::Peers
+            | Self::PeersAdd { .. }
+            | Self::PeersRemove { .. }
+            | Self::DhtStatus
+            | Self::FirewallList
+            | Self::FirewallAdd(_)
+            | Self::FirewallRemove { .. } => Some(ANSWER_TIMEOUT),
+        }
+    }
+}
+
+/// What an answer line holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Response<T> {
+    Ok(T),
+    Error(Failure),
+}
+
+/// Why a request failed, and what to try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The cause, one line.
+    pub message: String,
+    /// The next thing to try, one line.
+    pub next_step: String,
+}
+
+impl Failure {
+    /// A failure with its cause and the next thing to try.
+    pub fn new(message: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self { message: message.into(), next_step: next_step.into() }
+    }
+}
+
+/// The answer to a change that worked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {}
+
+/// The daemon's own node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnNode {
+    /// Node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+}
+
+/// Everything about the running node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// Own node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Own mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+    /// What the daemon is doing.
+    pub state: NodeState,
+    /// The network interface.
+    pub interface: InterfaceStatus,
+    /// UDP addresses listened on.
+    pub listen: Vec<SocketAddr>,
+    /// Own addresses as peers see them.
+    pub endpoints: Vec<SocketAddr>,
+    /// The DHT in short.
+    pub dht: DhtSummary,
+    /// What is wrong, worst first; empty when all is well.
+    pub health: Vec<Health>,
+    /// Every peer, in order of node ID.
+    pub peers: Vec<PeerStatus>,
+    /// Packets dropped that belong to no peer, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// What the daemon is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NodeState {
+    /// Not all parts work yet.
+    Starting,
+    /// All parts work.
+    Running,
+    /// The interface was taken down on request.
+    Down,
+    /// Ending.
+    Stopping,
+}
+
+/// The network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Bytes of the largest inner packet.
+    pub mtu: u16,
+}
+
+/// The DHT in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtSummary {
+    /// How this node takes part.
+    pub mode: DhtRole,
+    /// Nodes in the routing table.
+    pub contacts: u64,
+    /// Nodes in the whole network; `null` while there is nothing to judge by.
+    pub network_size_estimate: Option<u64>,
+}
+
+/// How a node takes part in the DHT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DhtRole {
+    /// Holds records and answers lookups.
+    Server,
+    /// Only asks.
+    Client,
+}
+
+/// Something wrong, and its fix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Stable word for programs, as `no-contacts`.
+    pub code: String,
+    /// For people.
+    pub text: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+    /// Local name.
+    pub name: Option<String>,
+    /// How much was seen of it.
+    pub state: PeerState,
+    /// The path in use.
+    pub path: PathStatus,
+    /// Paths kept ready.
+    pub standby: Vec<PathStatus>,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Share of lost packets, 0 to 1.
+    pub loss: Option<f64>,
+    /// Bytes of the largest inner packet on this path.
+    pub mtu: u16,
+    /// As `aes-256-gcm`; `null` without a session.
+    pub cipher: Option<String>,
+    /// Age of the session in seconds.
+    pub session_age_s: Option<f64>,
+    /// Seconds since the last authenticated packet.
+    pub last_rx_s: Option<f64>,
+    /// Inner bytes received.
+    pub rx_bytes: u64,
+    /// Inner bytes sent.
+    pub tx_bytes: u64,
+    /// Packets of this peer dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// How much was seen of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// A record only.
+    Known,
+    /// A session.
+    Authenticated,
+    /// Data in the last 30 s.
+    Flowing,
+}
+
+/// How packets reach a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Which kind.
+    pub kind: PathKind,
+    /// UDP address packets go to.
+    pub endpoint: Option<SocketAddr>,
+    /// Nodes in between.
+    #[serde(with = "text::list")]
+    pub via: Vec<NodeId>,
+}
+
+impl PathStatus {
+    /// No path.
+    pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new() };
+
+    /// Straight to an endpoint.
+    pub const fn direct(endpoint: SocketAddr) -> Self {
+        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new() }
+    }
+}
+
+/// Kinds of paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// Straight to the peer's endpoint.
+    Direct,
+    /// Carried by one other node.
+    Relay,
+    /// Carried by several.
+    Route,
+    /// Not reachable now.
+    None,
+}
+
+/// What came of one ping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PingOutcome {
+    /// The target answered.
+    Reply(PingReply),
+    /// It did not.
+    Lost(PingLoss),
+}
+
+/// An answered ping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PingReply {
+    /// As in the request.
+    pub seq: u64,
+    /// Who answered.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Round trip in milliseconds.
+    pub rtt_ms: f64,
+    /// By which kind of path.
+    pub path: PathKind,
+    /// From which UDP address.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// A ping without answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingLoss {
+    /// As in the request.
+    pub seq: u64,
+    /// Why, as far as known: `no record found`, `no answer to the handshake`, `no reply in 1000 ms`.
+    pub lost: String,
+}
+
+/// One walk through the DHT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LookupReport {
+    /// What was looked for.
+    pub target: Target,
+    /// Whether a valid record was found.
+    pub found: bool,
+    /// Whose it is.
+    #[serde(with = "text::option")]
+    pub node_id: Option<NodeId>,
+    /// UDP addresses in the record.
+    pub endpoints: Vec<SocketAddr>,
+    /// Rounds of the walk.
+    pub rounds: u32,
+    /// Requests sent.
+    pub rpcs: u32,
+    /// Duration in milliseconds.
+    pub elapsed_ms: f64,
+    /// Nodes that held the record.
+    #[serde(with = "text::list")]
+    pub holders: Vec<NodeId>,
+    /// Seconds since the record was signed.
+    pub record_age_s: Option<f64>,
+    /// Its sequence number.
+    pub record_seq: Option<u64>,
+}
+
+/// The DHT in detail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtStatus {
+    /// How this node takes part.
+    pub mode: DhtRole,
+    /// Nodes in the routing table.
+    pub contacts: u64,
+    /// Nodes in the whole network; `null` while there is nothing to judge by.
+    pub network_size_estimate: Option<u64>,
+    /// Buckets that are not empty, nearest first.
+    pub buckets: Vec<Bucket>,
+    /// Records held for others.
+    pub records_stored: u64,
+}
+
+/// One k-bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Its contacts are 2^(n-1) to 2^n away.
+    pub distance_bits: u32,
+    /// Contacts in it.
+    pub contacts: u32,
+    /// Replacements in reserve.
+    pub replacements: u32,
+}
+
+/// How far a connection gets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Whom.
+    pub target: Target,
+    /// Stages in order, up to the first that failed: key, dht, candidates, handshake, mtu, rtt.
+    pub stages: Vec<ProbeStage>,
+}
+
+/// One stage of a probe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStage {
+    /// Its name.
+    pub name: String,
+    /// Whether it worked.
+    pub ok: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What to do when it failed.
+    pub fix: Option<String>,
+    /// Duration in milliseconds.
+    pub elapsed_ms: f64,
+}
+
+/// What a firewall rule lets in; a missing field matches anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewallMatch {
+    /// The only protocol.
+    pub proto: Option<FirewallProtocol>,
+    /// The only destination port; needs TCP or UDP.
+    pub port: Option<u16>,
+    /// The only peer.
+    #[serde(default, with = "text::option")]
+    pub peer: Option<NodeId>,
+}
+
+/// A firewall rule in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewallRule {
+    /// Stable while the daemon runs; what `remove` takes.
+    pub index: u32,
+    /// What it lets in.
+    #[serde(flatten)]
+    pub matches: FirewallMatch,
+}
+
+/// Protocols of firewall rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirewallProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMPv6.
+    Icmp,
+}
+
+/// Whether the node is ready: interface up, and peers known or none configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether it is.
+    pub ready: bool,
+    /// What is missing, for people; empty when ready.
+    pub missing: Vec<String>,
+}

@@ -1,0 +1,297 @@
+//! The server side: the socket, who may ask, and limits. What the answers are is up to the [`Handler`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::message::{Failure, Request, Response};
+use super::{ACCEPT_PAUSE, CONNECTIONS_MAX, IDLE_TIMEOUT, REQUEST_BYTES_MAX, WRITE_TIMEOUT};
+
+/// Permissions of the socket file: owner and group.
+const SOCKET_MODE: u32 = 0o660;
+/// Permissions of the directory, if the server makes it.
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Who asks, attested by the kernel for the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Process, where known.
+    pub pid: Option<i32>,
+}
+
+impl PeerCredentials {
+    /// Whether this user may change a daemon that runs as `owner`.
+    pub const fn may_change(&self, owner: u32) -> bool {
+        self.uid == 0 || self.uid == owner
+    }
+}
+
+/// What answers requests. The future is dropped at the request's deadline.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request; permissions are checked already. Make the value with [`answer`].
+    fn handle(&self, request: Request, origin: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>>;
+}
+
+/// An answer as the handler returns it.
+///
+/// # Errors
+/// The value has no JSON form, which none of [`super::message`] is.
+pub fn answer<T: Serialize>(value: &T) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| {
+        Failure::new(format!("the answer has no JSON form: {error}"), "report this as a bug")
+    })
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another daemon answers there.
+    #[error("another daemon answers at {}: stop it, or give this one its own --socket", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something that is no socket is in the way.
+    #[error("{} exists and is not a socket: move it away, or choose another --socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot make the control socket {}: {source} (choose another with --socket)", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The bound control socket; dropping it removes the file.
+#[derive(Debug)]
+pub struct Listener {
+    inner: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file, so that only our own is removed.
+    file: (u64, u64),
+}
+
+impl Listener {
+    /// Makes the socket file, and its directory if that is missing. Replaces a file that nobody answers at.
+    ///
+    /// # Errors
+    /// Another daemon answers, another kind of file is in the way, or the system refuses.
+    pub async fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io { path: path.into(), source };
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(failed)?;
+        }
+        clear_stale(path).await?;
+        let inner = listen(path).map_err(failed)?;
+        let metadata = fs::symlink_metadata(path).map_err(failed)?;
+        Ok(Self { inner, path: path.into(), file: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Where it is bound.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.file);
+        if ours {
+            // Nothing to do about a failure: the next daemon replaces the stale file.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn clear_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::Io { path: path.into(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket { path: path.into() });
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(error)),
+        // Also a full queue: somebody listens.
+        Ok(_) | Err(_) => Err(BindError::InUse { path: path.into() }),
+    }
+}
+
+/// Binds with the final permissions from the first moment: the kernel takes them from the unbound socket, less the
+/// umask, and they are completed before anybody is accepted.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    nix::sys::stat::fchmod(&socket, nix::sys::stat::Mode::from_bits_truncate(SOCKET_MODE))?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(CONNECTIONS_MAX as i32)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+}
+
+/// Serves until the future is dropped, which also ends every connection and removes the socket file.
+pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
+    let shared = Arc::new(Shared { handler, owner: nix::unistd::geteuid().as_raw(), idle: Mutex::default() });
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    let mut serial = 0;
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.inner.accept().await {
+            Ok((stream, _)) => {
+                let place = shared.place(&places).await;
+                serial += 1;
+                connections.spawn(shared.clone().connection(stream, serial, place));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a control connection");
+                shared.close_idlest();
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Shared {
+    handler: Arc<dyn Handler>,
+    /// Effective user of this process.
+    owner: u32,
+    /// Connections that wait for a request, oldest first, and how to close each.
+    idle: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+impl Shared {
+    /// A free place; while there is none, closes the connections idle for longest.
+    async fn place(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(place) = places.clone().try_acquire_owned() {
+                return Some(place);
+            }
+            self.close_idlest();
+            if let Ok(place) = timeout(ACCEPT_PAUSE, places.clone().acquire_owned()).await {
+                return place.ok();
+            }
+        }
+    }
+
+    fn close_idlest(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, close)) = idle.pop_first() {
+            // A connection that has just ended needs no closing.
+            let _ = close.send(());
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: UnixStream,
+        serial: u64,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        if let Err(error) = self.converse(stream, serial).await {
+            tracing::debug!(%error, "control connection ended");
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+        drop(place);
+    }
+
+    async fn converse(&self, stream: UnixStream, serial: u64) -> io::Result<()> {
+        let credentials = stream.peer_cred()?;
+        let origin =
+            PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        while self.next_line(&mut stream, &mut line, serial).await? {
+            let Some(response) = self.respond(&line, origin).await else { return Ok(()) };
+            let mut bytes = serde_json::to_vec(&response)?;
+            bytes.push(b'\n');
+            timeout(WRITE_TIMEOUT, stream.write_all(&bytes)).await??;
+        }
+        Ok(())
+    }
+
+    /// Reads one request line. False at the end, when idle for too long, or when the place is needed.
+    async fn next_line(
+        &self,
+        stream: &mut BufReader<UnixStream>,
+        line: &mut Vec<u8>,
+        serial: u64,
+    ) -> io::Result<bool> {
+        line.clear();
+        let (close, closed) = oneshot::channel();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).insert(serial, close);
+        let mut limited = stream.take(REQUEST_BYTES_MAX as u64);
+        let read = tokio::select! {
+            read = timeout(IDLE_TIMEOUT, limited.read_until(b'\n', line)) => read,
+            _ = closed => return Ok(false),
+        };
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+        match read {
+            Ok(read) => read.map(|_| line.ends_with(b"\n")),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The answer to one line; `None` closes the connection in silence.
+    async fn respond(&self, line: &[u8], origin: PeerCredentials) -> Option<Response<Value>> {
+        let request: Value = serde_json::from_slice(line).ok().filter(Value::is_object)?;
+        Some(match self.decide(request, origin).await {
+            Ok(value) => Response::Ok(value),
+            Err(failure) => Response::Error(failure),
+        })
+    }
+
+    async fn decide(&self, request: Value, origin: PeerCredentials) -> Result<Value, Failure> {
+        let request: Request = serde_json::from_value(request).map_err(|error| {
+            let version = env!("CARGO_PKG_VERSION");
+            Failure::new(
+                format!("this daemon (version {version}) does not understand the request: {error}"),
+                "use an azora of the same version as the daemon",
+            )
+        })?;
+        if request.changes() && !origin.may_change(self.owner) {
+            return Err(Failure::new(
+                format!("only root and the daemon's user (uid {}) may change it", self.owner),
+                "run the command with sudo",
+            ));
+        }
+        let deadline = request.deadline().ok_or_else(|| {
+            Failure::new("the timeout is beyond the limit of 60 s", "use a shorter timeout")
+        })?;
+        match timeout(deadline, self.handler.handle(request, origin)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::new(
+                format!("no result after {} s", deadline.as_secs()),
+                "look at `azora status`; if this stays, restart the daemon and report it",
+            )),
+        }
+    }
+}

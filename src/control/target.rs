@@ -1,0 +1,105 @@
+//! How a user names another node.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::text;
+use crate::proto::identity::{MeshAddress, NodeId, ParseNodeIdError};
+
+/// The suffix of names that are node IDs.
+pub const NAME_SUFFIX: &str = ".azora";
+
+/// Another node: its ID, its address, `NODEID.azora` or `NODEID@IP:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// By node ID.
+    Node(NodeId),
+    /// By mesh address; the DHT knows whose it is.
+    Address(MeshAddress),
+    /// By node ID, at this endpoint.
+    At(NodeId, SocketAddr),
+}
+
+/// Why a text names no node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseTargetError {
+    /// An IPv6 address outside `0600::/8`.
+    #[error("{0} is not a mesh address: those are in 600::/8")]
+    OutsideMesh(Ipv6Addr),
+    /// What follows `@` is not `IP:PORT`.
+    #[error("`{0}` is not IP:PORT (IPv6 in brackets)")]
+    Endpoint(String),
+    /// None of the forms.
+    #[error("`{text}` is no node ID, mesh address, NODEID.azora or NODEID@IP:PORT: {source}")]
+    NodeId {
+        /// What was given.
+        text: String,
+        /// Why it is no node ID.
+        source: ParseNodeIdError,
+    },
+}
+
+impl Target {
+    /// The mesh address meant.
+    pub fn address(&self) -> MeshAddress {
+        match self {
+            Self::Node(id) | Self::At(id, _) => id.address(),
+            Self::Address(address) => *address,
+        }
+    }
+
+    /// The node ID, unless only the address is known.
+    pub const fn node_id(&self) -> Option<NodeId> {
+        match self {
+            Self::Node(id) | Self::At(id, _) => Some(*id),
+            Self::Address(_) => None,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ParseTargetError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTargetError> {
+        if let Ok(ip) = text.parse::<Ipv6Addr>() {
+            let address = MeshAddress::from_ipv6(ip).ok_or(ParseTargetError::OutsideMesh(ip))?;
+            return Ok(Self::Address(address));
+        }
+        let node_id =
+            |id: &str| id.parse().map_err(|source| ParseTargetError::NodeId { text: text.into(), source });
+        match text.split_once('@') {
+            Some((id, endpoint)) => {
+                let id = node_id(id)?;
+                let endpoint = endpoint.parse().map_err(|_| ParseTargetError::Endpoint(endpoint.into()))?;
+                Ok(Self::At(id, endpoint))
+            }
+            None => node_id(text.strip_suffix(NAME_SUFFIX).unwrap_or(text)).map(Self::Node),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => id.fmt(f),
+            Self::Address(address) => address.fmt(f),
+            Self::At(id, endpoint) => write!(f, "{id}@{endpoint}"),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        text::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text::deserialize(deserializer)
+    }
+}

@@ -1,0 +1,166 @@
+//! The control task: owns the node, feeds it and carries out what it says.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::host::clock;
+use crate::proto::datapath::{DropReason, Snapshot};
+use crate::proto::node::{Command, Event, Node, Ticket};
+use crate::proto::timer::Instant;
+use crate::tun::device::Device;
+
+use super::Sockets;
+use super::handle::{Answer, Ask};
+use super::inbox::{Item, LOADED_LEN};
+use super::plane::socket_for;
+
+/// Items taken from the inbox before timers and handles get their turn.
+const TURN: usize = 64;
+/// "Under load" lasts this long after the inbox was last long (WireGuard, `receive.go`: 1 s).
+const LOADED_FOR: Duration = Duration::from_secs(1);
+
+pub(super) struct Control {
+    node: Node,
+    published: Arc<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    device: Arc<Device>,
+    sockets: Sockets,
+    answers: BTreeMap<Ticket, Answer>,
+    next_ticket: u64,
+    loaded_until: Instant,
+}
+
+impl Control {
+    pub(super) fn new(
+        node: Node,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        device: Arc<Device>,
+        sockets: Sockets,
+    ) -> Self {
+        let (published, answers) = (snapshot.load_full(), BTreeMap::new());
+        Self { node, published, snapshot, device, sockets, answers, next_ticket: 0, loaded_until: Instant::ZERO }
+    }
+
+    /// Runs until every handle is gone.
+    pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>, mut asks: mpsc::Receiver<Ask>) {
+        loop {
+            let due = self.node.poll_timeout();
+            let timer = async {
+                match due {
+                    Some(at) => sleep(at.saturating_since(clock::now())).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                item = items.recv() => match item {
+                    Some(item) => self.take(item, &mut items),
+                    None => return,
+                },
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask),
+                    None => return,
+                },
+                () = timer => {}
+            }
+            // Packets must not hold up what is due.
+            if self.node.poll_timeout().is_some_and(|at| at <= clock::now()) {
+                self.node.handle_timeout(clock::now(), clock::wall());
+            }
+            self.flush();
+        }
+    }
+
+    fn take(&mut self, first: Item, items: &mut mpsc::Receiver<Item>) {
+        let now = clock::now();
+        if items.len() >= LOADED_LEN {
+            self.loaded_until = now + LOADED_FOR;
+        }
+        self.handle(first);
+        for _ in 1..TURN {
+            let Ok(item) = items.try_recv() else { break };
+            self.handle(item);
+        }
+    }
+
+    fn handle(&mut self, item: Item) {
+        let (now, wall) = (clock::now(), clock::wall());
+        match item {
+            Item::Setup { source, mut packet } => {
+                self.node.handle_setup(now, wall, source, &mut packet, now < self.loaded_until);
+            }
+            Item::Reply { source, mut packet } => self.node.handle_reply(now, wall, source, &mut packet),
+            Item::Messages { local_index, plaintext } => self.node.handle_control(now, wall, local_index, &plaintext),
+            Item::Notice(notice) => self.node.handle_notice(now, wall, notice),
+            Item::Unrouted(packet) => self.node.handle_unrouted(now, wall, packet),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let (now, wall) = (clock::now(), clock::wall());
+        match ask {
+            Ask::With(work) => work(&mut self.node, now, wall),
+            Ask::Ping(target, answer) => {
+                let ticket = self.expect(Answer::Ping(answer));
+                self.node.handle_command(now, wall, Command::Ping(ticket, target));
+            }
+            Ask::Lookup(address, answer) => {
+                let ticket = self.expect(Answer::Lookup(answer));
+                self.node.handle_command(now, wall, Command::Lookup(ticket, address));
+            }
+        }
+    }
+
+    fn expect(&mut self, answer: Answer) -> Ticket {
+        self.answers.retain(|_, answer| !answer.is_abandoned());
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.answers.insert(ticket, answer);
+        ticket
+    }
+
+    /// Publishes what changed, then sends: an answer to what we send must find its session.
+    fn flush(&mut self) {
+        let snapshot = self.node.snapshot();
+        if !Arc::ptr_eq(&snapshot, &self.published) {
+            self.snapshot.store(snapshot.clone());
+            self.published = snapshot;
+        }
+        while let Some(transmit) = self.node.poll_transmit() {
+            let socket = socket_for(&self.sockets, transmit.to);
+            if socket.is_none_or(|socket| socket.send_to(&transmit.datagram, transmit.to).is_err()) {
+                self.node.shared().drops.count(DropReason::Io);
+            }
+        }
+        while let Some(event) = self.node.poll_event() {
+            self.report(event);
+        }
+    }
+
+    fn report(&mut self, event: Event) {
+        match event {
+            Event::ToInterface(packet) => {
+                if self.device.send(&packet).is_err() {
+                    self.node.shared().drops.count(DropReason::Io);
+                }
+            }
+            Event::PeerUp(id) => tracing::debug!(peer = %id, "session established"),
+            Event::RecordChanged => tracing::debug!("own record renewed"),
+            Event::Ping(ticket, outcome) => {
+                if let Some(Answer::Ping(answer)) = self.answers.remove(&ticket) {
+                    let _ = answer.send(outcome);
+                }
+            }
+            Event::Lookup(ticket, outcome) => {
+                if let Some(Answer::Lookup(answer)) = self.answers.remove(&ticket) {
+                    let _ = answer.send(*outcome);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Counters of what was dropped, by reason.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum DropReason {
+    /// Not authentic: garbage, damaged, or by someone who does not know our key.
+    Unauthenticated,
+    /// A session packet for a session that we do not have, or that has expired.
+    UnknownSession,
+    /// Seen before, or older than the replay window.
+    Replay,
+    /// Impossible length or fields.
+    Malformed,
+    /// A kind or version that we do not know.
+    UnknownKind,
+    /// First byte of another protocol.
+    Foreign,
+    /// Inner packet that is not a complete IPv6 packet.
+    NotIpv6,
+    /// Inner source is not the sender's address.
+    Source,
+    /// Inner destination is not our address.
+    Destination,
+    /// Not let in by the policy.
+    Policy,
+    /// From the interface with a source that is not our mesh address.
+    SourceNotOurs,
+    /// From the interface to an address outside the mesh, or our own.
+    NotMesh,
+    /// Larger than the path's MTU.
+    TooBig,
+    /// A queue was full.
+    QueueFull,
+    /// Nobody has the destination address.
+    NoRoute,
+    /// Handshake that failed, was replayed or refused.
+    Handshake,
+    /// More than the rate that strangers are given.
+    RateLimited,
+    /// The socket or the interface refused it.
+    Io,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 18] = [
+        Self::Unauthenticated,
+        Self::UnknownSession,
+        Self::Replay,
+        Self::Malformed,
+        Self::UnknownKind,
+        Self::Foreign,
+        Self::NotIpv6,
+        Self::Source,
+        Self::Destination,
+        Self::Policy,
+        Self::SourceNotOurs,
+        Self::NotMesh,
+        Self::TooBig,
+        Self::QueueFull,
+        Self::NoRoute,
+        Self::Handshake,
+        Self::RateLimited,
+        Self::Io,
+    ];
+
+    /// Name in `status` and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::UnknownSession => "unknown_session",
+            Self::Replay => "replay",
+            Self::Malformed => "malformed",
+            Self::UnknownKind => "unknown_kind",
+            Self::Foreign => "foreign",
+            Self::NotIpv6 => "not_ipv6",
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Policy => "policy",
+            Self::SourceNotOurs => "source_not_ours",
+            Self::NotMesh => "not_mesh",
+            Self::TooBig => "too_big",
+            Self::QueueFull => "queue_full",
+            Self::NoRoute => "no_route",
+            Self::Handshake => "handshake",
+            Self::RateLimited => "rate_limited",
+            Self::Io => "io",
+        }
+    }
+}
+
+/// One counter per reason.
+#[derive(Debug, Default)]
+pub struct Drops([AtomicU64; DropReason::ALL.len()]);
+
+impl Drops {
+    /// Counts one packet.
+    pub fn count(&self, reason: DropReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were dropped for this reason.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,58 @@
+//! How many nodes the network has, told from how densely they stand.
+//!
+//! With N nodes spread evenly, the i-th closest to any point is at i/N of the key space on average. A lookup's k
+//! distances give a line through the origin; its slope, averaged over the last lookups, is 1/N.
+
+use std::collections::VecDeque;
+
+use super::table::K;
+use crate::proto::identity::{Distance, Position};
+use crate::proto::wire::control::Contact;
+
+/// How many lookups count.
+const LOOKUPS_COUNTED: usize = 32;
+
+/// The estimate.
+#[derive(Debug, Default)]
+pub(super) struct NetworkSize {
+    slopes: VecDeque<f64>,
+    /// Nodes counted one by one, while they are fewer than k.
+    counted: Option<u64>,
+}
+
+impl NetworkSize {
+    /// A walk ended; these are the closest nodes to its target, closest first.
+    pub(super) fn handle_lookup(&mut self, target: &Position, closest: &[Contact]) {
+        if closest.len() < K {
+            self.counted = Some(closest.len() as u64);
+            return;
+        }
+        self.counted = None;
+        let (mut products, mut squares) = (0.0, 0.0);
+        for (i, contact) in closest.iter().enumerate() {
+            let rank = (i + 1) as f64;
+            products += rank * fraction(&contact.node_id.position().distance(target));
+            squares += rank * rank;
+        }
+        if self.slopes.len() == LOOKUPS_COUNTED {
+            self.slopes.pop_front();
+        }
+        self.slopes.push_back(products / squares);
+    }
+
+    /// Nodes of the network beside ourselves; `None` before the first walk.
+    pub(super) fn estimate(&self) -> Option<u64> {
+        if self.counted.is_some() {
+            return self.counted;
+        }
+        let mean = self.slopes.iter().sum::<f64>() / self.slopes.len() as f64;
+        (mean > 0.0).then(|| (1.0 / mean).round() as u64)
+    }
+}
+
+/// The distance as a part of the key space, 0 to 1.
+fn fraction(distance: &Distance) -> f64 {
+    let mut head = [0; 16];
+    head.copy_from_slice(&distance.0[..16]);
+    u128::from_be_bytes(head) as f64 / u128::MAX as f64
+}

@@ -1,0 +1,381 @@
+//! What the DHT does by itself, by time: keep the table alive, keep our record placed, find back after an outage.
+//!
+//! ```text
+//!            a node answers                            first 20 s, then          nobody answers
+//! alone ────────────────────▶ joined ─────▶ self lookup, publish, checks ─────────────────────────▶ alone
+//!   └ 3 known nodes every 2 s, later every 20 s
+//! ```
+//!
+//! Nothing is armed on a node that knows nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::lookup::{ALPHA, LookupId, Purpose};
+use super::rpc::{Owner, Question};
+use super::{Dht, Event};
+use crate::proto::identity::{NodeId, Position};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{Contact, Want};
+use crate::proto::wire::record::NodeRecord;
+
+/// How often one member of the table is checked.
+pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often known nodes outside of the table are asked.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often known nodes are asked while nobody answers: the first rounds, so that a list of dead bootstrap nodes
+/// costs seconds.
+pub const ALONE_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often they are asked after that.
+const ALONE_PROBE_INTERVAL_LATER: Duration = Duration::from_secs(20);
+/// Number of the first rounds.
+const ALONE_ROUNDS_FAST: u32 = 10;
+/// Nodes asked in one round.
+const PROBES: usize = ALPHA;
+/// A bucket that no lookup went through for this long is refreshed (mainline DHT, BEP 5).
+pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(15 * 60);
+/// Shortest time between two refreshes.
+const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
+/// Times between the first lookups of our own position: others join while we do.
+const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
+/// Time between later ones.
+const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Shortest time between two lookups that fill up the table with strangers met in passing.
+const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
+/// How long a node that nobody could reach is not tried again for the table's sake.
+const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
+/// Most nodes avoided.
+const AVOIDED_MAX: usize = 64;
+/// How often our record is placed anew, give or take [`REPUBLISH_SPREAD_PERCENT`].
+pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
+/// Spread of the republications, so that nodes started together do not act together.
+const REPUBLISH_SPREAD_PERCENT: u32 = 20;
+/// Spread of all other intervals.
+const SPREAD_PERCENT: u32 = 10;
+/// The first republication comes sooner: our view of who is closest is still young when we first publish.
+const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
+/// When to try again after nobody took the record.
+const PUBLISH_RETRY: Duration = Duration::from_secs(30);
+/// Shortest time between publications of changing records.
+pub const PUBLISH_GAP_MIN: Duration = Duration::from_secs(10);
+/// How long the caller has for signing a fresh record.
+const SIGNING_TIME: Duration = Duration::from_secs(1);
+/// Time from the first answer of anybody to the publication: the self lookup goes first.
+const JOIN_TIME: Duration = Duration::from_secs(2);
+/// How often expired records are dropped.
+const PURGE_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// What is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A lookup has used up its time.
+    Lookup(LookupId),
+    /// Look up our own position.
+    SelfLookup,
+    /// Check a member of the table.
+    Liveness,
+    /// Ask known nodes.
+    Probe,
+    /// Refresh the stalest bucket.
+    Refresh,
+    /// Place our record.
+    Publish,
+    /// Drop expired records.
+    Purge,
+}
+
+/// What upkeep remembers.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    started: Instant,
+    self_lookups: usize,
+    alone: bool,
+    alone_rounds: u32,
+    refilled: Option<Instant>,
+    /// Nodes that could not be reached or do not fit in, and since when.
+    avoided: BTreeMap<NodeId, Instant>,
+}
+
+impl Upkeep {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            self_lookups: 0,
+            alone: true,
+            alone_rounds: 0,
+            refilled: None,
+            avoided: BTreeMap::new(),
+        }
+    }
+
+    fn avoids(&self, now: Instant, node_id: NodeId) -> bool {
+        self.avoided.get(&node_id).is_some_and(|since| now.saturating_since(*since) < AVOID_TIME)
+    }
+}
+
+/// Our own record and how it is placed.
+#[derive(Debug, Default)]
+pub(super) struct Publication {
+    record: Option<NodeRecord>,
+    placed: Option<Instant>,
+    times: u32,
+    /// The caller was asked for a fresh one.
+    is_signing: bool,
+    pending: usize,
+    holders: usize,
+}
+
+impl Publication {
+    pub(super) const fn record(&self) -> Option<&NodeRecord> {
+        self.record.as_ref()
+    }
+
+    pub(super) const fn holders(&self) -> usize {
+        self.holders
+    }
+}
+
+impl Dht {
+    /// The machine's addresses or links changed: old failures say nothing any more.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        self.upkeep.alone_rounds = 0;
+        self.upkeep.avoided.clear();
+        if self.table.is_alone() {
+            self.arm_probe(now);
+        } else {
+            self.upkeep.self_lookups = 0;
+            self.timers.arm(Timer::SelfLookup, now);
+        }
+    }
+
+    pub(super) fn handle_timer(&mut self, now: Instant, wall: WallTime, timer: Timer) {
+        match timer {
+            Timer::Lookup(id) => self.finish_lookup(now, id),
+            Timer::SelfLookup => self.look_up_self(now),
+            Timer::Liveness => self.check_member(now),
+            Timer::Probe => self.probe_known(now),
+            Timer::Refresh => self.refresh_bucket(now),
+            Timer::Publish => self.publish_now(now, wall),
+            Timer::Purge => {
+                self.records.purge(now);
+                self.arm_purge(now);
+            }
+        }
+    }
+
+    /// Somebody answered.
+    pub(super) fn handle_table_grown(&mut self, now: Instant, was_alone: bool) {
+        for (timer, interval) in [
+            (Timer::Liveness, LIVENESS_INTERVAL),
+            (Timer::Refresh, BUCKET_REFRESH_INTERVAL),
+            (Timer::Probe, PROBE_INTERVAL),
+        ] {
+            if self.timers.deadline(&timer).is_none() {
+                let at = now + self.spread(interval, SPREAD_PERCENT);
+                self.timers.arm(timer, at);
+            }
+        }
+        if was_alone && !self.table.is_alone() {
+            (self.upkeep.alone, self.upkeep.alone_rounds, self.upkeep.self_lookups) = (false, 0, 0);
+            self.timers.arm(Timer::SelfLookup, now);
+            self.arm_publish(now, now + JOIN_TIME);
+        }
+    }
+
+    /// Nobody answers any more.
+    pub(super) fn handle_alone(&mut self, now: Instant) {
+        if !self.upkeep.alone {
+            (self.upkeep.alone, self.upkeep.alone_rounds) = (true, 0);
+            self.arm_probe(now);
+        }
+    }
+
+    pub(super) fn arm_probe_after_remember(&mut self) {
+        if self.table.is_alone() {
+            self.arm_probe(self.upkeep.started);
+        }
+    }
+
+    pub(super) fn arm_purge(&mut self, now: Instant) {
+        if self.records.len() > 0 && self.timers.deadline(&Timer::Purge).is_none() {
+            self.timers.arm(Timer::Purge, now + PURGE_INTERVAL);
+        }
+    }
+
+    /// The node is not worth a lookup for the table's sake for a while.
+    pub(super) fn avoid(&mut self, now: Instant, node_id: NodeId) {
+        let avoided = &mut self.upkeep.avoided;
+        if avoided.len() >= AVOIDED_MAX && !avoided.contains_key(&node_id) {
+            let oldest = avoided.iter().min_by_key(|(_, since)| **since).map(|(id, _)| *id);
+            oldest.map(|id| avoided.remove(&id));
+        }
+        avoided.insert(node_id, now);
+    }
+
+    /// A check was answered: strangers that would find a place start a lookup, which meets them.
+    pub(super) fn handle_upkeep_answer(&mut self, now: Instant, target: Position, contacts: Vec<Contact>) {
+        if self.upkeep.refilled.is_some_and(|at| now.saturating_since(at) < REFILL_GAP_MIN) {
+            return;
+        }
+        let is_welcome = |contact: &Contact| {
+            let position = contact.node_id.position();
+            self.table.contact(contact.node_id, &position).is_none()
+                && self.table.has_room_for(&position)
+                && !self.upkeep.avoids(now, contact.node_id)
+        };
+        let strangers: Vec<Contact> = contacts.into_iter().filter(is_welcome).collect();
+        if !strangers.is_empty() {
+            self.upkeep.refilled = Some(now);
+            self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, strangers);
+        }
+    }
+
+    pub(super) fn replace_publication(&mut self, now: Instant, record: NodeRecord) {
+        if self.publication.record.as_ref() == Some(&record) {
+            return;
+        }
+        self.publication.record = Some(record);
+        self.publication.is_signing = false;
+        self.arm_publish(now, now);
+    }
+
+    /// The closest nodes are known: our record goes to all of them.
+    pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
+        let Some(record) = &self.publication.record else { return };
+        let record: Arc<[u8]> = record.bytes().into();
+        let interval = if self.publication.times == 1 { REPUBLISH_FIRST } else { REPUBLISH_INTERVAL };
+        let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
+        self.timers.arm(Timer::Publish, at);
+        (self.publication.pending, self.publication.holders) = (closest.len() + 1, 0);
+        for contact in closest {
+            let question = Question::Store { record: Arc::clone(&record) };
+            if !self.ask(now, *contact, Owner::Publish, question) {
+                self.handle_placed(now, false);
+            }
+        }
+        self.handle_placed_one(now);
+    }
+
+    /// One of the closest nodes took our record or did not.
+    pub(super) fn handle_placed(&mut self, now: Instant, stored: bool) {
+        self.publication.holders += usize::from(stored);
+        self.handle_placed_one(now);
+    }
+
+    fn handle_placed_one(&mut self, now: Instant) {
+        self.publication.pending = self.publication.pending.saturating_sub(1);
+        if self.publication.pending == 0 && self.publication.holders == 0 {
+            self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
+        }
+    }
+
+    fn arm_publish(&mut self, now: Instant, wanted: Instant) {
+        if self.publication.record.is_some() {
+            let soonest = self.publication.placed.map_or(now, |placed| placed + PUBLISH_GAP_MIN);
+            self.timers.arm(Timer::Publish, wanted.max(soonest));
+        }
+    }
+
+    /// Alone nothing is placed: joining arms the timer again.
+    fn publish_now(&mut self, now: Instant, wall: WallTime) {
+        let Some(record) = self.publication.record.as_ref().filter(|_| !self.table.is_alone()) else {
+            return;
+        };
+        let ttl = record.content().ttl;
+        let is_fresh = record.remaining(wall).is_ok_and(|left| left > ttl * 3 / 4);
+        if !is_fresh && !self.publication.is_signing {
+            self.publication.is_signing = true;
+            self.events.push_back(Event::RecordDue);
+            self.timers.arm(Timer::Publish, now + SIGNING_TIME);
+            return;
+        }
+        self.publication.is_signing = false;
+        self.publication.placed = Some(now);
+        self.publication.times = self.publication.times.saturating_add(1);
+        self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());
+    }
+
+    fn look_up_self(&mut self, now: Instant) {
+        if self.table.is_alone() {
+            return;
+        }
+        let first = SELF_LOOKUPS_FIRST.get(self.upkeep.self_lookups).copied();
+        let next = first.unwrap_or_else(|| self.spread(SELF_LOOKUP_INTERVAL, SPREAD_PERCENT));
+        self.upkeep.self_lookups += 1;
+        self.timers.arm(Timer::SelfLookup, now + next);
+        self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
+    }
+
+    /// The question is for a random point of the member's bucket, so the answer may fill it.
+    fn check_member(&mut self, now: Instant) {
+        let Some(contact) = self.table.next_to_check() else { return };
+        let at = now + self.spread(LIVENESS_INTERVAL, SPREAD_PERCENT);
+        self.timers.arm(Timer::Liveness, at);
+        self.table.handle_check(now, contact.node_id);
+        if let Some(index) = self.table.index(&contact.node_id.position())
+            && !self.rpcs.is_asking(contact.node_id)
+        {
+            let target = self.random_position(index);
+            self.ask(now, contact, Owner::Liveness, Question::Find { want: Want::Contacts, target });
+        }
+    }
+
+    fn probe_known(&mut self, now: Instant) {
+        let alone = self.table.is_alone();
+        let interval = match alone {
+            true if self.upkeep.alone_rounds < ALONE_ROUNDS_FAST => ALONE_PROBE_INTERVAL,
+            true => ALONE_PROBE_INTERVAL_LATER,
+            false => self.spread(PROBE_INTERVAL, SPREAD_PERCENT),
+        };
+        self.upkeep.alone_rounds = self.upkeep.alone_rounds.saturating_add(u32::from(alone));
+        self.arm_probe(now + interval);
+        let table = &self.table;
+        let outside = |c: &Contact| alone || table.contact(c.node_id, &c.node_id.position()).is_none();
+        for contact in self.known.take_for_probe(now, PROBES, outside) {
+            let question = Question::Find { want: Want::Contacts, target: self.position };
+            if !self.rpcs.is_asking(contact.node_id) {
+                self.ask(now, contact, Owner::Probe, question);
+            }
+        }
+    }
+
+    fn refresh_bucket(&mut self, now: Instant) {
+        let Some((index, since)) = self.table.stalest() else { return };
+        if now.saturating_since(since) >= BUCKET_REFRESH_INTERVAL {
+            let target = self.random_position(index);
+            self.table.handle_lookup(now, &target);
+            self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, Vec::new());
+        }
+        let next = self.table.stalest().map_or(now, |(_, since)| since);
+        let due = next + self.spread(BUCKET_REFRESH_INTERVAL, SPREAD_PERCENT).max(BUCKET_REFRESH_INTERVAL);
+        self.timers.arm(Timer::Refresh, due.max(now + REFRESH_GAP_MIN));
+    }
+
+    fn arm_probe(&mut self, at: Instant) {
+        if !self.known.is_empty() {
+            self.timers.arm(Timer::Probe, at);
+        }
+    }
+
+    /// A random position in the bucket: it shares exactly `index` leading bits with ours.
+    fn random_position(&mut self, index: u16) -> Position {
+        let mut random = [0; 32];
+        self.rng.fill_bytes(&mut random);
+        let (byte, bit) = (usize::from(index / 8), 0x80u8 >> (index % 8));
+        let own = self.position.0;
+        random[..byte].copy_from_slice(&own[..byte]);
+        let above = !(bit | (bit - 1));
+        random[byte] = (own[byte] & above) | (!own[byte] & bit) | (random[byte] & (bit - 1));
+        Position(random)
+    }
+
+    /// `interval` give or take `percent`.
+    fn spread(&mut self, interval: Duration, percent: u32) -> Duration {
+        let width = interval * percent / 50;
+        let nanos = u64::try_from(width.as_nanos()).unwrap_or(u64::MAX).max(1);
+        interval - width / 2 + Duration::from_nanos(self.rng.next_u64() % nanos)
+    }
+}

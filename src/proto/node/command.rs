@@ -1,0 +1,179 @@
+//! What the owner asks for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::path;
+use crate::proto::policy::Rules;
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{CloseReason, Control, Want};
+
+use super::peers::WAITING_PINGS_MAX;
+use super::{Event, Node, Purpose, Timer};
+
+/// Most pings of commands on the wire at once.
+const PINGS_MAX: usize = 256;
+/// Most configured contacts.
+pub(super) const BOOTSTRAP_MAX: usize = 256;
+
+/// Names a command, so that its outcome finds back to who gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Whom a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A node, and perhaps where it can be reached.
+    Node(NodeId, Option<SocketAddr>),
+    /// Whoever has this address.
+    Address(MeshAddress),
+}
+
+impl Target {
+    /// The address of the target.
+    pub fn address(&self) -> MeshAddress {
+        match self {
+            Self::Node(id, _) => id.address(),
+            Self::Address(address) => *address,
+        }
+    }
+}
+
+/// Something that the owner asks for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Asks a node for a sign of life; ends in [`Event::Ping`].
+    Ping(Ticket, Target),
+    /// Looks a record up; ends in [`Event::Lookup`].
+    Lookup(Ticket, MeshAddress),
+    /// Adds a contact to start from.
+    AddPeer(NodeId, SocketAddr),
+    /// Forgets a contact and ends its sessions.
+    RemovePeer(NodeId),
+    /// What may enter unasked from now on.
+    SetRules(Rules),
+    /// Says goodbye to all peers; the node opens no more sessions.
+    Stop,
+}
+
+/// A ping that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingReply {
+    /// Who answered.
+    pub node_id: NodeId,
+    /// How long it took.
+    pub rtt: Duration,
+    /// From where.
+    pub endpoint: SocketAddr,
+}
+
+/// Why a ping did not come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PingFailure {
+    /// Nobody in the DHT has a record of the target.
+    #[error("no node with this address is known to the network")]
+    NotFound,
+    /// The target's record is known, but it does not answer.
+    #[error("the node is known but does not answer at any of its endpoints")]
+    NoAnswer,
+    /// The target is this node.
+    #[error("this is our own address")]
+    Ourselves,
+    /// Too many pings under way.
+    #[error("too many pings at once")]
+    TooMany,
+}
+
+impl Node {
+    /// Carries out a command.
+    pub fn handle_command(&mut self, now: Instant, wall: WallTime, command: Command) {
+        match command {
+            Command::Ping(ticket, target) => self.ping(now, wall, ticket, target),
+            Command::Lookup(ticket, address) => {
+                let lookup = self.dht.lookup(now, address.position_prefix(), Want::Record);
+                self.lookups.insert(lookup, Purpose::Command(ticket));
+            }
+            Command::AddPeer(id, endpoint) => {
+                self.add_bootstrap(now, id, endpoint);
+            }
+            Command::RemovePeer(id) => {
+                self.bootstrap.remove(&id);
+                self.close(now, id, CloseReason::Stopping);
+            }
+            Command::SetRules(rules) => {
+                self.rules = Arc::new(rules);
+                self.dirty = true;
+            }
+            Command::Stop => self.stop(now),
+        }
+        self.drain(now, wall);
+    }
+
+    pub(super) fn add_bootstrap(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
+        if id != self.node_id() && self.bootstrap.len() < BOOTSTRAP_MAX && path::is_possible(&endpoint) {
+            self.bootstrap.insert(id, endpoint);
+            self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
+            self.timers.arm(Timer::Bootstrap, now);
+        }
+    }
+
+    fn ping(&mut self, now: Instant, wall: WallTime, ticket: Ticket, target: Target) {
+        let address = target.address();
+        if address == self.address() {
+            return self.event(Event::Ping(ticket, Err(PingFailure::Ourselves)));
+        }
+        if let Target::Node(id, Some(endpoint)) = target
+            && let Some(peer) = self.peers.entry(id, now)
+        {
+            peer.path.learn(endpoint);
+        }
+        match self.peers.at_address(&address) {
+            Some(id) if self.peers.of(&id).is_some_and(|peer| peer.current.is_some()) => {
+                self.send_ping(now, id, ticket)
+            }
+            Some(id) => {
+                let waiting = self.peers.of_mut(&id).map(|peer| &mut peer.waiting_pings);
+                match waiting.filter(|waiting| waiting.len() < WAITING_PINGS_MAX) {
+                    Some(waiting) => waiting.push(ticket),
+                    None => return self.event(Event::Ping(ticket, Err(PingFailure::TooMany))),
+                }
+                self.connect(now, wall, id);
+            }
+            None => self.resolve(now, wall, address, None, Some(ticket)),
+        }
+    }
+
+    pub(super) fn send_ping(&mut self, now: Instant, id: NodeId, ticket: Ticket) {
+        if self.pings.len() >= PINGS_MAX {
+            self.pings.retain(|_, (_, sent)| now.saturating_since(*sent) < Duration::from_secs(10));
+        }
+        let nonce = self.rng.next_u64();
+        if self.pings.len() < PINGS_MAX && self.send_control(now, id, &[Control::Ping { nonce }]) {
+            self.pings.insert(nonce, (ticket, now));
+            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
+        } else {
+            self.event(Event::Ping(ticket, Err(PingFailure::TooMany)));
+        }
+    }
+
+    /// Ends the sessions with a peer and tells it so.
+    pub(super) fn close(&mut self, now: Instant, id: NodeId, reason: CloseReason) {
+        self.send_control(now, id, &[Control::Close { reason }]);
+        self.end_effort(id, false);
+        self.forget_sessions(id);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping = true;
+        let ids: Vec<_> =
+            self.peers.iter().filter(|peer| peer.current.is_some()).map(|peer| peer.id).collect();
+        for id in ids {
+            self.close(now, id, CloseReason::Stopping);
+        }
+    }
+}

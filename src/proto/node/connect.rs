@@ -1,0 +1,343 @@
+//! From a name to a session: fetch the record if only the ID is known, shake hands, try again, give up.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use crate::proto::datapath::DropReason;
+use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::path;
+use crate::proto::session::gate::COOKIE_LIFETIME;
+use crate::proto::session::noise::Initiator;
+use crate::proto::session::sealed;
+use crate::proto::session::transport::Session;
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{Contact, Control};
+use crate::proto::wire::inner::IcmpError;
+use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::sealed::{Message, emit_record_request};
+
+use super::command::PingFailure;
+use super::peers::{Effort, Pending};
+use super::{Event, Node, Purpose, Timer};
+
+/// Wait before the second attempt of a handshake; doubles up to [`ATTEMPT_WAIT_MAX`].
+pub(super) const ATTEMPT_WAIT_MIN: Duration = Duration::from_millis(300);
+/// Longest wait between two attempts.
+pub(super) const ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A handshake nobody waits for with packets is given up after this.
+pub(super) const EFFORT_MAX: Duration = Duration::from_secs(5);
+/// A handshake that packets wait for is given up after this.
+pub(super) const EFFORT_WITH_PACKETS_MAX: Duration = Duration::from_secs(15);
+/// After this many attempts a fresh record is looked up: the peer may have moved.
+const ATTEMPTS_BEFORE_LOOKUP: u32 = 2;
+/// Most record fetches at once.
+const FETCHES_MAX: usize = 64;
+/// Attempts of one record fetch.
+const FETCH_ATTEMPTS_MAX: u32 = 4;
+/// Wait before the second attempt of a fetch; doubles.
+const FETCH_WAIT: Duration = Duration::from_millis(400);
+
+/// Asking a node of which only ID and endpoint are known for its record.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    node_id: NodeId,
+    endpoint: SocketAddr,
+    attempt: u32,
+}
+
+impl Node {
+    /// Makes sure that there is a session with a peer, or an effort to get one.
+    pub(super) fn connect(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        if peer.current.is_none() {
+            self.shake_hands(now, wall, id);
+        }
+    }
+
+    /// Starts a handshake, unless one is under way; an old session stays in use until the new one stands.
+    pub(super) fn shake_hands(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.last_used = now;
+        if peer.effort.is_some() || self.stopping {
+            return;
+        }
+        if peer.x25519.is_some() {
+            peer.effort = Some(Effort { started: now, attempt: 0, pending: None });
+            return self.attempt(now, wall, id);
+        }
+        let candidates = peer.path.candidates().to_vec();
+        let address = peer.address;
+        peer.effort = Some(Effort { started: now, attempt: 0, pending: None });
+        self.timers.arm(Timer::Handshake(id), now + EFFORT_MAX);
+        if candidates.is_empty() {
+            self.look_up_record(now, address);
+        }
+        for endpoint in candidates {
+            self.fetch(now, wall, id, endpoint);
+        }
+    }
+
+    /// The next attempt of a handshake, or the end of the effort.
+    pub(super) fn attempt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let timestamp = self.timestamp(wall);
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some(effort) = &mut peer.effort else { return };
+        let patience = if peer.staged.is_empty() { EFFORT_MAX } else { EFFORT_WITH_PACKETS_MAX };
+        let targets = peer.path.targets(effort.attempt);
+        let Some(x25519) = peer.x25519.filter(|_| now.saturating_since(effort.started) < patience) else {
+            return self.give_up(now, wall, id);
+        };
+        let attempt = effort.attempt;
+        effort.attempt += 1;
+        let cookie = peer.cookie.filter(|(_, at)| now.saturating_since(*at) < COOKIE_LIFETIME);
+        let address = peer.address;
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && !peer.staged.is_empty() || targets.is_empty();
+        if let Some(old) = effort.pending.take() {
+            self.peers.release_index(old.initiator.local_index());
+        }
+        if wants_record {
+            self.look_up_record(now, address);
+        }
+        let index = self.peers.allocate_index(id, &mut self.rng);
+        let started = Initiator::start(
+            &self.identity,
+            &self.session_config,
+            id,
+            &x25519,
+            index,
+            timestamp,
+            cookie.as_ref().map(|(cookie, _)| cookie),
+            &mut self.rng,
+        );
+        let Ok((initiator, packet)) = started else {
+            self.peers.release_index(index);
+            self.drop(DropReason::Handshake);
+            return self.give_up(now, wall, id);
+        };
+        for target in &targets {
+            self.transmit(*target, packet.clone());
+        }
+        if let Some(effort) = self.peers.of_mut(&id).and_then(|peer| peer.effort.as_mut()) {
+            effort.pending = Some(Pending { initiator, targets, sent: now });
+        }
+        let wait = self.jittered(backoff(attempt));
+        self.timers.arm(Timer::Handshake(id), now + wait);
+        self.dirty = true;
+    }
+
+    /// Ends an effort that led nowhere and tells everybody who waited.
+    fn give_up(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let had_session = peer.current.is_some();
+        let (effort, pings) = (peer.effort.take(), std::mem::take(&mut peer.waiting_pings));
+        let staged = peer.staged.take();
+        peer.outbox.clear();
+        if let Some(pending) = effort.and_then(|effort| effort.pending) {
+            self.peers.release_index(pending.initiator.local_index());
+        }
+        self.timers.disarm(&Timer::Handshake(id));
+        self.dirty = true;
+        for packet in &staged {
+            self.refuse(IcmpError::AddressUnreachable, packet);
+        }
+        for ticket in pings {
+            self.event(Event::Ping(ticket, Err(PingFailure::NoAnswer)));
+        }
+        if !had_session {
+            self.dht.handle_peer_failed(now, id);
+        }
+        self.drain(now, wall);
+    }
+
+    /// Ends the effort of a handshake that succeeded or is not needed any more.
+    pub(super) fn end_effort(&mut self, id: NodeId, keep_index: bool) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let pending = peer.effort.take().and_then(|effort| effort.pending);
+        if let (Some(pending), false) = (pending, keep_index) {
+            self.peers.release_index(pending.initiator.local_index());
+        }
+        self.timers.disarm(&Timer::Handshake(id));
+        self.dirty = true;
+    }
+
+    /// Asks a node for its record, knowing nothing but its ID and an endpoint.
+    pub(super) fn fetch(&mut self, now: Instant, wall: WallTime, node_id: NodeId, endpoint: SocketAddr) {
+        let running = self.fetches.values().any(|f| f.node_id == node_id && f.endpoint == endpoint);
+        if running || self.fetches.len() >= FETCHES_MAX || !path::is_possible(&endpoint) {
+            return;
+        }
+        let request = self.rng.next_u64();
+        self.fetches.insert(request, Fetch { node_id, endpoint, attempt: 0 });
+        self.fetch_attempt(now, wall, request);
+    }
+
+    /// The next attempt of a record fetch, or its end.
+    pub(super) fn fetch_attempt(&mut self, now: Instant, wall: WallTime, request: u64) {
+        let Some(fetch) = self.fetches.get_mut(&request) else { return };
+        if fetch.attempt == FETCH_ATTEMPTS_MAX {
+            self.fetches.remove(&request);
+            return;
+        }
+        fetch.attempt += 1;
+        let (node_id, endpoint, wait) =
+            (fetch.node_id, fetch.endpoint, FETCH_WAIT * (1 << fetch.attempt) / 2);
+        let payload = emit_record_request(request);
+        let network = &self.session_config.network;
+        let message = Message::RecordRequest;
+        if let Some(packet) =
+            sealed::seal(&self.identity, node_id, message, &payload, wall, network, &mut self.rng)
+        {
+            self.transmit(endpoint, packet);
+        }
+        let wait = self.jittered(wait);
+        self.timers.arm(Timer::Fetch(request), now + wait);
+    }
+
+    /// A record came in answer to a fetch.
+    pub(super) fn fetched(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        request: u64,
+        from: NodeId,
+        record: &[u8],
+        source: SocketAddr,
+    ) {
+        let Some(fetch) = self.fetches.get(&request).filter(|fetch| fetch.node_id == from) else {
+            return self.drop(DropReason::Handshake);
+        };
+        let node_id = fetch.node_id;
+        match NodeRecord::parse(record) {
+            Ok(record) if record.node_id() == node_id => {
+                self.fetches.remove(&request);
+                self.timers.disarm(&Timer::Fetch(request));
+                self.learn_record(now, wall, record);
+                if let Some(peer) = self.peers.of_mut(&node_id) {
+                    peer.path.learn(source);
+                    // The effort was only waiting for the key.
+                    peer.effort = None;
+                }
+                self.shake_hands(now, wall, node_id);
+            }
+            _ => self.drop(DropReason::Malformed),
+        }
+    }
+
+    /// Takes what a verified record says of its node; older records and records out of date say nothing.
+    pub(super) fn learn_record(&mut self, now: Instant, wall: WallTime, record: NodeRecord) -> bool {
+        let id = record.node_id();
+        if id == self.node_id() || record.remaining(wall).is_err() {
+            self.drop(DropReason::Malformed);
+            return false;
+        }
+        let local = std::mem::take(&mut self.local);
+        let endpoints: Vec<_> =
+            record.content().endpoints.iter().filter(|e| path::is_admissible(e, &local)).copied().collect();
+        self.local = local;
+        let Some(peer) = self.peers.entry(id, now) else { return false };
+        let newest =
+            peer.record.as_ref().is_none_or(|old| old.content().sequence <= record.content().sequence);
+        if newest {
+            peer.x25519 = Some(record.x25519());
+            peer.path.learn_more(endpoints);
+            peer.record = Some(record.clone());
+        }
+        self.dht.handle_record(now, wall, record);
+        newest
+    }
+
+    /// Takes a contact that somebody handed out, already known to be admissible.
+    pub(super) fn learn_contact(&mut self, now: Instant, contact: &Contact) -> bool {
+        let Some(peer) = self.peers.entry(contact.node_id, now) else { return false };
+        peer.x25519.get_or_insert(contact.x25519);
+        peer.path.learn_more([contact.endpoint]);
+        true
+    }
+
+    /// A session stands: use it, tell the other side who we are, and send what waited.
+    pub(super) fn install(&mut self, now: Instant, wall: WallTime, session: Session, source: SocketAddr) {
+        let id = session.peer();
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.path.handle_heard(source);
+        let old = std::mem::replace(&mut peer.previous, peer.current.take());
+        (peer.seen_packets, peer.control_sent, peer.probe, peer.epoch_grace) = (0, 0, None, None);
+        peer.current = Some(session);
+        peer.last_used = now;
+        if let Some(old) = old {
+            self.peers.release_index(old.local_index());
+        }
+        self.unreachable.remove(&id.address());
+        self.dirty = true;
+        self.greet(now, id);
+        self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
+        self.release_staged(now, id);
+        let pings = self.peers.of_mut(&id).map(|p| std::mem::take(&mut p.waiting_pings)).unwrap_or_default();
+        for ticket in pings {
+            self.send_ping(now, id, ticket);
+        }
+        self.report_up(now, id);
+        self.event(Event::PeerUp(id));
+        self.drain(now, wall);
+    }
+
+    /// Sends our record and the control messages that waited.
+    fn greet(&mut self, now: Instant, id: NodeId) {
+        let hello = self.record.as_ref().map(|record| Control::Hello { record: record.bytes().to_vec() });
+        // Without a record an empty packet still confirms the session.
+        self.send_control(now, id, hello.as_slice());
+        let waiting = self.peers.of_mut(&id).map(|p| std::mem::take(&mut p.outbox)).unwrap_or_default();
+        for message in waiting {
+            self.send_control(now, id, &[message]);
+        }
+    }
+
+    /// Tells the DHT of a peer that answered at its endpoint.
+    pub(super) fn report_up(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        if let (Some(record), Some(x25519), Some(endpoint)) = (&peer.record, peer.x25519, peer.path.current())
+        {
+            let contact = Contact { node_id: id, x25519, endpoint };
+            self.dht.handle_peer_up(now, contact, record.serves_dht());
+        }
+    }
+
+    /// Forgets all sessions with a peer; their keys are wiped.
+    pub(super) fn forget_sessions(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
+        (peer.probe, peer.epoch_grace) = (None, None);
+        for session in sessions.into_iter().flatten() {
+            self.peers.release_index(session.local_index());
+        }
+        self.timers.disarm(&Timer::Session(id));
+        self.timers.disarm(&Timer::Unconfirmed(id));
+        self.dirty = true;
+    }
+
+    /// A fresh lookup ended for a peer that did not answer, or whose key was not known.
+    pub(super) fn retry_with_record(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let waited_for_key = peer.effort.as_ref().is_some_and(|effort| effort.attempt == 0);
+        if waited_for_key && peer.x25519.is_some() {
+            peer.effort = None;
+            self.shake_hands(now, wall, id);
+        }
+    }
+
+    fn look_up_record(&mut self, now: Instant, address: MeshAddress) {
+        let lookup =
+            self.dht.lookup(now, address.position_prefix(), crate::proto::wire::control::Want::Record);
+        self.lookups.insert(lookup, Purpose::Resolve(address));
+    }
+
+    /// A duration up to a quarter longer, so that nodes do not move in step.
+    pub(super) fn jittered(&mut self, wait: Duration) -> Duration {
+        wait + wait.mul_f64(f64::from(self.rng.next_u32() >> 8) / f64::from(1 << 24) / 4.0)
+    }
+}
+
+fn backoff(attempt: u32) -> Duration {
+    ATTEMPT_WAIT_MIN.saturating_mul(1 << attempt.min(8)).min(ATTEMPT_WAIT_MAX)
+}

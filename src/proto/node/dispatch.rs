@@ -1,0 +1,127 @@
+//! The wiring: where one machine's events become another's inputs.
+//!
+//! ```text
+//! dht   query for a node          ─► its session, or a handshake first
+//! dht   lookup ended              ─► the address that waited, or the command
+//! links changed                   ─► our record ─► dht (publish), peers (Hello), interface (announce)
+//! ```
+
+use std::net::SocketAddr;
+
+use crate::proto::dht;
+use crate::proto::path::LocalNetwork;
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::announce::Announce;
+use crate::proto::wire::control::Control;
+use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
+
+use super::peers::last_heard;
+use super::{Event, Node, Purpose, RECORD_TTL, Timer};
+
+/// Peers told at once of a new record or a new address of ours, most recently used first.
+const PEERS_TOLD_MAX: usize = 64;
+
+impl Node {
+    /// Carries what the DHT wants and found to where it belongs, until it is quiet.
+    pub(super) fn drain(&mut self, now: Instant, wall: WallTime) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        loop {
+            if let Some(query) = self.dht.poll_transmit() {
+                self.dispatch_query(now, wall, query);
+            } else if let Some(event) = self.dht.poll_event() {
+                self.dispatch_event(now, wall, event);
+            } else {
+                break;
+            }
+        }
+        self.draining = false;
+    }
+
+    fn dispatch_query(&mut self, now: Instant, wall: WallTime, query: dht::Query) {
+        if self.learn_contact(now, &query.to) {
+            self.send_or_stage(now, wall, query.to.node_id, query.control);
+        }
+    }
+
+    fn dispatch_event(&mut self, now: Instant, wall: WallTime, event: dht::Event) {
+        let (id, outcome) = match event {
+            dht::Event::LookupDone { id, outcome } => (id, outcome),
+            dht::Event::RecordDue => return self.renew_record(now, wall),
+        };
+        match self.lookups.remove(&id) {
+            Some(Purpose::Resolve(address)) => match outcome.record.clone() {
+                Some(record) => {
+                    self.learn_record(now, wall, record);
+                    self.resolved(now, wall, address);
+                }
+                None if self.peers.at_address(&address).is_some() => self.resolved(now, wall, address),
+                None => self.unresolved(now, address, outcome.rpcs),
+            },
+            Some(Purpose::Command(ticket)) => {
+                if let Some(record) = outcome.record.clone() {
+                    self.learn_record(now, wall, record);
+                }
+                self.event(Event::Lookup(ticket, Box::new(outcome)));
+            }
+            None => {}
+        }
+    }
+
+    /// Tells the node where it is: the networks it is on, and the endpoints at which it listens there.
+    pub fn handle_links(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        local: Vec<LocalNetwork>,
+        endpoints: Vec<SocketAddr>,
+    ) {
+        if self.local == local && self.endpoints == endpoints && self.record.is_some() {
+            return;
+        }
+        (self.local, self.endpoints) = (local, endpoints);
+        self.renew_record(now, wall);
+        // Peers learn our new address from the first packet that comes from it.
+        for id in self.recent_peers() {
+            self.probe(now, id);
+            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
+        }
+        self.drain(now, wall);
+    }
+
+    /// Signs our record anew and spreads it.
+    pub(super) fn renew_record(&mut self, now: Instant, wall: WallTime) {
+        let sequence = self.record.as_ref().map_or(0, |record| record.content().sequence) + 1;
+        let capabilities =
+            if self.dht.status().mode == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
+        let content = Content {
+            sequence: sequence.max(wall.as_unix_ms()),
+            issued: wall,
+            ttl: RECORD_TTL,
+            capabilities,
+            endpoints: self.endpoints.clone(),
+        };
+        let record = NodeRecord::sign(&self.identity, content);
+        let hello = Control::Hello { record: record.bytes().to_vec() };
+        self.record = Some(record.clone());
+        self.dht.publish(now, record);
+        for id in self.recent_peers() {
+            self.send_control(now, id, std::slice::from_ref(&hello));
+        }
+        self.event(Event::RecordChanged);
+        self.drain(now, wall);
+    }
+
+    /// The packet by which we make ourselves known on a link, for a socket that listens on `port`.
+    pub fn announcement(&self, port: u16) -> Option<Vec<u8>> {
+        self.record.as_ref().map(|record| Announce { port, record: record.bytes() }.emit())
+    }
+
+    fn recent_peers(&self) -> Vec<crate::proto::identity::NodeId> {
+        let mut recent: Vec<_> =
+            self.peers.iter().filter_map(|p| p.current.as_ref().map(|s| (last_heard(s), p.id))).collect();
+        recent.sort_by(|a, b| b.cmp(a));
+        recent.into_iter().take(PEERS_TOLD_MAX).map(|(_, id)| id).collect()
+    }
+}

@@ -1,0 +1,353 @@
+//! What comes from the underlay.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::proto::datapath::{DropReason, Notice};
+use crate::proto::identity::NodeId;
+use crate::proto::path;
+use crate::proto::session::gate::Admission;
+use crate::proto::session::noise::Incoming;
+use crate::proto::session::sealed;
+use crate::proto::session::{EPOCH_OVERLAP, REJECT_AFTER};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::announce::Announce;
+use crate::proto::wire::control::{CloseReason, Control};
+use crate::proto::wire::envelope::{Envelope, Kind};
+use crate::proto::wire::handshake::Response;
+use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::sealed::{Message, emit_record_reply, parse_record_reply, parse_record_request};
+
+use super::{Event, Node, PingReply, Timer};
+
+/// An answered handshake waits this long for its first packet.
+pub(super) const UNCONFIRMED_MAX: Duration = Duration::from_secs(5);
+/// While our own initiation is younger than this, the lower node ID stays initiator of a simultaneous open.
+const SIMULTANEOUS_OPEN: Duration = Duration::from_millis(500);
+
+impl Node {
+    /// A setup packet that the data path has unmasked and whose mac1 is valid. `loaded`: packets queue up, so senders
+    /// have to prove their address first.
+    pub fn handle_setup(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        source: SocketAddr,
+        packet: &mut [u8],
+        loaded: bool,
+    ) {
+        let Ok(envelope) = Envelope::reopen(packet) else { return self.drop(DropReason::UnknownKind) };
+        let outcome = match envelope.kind {
+            Kind::Initiation => self
+                .admit(now, source, &envelope, loaded)
+                .and_then(|()| self.handle_initiation(now, source, &envelope)),
+            Kind::Sealed => self
+                .admit(now, source, &envelope, loaded)
+                .and_then(|()| self.handle_sealed(now, wall, source, &envelope)),
+            Kind::Response => self.handle_response(now, wall, source, &envelope),
+            // A cookie reply is keyed by the packet it answers, never by our ID.
+            Kind::CookieReply => Err(DropReason::Unauthenticated),
+        };
+        if let Err(reason) = outcome {
+            self.drop(reason);
+        }
+        self.drain(now, wall);
+    }
+
+    /// A setup packet that is not keyed to us, from an endpoint that we sent an initiation to.
+    pub fn handle_reply(&mut self, now: Instant, wall: WallTime, source: SocketAddr, packet: &mut [u8]) {
+        let mut found = None;
+        for peer in self.peers.iter() {
+            let Some(pending) = peer.effort.as_ref().and_then(|effort| effort.pending.as_ref()) else {
+                continue;
+            };
+            if pending.targets.contains(&source)
+                && let Some(cookie) = pending.initiator.read_cookie(packet)
+            {
+                found = Some((peer.id, cookie));
+                break;
+            }
+        }
+        let Some((id, cookie)) = found else { return self.drop(DropReason::Unauthenticated) };
+        if let Some(peer) = self.peers.of_mut(&id) {
+            let asked_before =
+                peer.cookie.is_some_and(|(_, at)| now.saturating_since(at) < Duration::from_secs(1));
+            peer.cookie = Some((cookie, now));
+            if !asked_before {
+                self.attempt(now, wall, id);
+            }
+        }
+        self.drain(now, wall);
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        envelope: &Envelope<'_>,
+        loaded: bool,
+    ) -> Result<(), DropReason> {
+        match self.gate.admit(now, source, envelope, &self.own_key, loaded, &mut self.rng) {
+            Admission::Admit => Ok(()),
+            Admission::Refuse => Err(DropReason::RateLimited),
+            Admission::Reply(reply) => {
+                self.transmit(source, reply);
+                Err(DropReason::RateLimited)
+            }
+        }
+    }
+
+    fn handle_initiation(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), DropReason> {
+        let incoming = Incoming::open(&self.identity, &self.session_config, envelope)
+            .map_err(|_| DropReason::Handshake)?;
+        let id = incoming.peer();
+        if self.is_replayed(now, id, incoming.timestamp()) || self.is_ours_to_open(now, id) || self.stopping {
+            return Err(DropReason::Handshake);
+        }
+        if self.peers.entry(id, now).is_none() {
+            let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
+            self.close(now, quietest, CloseReason::Crowded);
+        }
+        self.peers.entry(id, now).ok_or(DropReason::QueueFull)?;
+        let index = self.peers.allocate_index(id, &mut self.rng);
+        let (timestamp, x25519) = (incoming.timestamp(), *incoming.peer_x25519());
+        let accepted = incoming.accept(&self.identity, index, source, now, &mut self.rng);
+        let Ok((session, reply)) = accepted else {
+            self.peers.release_index(index);
+            return Err(DropReason::Handshake);
+        };
+        self.transmit(source, reply);
+        let Some(peer) = self.peers.of_mut(&id) else { return Ok(()) };
+        peer.initiated = Some((timestamp, now));
+        peer.x25519 = Some(x25519);
+        peer.last_used = now;
+        if let Some(old) = peer.next.replace(session) {
+            self.peers.release_index(old.local_index());
+        }
+        self.timers.arm(Timer::Unconfirmed(id), now + UNCONFIRMED_MAX);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// An initiation not newer than the last one of the same node. The memory ends with the sessions it could
+    /// disturb, so a node whose clock once was far ahead is not locked out.
+    fn is_replayed(&self, now: Instant, id: NodeId, timestamp: WallTime) -> bool {
+        let last = self.peers.of(&id).and_then(|peer| peer.initiated);
+        last.is_some_and(|(seen, at)| timestamp <= seen && now.saturating_since(at) < REJECT_AFTER)
+    }
+
+    /// Both sides opened at once: the lower node ID stays initiator.
+    fn is_ours_to_open(&self, now: Instant, id: NodeId) -> bool {
+        let effort = self.peers.of(&id).and_then(|peer| peer.effort.as_ref());
+        self.node_id() < id
+            && effort.is_some_and(|effort| {
+                let young = |sent| now.saturating_since(sent) < SIMULTANEOUS_OPEN;
+                effort.attempt == 1 && effort.pending.as_ref().is_some_and(|pending| young(pending.sent))
+            })
+    }
+
+    fn handle_response(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        source: SocketAddr,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), DropReason> {
+        let index = Response::parse(envelope.body()).map_err(|_| DropReason::Malformed)?.receiver_index;
+        let id = self.peers.at_index(index).ok_or(DropReason::UnknownSession)?;
+        let effort = self.peers.of_mut(&id).and_then(|peer| peer.effort.as_mut());
+        let pending = effort.and_then(|effort| effort.pending.as_mut()).ok_or(DropReason::UnknownSession)?;
+        if pending.initiator.local_index() != index {
+            return Err(DropReason::UnknownSession);
+        }
+        let sent = pending.sent;
+        let established = pending.initiator.finish(envelope, now).map_err(|_| DropReason::Handshake)?;
+        self.end_effort(id, true);
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.rtt = Some(now.saturating_since(sent));
+        }
+        self.install(now, wall, established.session, source);
+        Ok(())
+    }
+
+    fn handle_sealed(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        source: SocketAddr,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), DropReason> {
+        let (header, payload) =
+            sealed::open(&self.identity, envelope, wall).map_err(|_| DropReason::Unauthenticated)?;
+        let signature = sealed::signature(envelope).map_err(|_| DropReason::Malformed)?;
+        if !self.replays.first_seen(now, &signature) {
+            return Err(DropReason::Replay);
+        }
+        match header.message {
+            Message::RecordRequest => {
+                let request = parse_record_request(&payload).map_err(|_| DropReason::Malformed)?;
+                let Some(record) = &self.record else { return Err(DropReason::NoRoute) };
+                let reply = emit_record_reply(request, &source, record.bytes());
+                let (network, message) = (&self.session_config.network, Message::RecordReply);
+                let packet = sealed::seal(
+                    &self.identity,
+                    header.sender,
+                    message,
+                    &reply,
+                    wall,
+                    network,
+                    &mut self.rng,
+                );
+                if let Some(packet) = packet.filter(|packet| packet.len() <= envelope.packet_len()) {
+                    self.transmit(source, packet);
+                }
+            }
+            Message::RecordReply => {
+                let (request, _observed, record) =
+                    parse_record_reply(&payload).map_err(|_| DropReason::Malformed)?;
+                self.fetched(now, wall, request, header.sender, record, source);
+            }
+        }
+        Ok(())
+    }
+
+    /// The data path heard something worth telling.
+    pub fn handle_notice(&mut self, now: Instant, wall: WallTime, notice: Notice) {
+        match notice {
+            Notice::Heard { local_index, source, epoch_advanced } => {
+                self.handle_heard(now, wall, local_index, source, epoch_advanced);
+            }
+            Notice::Woke { peer } => {
+                self.timers.arm(Timer::Session(peer), now + super::timeout::SESSION_LOOK)
+            }
+        }
+        self.drain(now, wall);
+    }
+
+    fn handle_heard(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        index: u32,
+        source: SocketAddr,
+        epoch_advanced: bool,
+    ) {
+        let Some(id) = self.peers.at_index(index) else { return };
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        if let Some(session) = peer.next.take_if(|next| next.local_index() == index) {
+            self.timers.disarm(&Timer::Unconfirmed(id));
+            self.end_effort(id, false);
+            return self.install(now, wall, session, source);
+        }
+        // A notice leaves the flag in the snapshot set: only a new snapshot can report again.
+        self.dirty = true;
+        if peer.path.handle_heard(source) {
+            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
+        }
+        if epoch_advanced && let Some(peer) = self.peers.of_mut(&id) {
+            peer.epoch_grace = Some(now + EPOCH_OVERLAP);
+        }
+    }
+
+    /// Control messages of an authenticated peer.
+    pub fn handle_control(&mut self, now: Instant, wall: WallTime, index: u32, plaintext: &[u8]) {
+        let Some(id) = self.peers.at_index(index) else { return self.drop(DropReason::UnknownSession) };
+        match Control::parse_all(plaintext) {
+            Ok(messages) => {
+                for message in messages {
+                    self.handle_message(now, wall, id, index, message);
+                }
+            }
+            Err(_) => self.drop(DropReason::Malformed),
+        }
+        self.drain(now, wall);
+    }
+
+    fn handle_message(&mut self, now: Instant, wall: WallTime, id: NodeId, index: u32, message: Control) {
+        match message {
+            Control::Ping { nonce } => {
+                if let Some(observed) = self.peers.of(&id).and_then(|peer| peer.path.current()) {
+                    self.send_control(now, id, &[Control::Pong { nonce, observed }]);
+                }
+            }
+            Control::Pong { nonce, .. } => self.handle_pong(now, id, nonce),
+            Control::Hello { record } => self.handle_hello(now, wall, id, &record),
+            Control::Close { .. } => self.handle_close(id, index),
+            Control::Find { .. } | Control::Store { .. } => self.handle_request(now, wall, id, &message),
+            Control::Found { request, record, mut contacts } => {
+                contacts.retain(|contact| path::is_admissible(&contact.endpoint, &self.local));
+                self.dht.handle_reply(now, wall, id, Control::Found { request, record, contacts });
+            }
+            Control::Stored { .. } => self.dht.handle_reply(now, wall, id, message),
+        }
+    }
+
+    fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        if let Some(probe) = peer.probe.take_if(|probe| probe.nonce == nonce) {
+            peer.rtt = Some(now.saturating_since(probe.sent));
+        }
+        let endpoint = peer.path.current();
+        if let (Some((ticket, sent)), Some(endpoint)) = (self.pings.remove(&nonce), endpoint) {
+            let rtt = now.saturating_since(sent);
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.rtt = Some(rtt);
+            }
+            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint })));
+        }
+    }
+
+    fn handle_hello(&mut self, now: Instant, wall: WallTime, id: NodeId, bytes: &[u8]) {
+        match NodeRecord::parse(bytes) {
+            Ok(record) if record.node_id() == id => {
+                if self.learn_record(now, wall, record) {
+                    self.report_up(now, id);
+                }
+            }
+            _ => self.drop(DropReason::Malformed),
+        }
+    }
+
+    /// The peer forgets the session: so do we, and shake hands again when there is something to send.
+    fn handle_close(&mut self, id: NodeId, index: u32) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        if peer.current.as_ref().is_some_and(|session| session.local_index() == index) {
+            self.forget_sessions(id);
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, wall: WallTime, id: NodeId, request: &Control) {
+        let within_rate = self.peers.of_mut(&id).is_some_and(|peer| peer.requests.take(now));
+        if !within_rate {
+            return self.drop(DropReason::RateLimited);
+        }
+        if let Some(reply) = self.dht.handle_request(now, wall, id, request) {
+            self.send_control(now, id, &[reply]);
+        }
+    }
+
+    /// Somebody on the link announced itself.
+    pub fn handle_announce(&mut self, now: Instant, wall: WallTime, source: SocketAddr, packet: &[u8]) {
+        if !self.announces.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        let Ok(announce) = Announce::parse(packet) else { return self.drop(DropReason::Malformed) };
+        let Ok(record) = NodeRecord::parse(announce.record) else { return self.drop(DropReason::Malformed) };
+        let id = record.node_id();
+        let mut endpoint = source;
+        endpoint.set_port(announce.port);
+        if id == self.node_id() || !path::is_possible(&endpoint) || !self.learn_record(now, wall, record) {
+            return;
+        }
+        if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
+            peer.path.learn(endpoint);
+            self.connect(now, wall, id);
+        }
+        self.drain(now, wall);
+    }
+}

@@ -1,0 +1,297 @@
+//! A whole node without a machine under it: composes session, path, policy and dht.
+//!
+//! ```text
+//! peer      Known ─packet, query, ping─► Connecting ─response─► Authenticated ─180 s, closed─► Known
+//!             ▲                              │ retries: 0.3 s doubling to 2 s                    (keys erased)
+//!             └───── given up, told so ◄─────┘
+//! address   packet to an unknown one ─► Resolving (DHT lookup) ─record─► a known peer
+//!                                            └─nobody has it─► ICMPv6 no route; remembered for a while
+//! session   next (we answered, unconfirmed) ─first packet─► current ─newer one─► previous
+//! ```
+//!
+//! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
+//! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
+//! machine's events become another's inputs. `connect` is the way from a name to a session, `peers` the table.
+
+mod command;
+mod connect;
+mod dispatch;
+mod inbound;
+mod outbound;
+mod peers;
+mod snapshot;
+mod status;
+mod timeout;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::{Rng as _, SeedableRng};
+
+pub use command::{Command, PingFailure, PingReply, Target, Ticket};
+pub use peers::PEERS_MAX;
+pub use status::{PeerState, PeerStatus, Status};
+
+use crate::proto::datapath::{DropReason, Shared, Snapshot};
+use crate::proto::dht::{Dht, LookupId, Mode, Outcome};
+use crate::proto::identity::{Identity, MeshAddress, NodeId};
+use crate::proto::limit::TokenBucket;
+use crate::proto::path::LocalNetwork;
+use crate::proto::policy::Rules;
+use crate::proto::session::gate::Gate;
+use crate::proto::session::sealed::ReplayCache;
+use crate::proto::session::{self, Rng};
+use crate::proto::timer::{Deadlines, Instant, WallTime};
+use crate::proto::wire::control::Contact;
+use crate::proto::wire::envelope::RecipientKey;
+use crate::proto::wire::record::NodeRecord;
+
+use connect::Fetch;
+use outbound::Resolving;
+use peers::Peers;
+
+/// Most datagrams, events or interface packets waiting to be drained; more are dropped and counted.
+pub const OUTPUT_MAX: usize = 16_384;
+/// Announcements of strangers on the link that are looked at, per second.
+pub const ANNOUNCE_RATE_PER_S: u32 = 10;
+/// Own record's time to live.
+pub const RECORD_TTL: Duration = Duration::from_secs(3600);
+
+/// What a node is made of.
+pub struct Config {
+    /// Who it is.
+    pub identity: Identity,
+    /// Suites and network of its sessions.
+    pub session: session::Config,
+    /// Whether it serves the DHT.
+    pub dht_mode: Mode,
+    /// What may enter unasked.
+    pub rules: Rules,
+    /// Largest inner packet in bytes.
+    pub mtu: usize,
+    /// Contacts to start from.
+    pub bootstrap: Vec<(NodeId, SocketAddr)>,
+    /// Contacts saved before the last stop.
+    pub remembered: Vec<Contact>,
+    /// All randomness of the node follows from this.
+    pub seed: [u8; 32],
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The datagram.
+    pub datagram: Vec<u8>,
+}
+
+/// What became true.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A packet for our own interface: an ICMPv6 error.
+    ToInterface(Vec<u8>),
+    /// A session with a peer stands.
+    PeerUp(NodeId),
+    /// A ping of a [`Command::Ping`] came back, or will not.
+    Ping(Ticket, Result<PingReply, PingFailure>),
+    /// The lookup of a [`Command::Lookup`] ended.
+    Lookup(Ticket, Box<Outcome>),
+    /// Our record changed: announce it on the links.
+    RecordChanged,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The next attempt of a handshake.
+    Handshake(NodeId),
+    /// A look at a session: unanswered, old, expired?
+    Session(NodeId),
+    /// An unconfirmed session of a responder.
+    Unconfirmed(NodeId),
+    /// The next attempt to resolve an address.
+    Resolve(MeshAddress),
+    /// The next attempt to fetch a record.
+    Fetch(u64),
+    /// The next attempt to reach the configured contacts.
+    Bootstrap,
+}
+
+/// Why a lookup runs.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Resolve(MeshAddress),
+    Command(Ticket),
+}
+
+/// One node.
+pub struct Node {
+    identity: Identity,
+    session_config: session::Config,
+    own_key: RecipientKey,
+    mtu: usize,
+    rules: Arc<Rules>,
+    shared: Arc<Shared>,
+    rng: Rng,
+    gate: Gate,
+    replays: ReplayCache,
+    announces: TokenBucket,
+    dht: Dht,
+    peers: Peers,
+    resolving: BTreeMap<MeshAddress, Resolving>,
+    unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
+    fetches: BTreeMap<u64, Fetch>,
+    bootstrap: BTreeMap<NodeId, SocketAddr>,
+    bootstrap_wait: Duration,
+    lookups: BTreeMap<LookupId, Purpose>,
+    pings: BTreeMap<u64, (Ticket, Instant)>,
+    local: Vec<LocalNetwork>,
+    endpoints: Vec<SocketAddr>,
+    record: Option<NodeRecord>,
+    last_timestamp: WallTime,
+    timers: Deadlines<Timer>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stopping: bool,
+    draining: bool,
+    snapshot: Arc<Snapshot>,
+    dirty: bool,
+}
+
+impl Node {
+    /// A node that knows nobody yet; it starts to look for others when [`Node::handle_links`] tells it where it is.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let mut rng = Rng::from_seed(config.seed);
+        let node_id = config.identity.node_id();
+        let own_key = RecipientKey::new(&node_id, &config.session.network);
+        let mut dht = Dht::new(node_id, config.dht_mode, child_seed(&mut rng), now);
+        dht.remember(config.remembered);
+        let mut flow_secret = [0; 16];
+        rng.fill_bytes(&mut flow_secret);
+        let shared = Arc::new(Shared {
+            flows: crate::proto::policy::Flows::new(flow_secret),
+            drops: Default::default(),
+        });
+        let rules = Arc::new(config.rules);
+        let snapshot = Arc::new(Snapshot::empty(config.identity.address(), own_key.clone(), rules.clone()));
+        let mut node = Self {
+            gate: Gate::new(&mut rng, now),
+            replays: ReplayCache::new(now),
+            announces: TokenBucket::new(ANNOUNCE_RATE_PER_S, 2 * ANNOUNCE_RATE_PER_S, now),
+            identity: config.identity,
+            session_config: config.session,
+            own_key,
+            mtu: config.mtu,
+            rules,
+            shared,
+            rng,
+            dht,
+            peers: Peers::default(),
+            resolving: BTreeMap::new(),
+            unreachable: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            bootstrap: BTreeMap::new(),
+            bootstrap_wait: timeout::BOOTSTRAP_WAIT_MIN,
+            lookups: BTreeMap::new(),
+            pings: BTreeMap::new(),
+            local: Vec::new(),
+            endpoints: Vec::new(),
+            record: None,
+            last_timestamp: WallTime::default(),
+            timers: Deadlines::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stopping: false,
+            draining: false,
+            snapshot,
+            dirty: false,
+        };
+        for (id, endpoint) in config.bootstrap {
+            node.add_bootstrap(now, id, endpoint);
+        }
+        node
+    }
+
+    /// Our name.
+    pub const fn node_id(&self) -> NodeId {
+        self.identity.node_id()
+    }
+
+    /// Our address.
+    pub fn address(&self) -> MeshAddress {
+        self.identity.address()
+    }
+
+    /// Our own record, once we know where we are.
+    pub const fn record(&self) -> Option<&NodeRecord> {
+        self.record.as_ref()
+    }
+
+    /// What the threads of the data path share with us.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// What the data path is to read from now on. Ask after every change.
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        if self.dirty {
+            self.publish();
+        }
+        self.snapshot.clone()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// What became true next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Node::handle_timeout`].
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        [self.timers.next(), self.dht.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The contacts to save, best first.
+    pub fn known(&self) -> Vec<Contact> {
+        self.dht.known().collect()
+    }
+
+    fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        if self.transmits.len() < OUTPUT_MAX {
+            self.transmits.push_back(Transmit { to, datagram });
+        } else {
+            self.drop(DropReason::QueueFull);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() < OUTPUT_MAX {
+            self.events.push_back(event);
+        } else {
+            self.drop(DropReason::QueueFull);
+        }
+    }
+
+    fn drop(&self, reason: DropReason) {
+        self.shared.drops.count(reason);
+    }
+
+    /// Wall time that never goes back, for handshakes (WireGuard paper §5.1).
+    fn timestamp(&mut self, wall: WallTime) -> WallTime {
+        self.last_timestamp = wall.max(WallTime::from_unix_ms(self.last_timestamp.as_unix_ms() + 1));
+        self.last_timestamp
+    }
+}
+
+fn child_seed(rng: &mut Rng) -> [u8; 32] {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    seed
+}

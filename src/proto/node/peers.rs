@@ -1,0 +1,244 @@
+//! The table of peers: what we know and hold of each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::limit::TokenBucket;
+use crate::proto::path::Path;
+use crate::proto::policy::EchoLimit;
+use crate::proto::session::Rng;
+use crate::proto::session::noise::Initiator;
+use crate::proto::session::transport::Session;
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::Control;
+use crate::proto::wire::envelope::MAC_LEN;
+use crate::proto::wire::record::NodeRecord;
+
+use super::command::Ticket;
+
+/// Most peers kept, with a session or without.
+pub const PEERS_MAX: usize = 1024;
+/// Most bytes of packets that wait for one peer's session.
+pub(super) const STAGED_BYTES_MAX: usize = 256 * 1024;
+/// Most control messages that wait for one peer's session.
+pub(super) const OUTBOX_MAX: usize = 16;
+/// Most pings that wait for one peer's session.
+pub(super) const WAITING_PINGS_MAX: usize = 16;
+
+/// DHT requests that one peer may make, per second.
+pub(super) const REQUEST_RATE_PER_S: u32 = 20;
+/// DHT requests that one peer may make at once.
+pub(super) const REQUEST_BURST: u32 = 60;
+
+/// Packets from the interface that wait, bounded in bytes; the oldest goes first.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Staged {
+    /// Adds a packet; returns how many old ones had to go.
+    pub(super) fn push(&mut self, packet: Vec<u8>) -> usize {
+        self.bytes += packet.len();
+        self.packets.push_back(packet);
+        let mut dropped = 0;
+        while self.bytes > STAGED_BYTES_MAX {
+            let Some(oldest) = self.packets.pop_front() else { break };
+            self.bytes -= oldest.len();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    pub(super) fn take(&mut self) -> VecDeque<Vec<u8>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.packets)
+    }
+
+    pub(super) fn append(&mut self, other: &mut Self) -> usize {
+        other.take().into_iter().map(|packet| self.push(packet)).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+}
+
+/// A handshake that we started.
+pub(super) struct Pending {
+    pub(super) initiator: Initiator,
+    pub(super) targets: Vec<SocketAddr>,
+    pub(super) sent: Instant,
+}
+
+/// The handshake effort as a whole, over its attempts.
+pub(super) struct Effort {
+    pub(super) started: Instant,
+    pub(super) attempt: u32,
+    pub(super) pending: Option<Pending>,
+}
+
+/// An unanswered ping of our own on a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    pub(super) nonce: u64,
+    pub(super) sent: Instant,
+}
+
+/// When a session last received; its beginning counts.
+pub(super) fn last_heard(session: &Session) -> Instant {
+    session.last_received().unwrap_or(session.established())
+}
+
+/// One other node.
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) address: MeshAddress,
+    pub(super) x25519: Option<[u8; 32]>,
+    pub(super) record: Option<NodeRecord>,
+    pub(super) path: Path,
+    pub(super) current: Option<Session>,
+    pub(super) previous: Option<Session>,
+    /// We answered a handshake and wait for the first packet.
+    pub(super) next: Option<Session>,
+    pub(super) effort: Option<Effort>,
+    pub(super) cookie: Option<([u8; MAC_LEN], Instant)>,
+    /// Newest initiation accepted from it, and when.
+    pub(super) initiated: Option<(WallTime, Instant)>,
+    pub(super) staged: Staged,
+    pub(super) outbox: VecDeque<Control>,
+    pub(super) waiting_pings: Vec<Ticket>,
+    pub(super) probe: Option<Probe>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) echo: Arc<EchoLimit>,
+    /// Limit of the DHT requests that it may make.
+    pub(super) requests: TokenBucket,
+    /// Packets of the current session at the last look, our own control packets left out.
+    pub(super) seen_packets: u64,
+    /// Control packets that we sent on the current session.
+    pub(super) control_sent: u64,
+    /// The peer moved to a new epoch: until then its old keys live.
+    pub(super) epoch_grace: Option<Instant>,
+    pub(super) last_used: Instant,
+}
+
+impl Peer {
+    pub(super) fn new(id: NodeId, now: Instant) -> Self {
+        Self {
+            id,
+            address: id.address(),
+            x25519: None,
+            record: None,
+            path: Path::default(),
+            current: None,
+            previous: None,
+            next: None,
+            effort: None,
+            cookie: None,
+            initiated: None,
+            staged: Staged::default(),
+            outbox: VecDeque::new(),
+            waiting_pings: Vec::new(),
+            probe: None,
+            rtt: None,
+            echo: Arc::default(),
+            requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
+            seen_packets: 0,
+            control_sent: 0,
+            epoch_grace: None,
+            last_used: now,
+        }
+    }
+
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &Session> {
+        [&self.current, &self.previous, &self.next].into_iter().flatten()
+    }
+
+    /// True when nothing is lost by forgetting the peer.
+    fn is_idle(&self) -> bool {
+        self.sessions().next().is_none() && self.effort.is_none() && self.staged.is_empty()
+    }
+}
+
+/// All peers.
+#[derive(Default)]
+pub(super) struct Peers {
+    by_id: BTreeMap<NodeId, Peer>,
+    by_address: BTreeMap<MeshAddress, NodeId>,
+    /// Receiver indices of our sessions and of handshakes under way.
+    by_index: BTreeMap<u32, NodeId>,
+}
+
+impl Peers {
+    pub(super) fn of(&self, id: &NodeId) -> Option<&Peer> {
+        self.by_id.get(id)
+    }
+
+    pub(super) fn of_mut(&mut self, id: &NodeId) -> Option<&mut Peer> {
+        self.by_id.get_mut(id)
+    }
+
+    pub(super) fn at_address(&self, address: &MeshAddress) -> Option<NodeId> {
+        self.by_address.get(address).copied()
+    }
+
+    pub(super) fn at_index(&self, index: u32) -> Option<NodeId> {
+        self.by_index.get(&index).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.by_id.values()
+    }
+
+    /// The peer, made if need be. `None` when the table is full of peers in use.
+    pub(super) fn entry(&mut self, id: NodeId, now: Instant) -> Option<&mut Peer> {
+        if !self.by_id.contains_key(&id) {
+            if self.by_id.len() >= PEERS_MAX && !self.forget_oldest() {
+                return None;
+            }
+            let peer = Peer::new(id, now);
+            self.by_address.insert(peer.address, id);
+            self.by_id.insert(id, peer);
+        }
+        self.by_id.get_mut(&id)
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.by_id.values().filter(|p| p.is_idle()).min_by_key(|p| p.last_used).map(|p| p.id);
+        oldest.is_some_and(|id| self.remove(&id).is_some())
+    }
+
+    /// The peer whose session was silent for longest: the one to give up when others need the place.
+    pub(super) fn quietest(&self) -> Option<NodeId> {
+        let heard = |p: &Peer| p.current.as_ref().map(last_heard);
+        self.by_id.values().filter_map(|p| heard(p).map(|at| (at, p.id))).min().map(|(_, id)| id)
+    }
+
+    pub(super) fn remove(&mut self, id: &NodeId) -> Option<Peer> {
+        let peer = self.by_id.remove(id)?;
+        self.by_address.remove(&peer.address);
+        self.by_index.retain(|_, owner| owner != id);
+        Some(peer)
+    }
+
+    /// A receiver index that is not in use, bound to the peer.
+    pub(super) fn allocate_index(&mut self, id: NodeId, rng: &mut Rng) -> u32 {
+        loop {
+            let index = rng.next_u32();
+            if let std::collections::btree_map::Entry::Vacant(free) = self.by_index.entry(index) {
+                free.insert(id);
+                return index;
+            }
+        }
+    }
+
+    pub(super) fn release_index(&mut self, index: u32) {
+        self.by_index.remove(&index);
+    }
+}

@@ -1,0 +1,120 @@
+//! What the node can say of itself. Never more than was seen.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::proto::dht;
+use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::timer::Instant;
+
+use super::Node;
+use super::peers::{Peer, last_heard};
+
+/// Data within this time makes a peer *flowing*.
+const FLOWING: Duration = Duration::from_secs(30);
+
+/// How far we are with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// A record only.
+    Known,
+    /// A session.
+    Authenticated,
+    /// Data in the last 30 s.
+    Flowing,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node_id: NodeId,
+    /// Its address.
+    pub address: MeshAddress,
+    /// How far we are.
+    pub state: PeerState,
+    /// Where packets go, when there is a session.
+    pub endpoint: Option<SocketAddr>,
+    /// Endpoints worth trying.
+    pub candidates: Vec<SocketAddr>,
+    /// Last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Largest inner packet in bytes.
+    pub mtu: usize,
+    /// Name of the session's cipher.
+    pub cipher: Option<&'static str>,
+    /// Age of the session.
+    pub session_age: Option<Duration>,
+    /// Time since the last authenticated packet.
+    pub last_received: Option<Duration>,
+    /// Bytes received in the session.
+    pub bytes_received: u64,
+    /// Bytes sent in the session.
+    pub bytes_sent: u64,
+    /// Replayed packets dropped in the session.
+    pub replays: u64,
+    /// A handshake is under way.
+    pub connecting: bool,
+    /// It was configured by the owner.
+    pub configured: bool,
+}
+
+/// The node as a whole.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Peers with a session first, then those known, in order of their IDs.
+    pub peers: Vec<PeerStatus>,
+    /// The DHT.
+    pub dht: dht::Status,
+    /// Where we can be reached, as our record says.
+    pub endpoints: Vec<SocketAddr>,
+    /// Contacts that the owner configured.
+    pub configured: usize,
+    /// Configured contacts that we hold a session with.
+    pub configured_up: usize,
+}
+
+impl Node {
+    /// A picture of the node at `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        let mut peers: Vec<_> = self.peers.iter().map(|peer| self.peer_status(peer, now)).collect();
+        peers.sort_by_key(|peer| peer.state == PeerState::Known);
+        let is_up = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
+        Status {
+            peers,
+            dht: self.dht.status(),
+            endpoints: self.endpoints.clone(),
+            configured: self.bootstrap.len(),
+            configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
+        }
+    }
+
+    fn peer_status(&self, peer: &Peer, now: Instant) -> PeerStatus {
+        let session = peer.current.as_ref();
+        let age = |at: Instant| now.saturating_since(at);
+        let heard = session.map(|s| age(last_heard(s)));
+        let data = session.is_some_and(|s| s.packets_sent() + s.packets_received() > peer.control_sent + 2);
+        let state = match (session, heard) {
+            (None, _) => PeerState::Known,
+            (Some(_), Some(heard)) if data && heard < FLOWING => PeerState::Flowing,
+            (Some(_), _) => PeerState::Authenticated,
+        };
+        PeerStatus {
+            node_id: peer.id,
+            address: peer.address,
+            state,
+            endpoint: session.and(peer.path.current()),
+            candidates: peer.path.candidates().to_vec(),
+            rtt: peer.rtt,
+            mtu: self.mtu,
+            cipher: session.map(|s| s.suite().name()),
+            session_age: session.map(|s| age(s.established())),
+            last_received: heard,
+            bytes_received: session.map_or(0, |s| s.bytes_received()),
+            bytes_sent: session.map_or(0, |s| s.bytes_sent()),
+            replays: session.map_or(0, |s| s.replays()),
+            connecting: peer.effort.is_some(),
+            configured: self.bootstrap.contains_key(&peer.id),
+        }
+    }
+}

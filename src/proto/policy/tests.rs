@@ -1,0 +1,153 @@
+use super::*;
+use crate::proto::identity::Identity;
+use crate::proto::wire::inner::{Fragment, Quoted};
+
+fn t(s: u64) -> Instant {
+    Instant::from_nanos(s * 1_000_000_000)
+}
+
+struct World {
+    rules: Rules,
+    flows: Flows,
+    echo: EchoLimit,
+    peer: NodeId,
+}
+
+impl World {
+    fn closed() -> Self {
+        let peer = Identity::from_seed([1; 32]).node_id();
+        Self { rules: Rules::default(), flows: Flows::new([3; 16]), echo: EchoLimit::default(), peer }
+    }
+
+    fn packet(&self, traffic: Traffic, outbound: bool) -> Inner {
+        let (us, them) = (Ipv6Addr::new(0x600, 0, 0, 0, 0, 0, 0, 1), self.peer.address().ipv6());
+        let (source, destination) = if outbound { (us, them) } else { (them, us) };
+        Inner { source, destination, len: 100, fragment: None, traffic }
+    }
+
+    fn send(&self, traffic: Traffic, now: Instant) {
+        outbound(&self.rules, &self.flows, &self.peer, &self.packet(traffic, true), now);
+    }
+
+    fn enters(&self, traffic: Traffic, now: Instant) -> bool {
+        let packet = self.packet(traffic, false);
+        inbound(&self.rules, &self.flows, &self.echo, &self.peer, &packet, now)
+    }
+}
+
+const fn tcp(source: u16, destination: u16, opens: bool) -> Traffic {
+    Traffic::Tcp { source, destination, opens }
+}
+
+const fn udp(source: u16, destination: u16) -> Traffic {
+    Traffic::Udp { source, destination }
+}
+
+#[test]
+fn nothing_enters_unasked() {
+    let w = World::closed();
+    for traffic in [
+        tcp(1000, 22, true),
+        tcp(1000, 22, false),
+        udp(53, 53),
+        Traffic::EchoReply(1),
+        Traffic::Other(132),
+        Traffic::Tail,
+    ] {
+        assert!(!w.enters(traffic, t(0)), "{traffic:?}");
+    }
+}
+
+#[test]
+fn replies_to_our_flows_enter_until_they_idle() {
+    let w = World::closed();
+    w.send(tcp(4000, 22, true), t(0));
+    w.send(udp(4000, 53), t(0));
+    w.send(Traffic::EchoRequest(7), t(0));
+    assert!(w.enters(tcp(22, 4000, false), t(1)));
+    assert!(w.enters(udp(53, 4000), t(299)));
+    assert!(w.enters(udp(53, 4000), t(598)), "a reply keeps its flow alive");
+    assert!(!w.enters(udp(53, 4000), t(899)), "idle for five minutes");
+    assert!(w.enters(Traffic::EchoReply(7), t(59)));
+    assert!(!w.enters(Traffic::EchoReply(8), t(59)));
+    assert!(!w.enters(udp(54, 4000), t(1)), "another port is another flow");
+    assert!(!w.enters(tcp(22, 4001, false), t(1)));
+}
+
+#[test]
+fn nobody_opens_a_connection_through_a_flow_of_ours() {
+    let w = World::closed();
+    w.send(tcp(4000, 22, true), t(0));
+    assert!(!w.enters(tcp(22, 4000, true), t(1)));
+}
+
+#[test]
+fn a_rule_opens_exactly_what_it_names() {
+    let mut w = World::closed();
+    let other = Identity::from_seed([2; 32]).node_id();
+    w.rules.allow = vec![Rule { protocol: Some(Protocol::Tcp), port: Some(80), peer: Some(w.peer) }];
+    assert!(w.enters(tcp(1000, 80, true), t(0)));
+    assert!(!w.enters(tcp(1000, 81, true), t(0)));
+    assert!(!w.enters(udp(1000, 80), t(0)));
+    w.rules.allow[0].peer = Some(other);
+    assert!(!w.enters(tcp(1000, 80, true), t(0)));
+}
+
+#[test]
+fn an_open_port_fills_no_flow_table() {
+    let mut w = World::closed();
+    w.rules.allow = vec![Rule { protocol: Some(Protocol::Udp), port: Some(53), peer: None }];
+    w.send(udp(53, 9999), t(0));
+    w.rules.allow.clear();
+    assert!(!w.enters(udp(9999, 53), t(0)));
+}
+
+#[test]
+fn echo_requests_enter_at_a_limited_rate() {
+    let w = World::closed();
+    let burst = (0..2000).filter(|_| w.enters(Traffic::EchoRequest(1), t(10))).count();
+    assert_eq!(burst as u64, ECHO_BURST);
+    let next = (0..2000).filter(|_| w.enters(Traffic::EchoRequest(1), t(11))).count();
+    assert_eq!(next as u64, ECHO_RATE_PER_S);
+}
+
+#[test]
+fn errors_enter_when_they_are_about_packets_of_ours() {
+    let w = World::closed();
+    let us = Ipv6Addr::new(0x600, 0, 0, 0, 0, 0, 0, 1);
+    let about = |ports| Quoted { source: us, destination: w.peer.address().ipv6(), protocol: 17, ports };
+    let error = |mtu, ports| Traffic::Error { mtu, about: about(ports) };
+    w.send(udp(4000, 53), t(0));
+    assert!(w.enters(error(None, (4000, 53)), t(1)));
+    assert!(!w.enters(error(None, (4000, 54)), t(1)));
+    assert!(w.enters(error(Some(1280), (4000, 53)), t(1)));
+    for mtu in [0, 1, 68, 1279] {
+        assert!(!w.enters(error(Some(mtu), (4000, 53)), t(1)), "a forged MTU of {mtu}");
+    }
+}
+
+#[test]
+fn later_fragments_follow_a_first_that_entered() {
+    let w = World::closed();
+    w.send(udp(4000, 53), t(0));
+    let fragment = |traffic, id| Inner { fragment: Some(Fragment { id }), ..w.packet(traffic, false) };
+    let enters = |packet| inbound(&w.rules, &w.flows, &w.echo, &w.peer, &packet, t(1));
+    assert!(!enters(fragment(Traffic::Tail, 9)));
+    assert!(enters(fragment(udp(53, 4000), 9)));
+    assert!(enters(fragment(Traffic::Tail, 9)));
+    assert!(!enters(fragment(Traffic::Tail, 10)));
+    assert!(!enters(fragment(udp(53, 4001), 11)));
+    assert!(!enters(fragment(Traffic::Tail, 11)));
+}
+
+#[test]
+fn a_full_table_forgets_the_oldest_and_lets_nobody_in() {
+    let w = World::closed();
+    for port in 0..=u16::MAX {
+        w.send(udp(port, 1), t(u64::from(port) / 1000));
+        w.send(udp(port, 2), t(u64::from(port) / 1000));
+    }
+    let kept = (0..=u16::MAX).filter(|port| w.enters(udp(1, *port), t(70))).count();
+    assert!(kept > 20_000, "{kept} of 131,072 flows for 65,536 places");
+    assert!((0..=u16::MAX).all(|port| !w.enters(udp(3, port), t(70))));
+}

@@ -1,0 +1,315 @@
+//! Control messages between two peers, inside session packets of kind 1.
+//!
+//! ```text
+//! a plaintext is a sequence of   type u8 ‖ length u16 ‖ value
+//! type 0 ends it; what follows is zero padding. Unknown types are skipped.
+//!
+//!  1 Ping     nonce u64
+//!  2 Pong     nonce u64 ‖ observed endpoint
+//!  3 Hello    node record of the sender
+//!  4 Close    reason u8
+//! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
+//! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
+//! 18 Store    request u64 ‖ record
+//! 19 Stored   request u64 ‖ outcome u8
+//!
+//! contact      node ID 32 ‖ X25519 public key 32 ‖ endpoint
+//! ```
+
+use std::net::SocketAddr;
+
+use super::cursor::Reader;
+use super::record::RECORD_LEN_MAX;
+use super::{Malformed, endpoint};
+use crate::proto::identity::{NodeId, Position};
+
+/// Longest plaintext of control messages in bytes: a datagram of 1280 bytes over IPv6 holds it.
+pub const CONTROL_LEN_MAX: usize = 1200;
+/// Most messages that one plaintext may hold.
+pub const CONTROL_MESSAGES_MAX: usize = 16;
+/// Most contacts in one answer: Kademlia's k. As many as fit, closest first.
+pub const CONTACTS_MAX: usize = 20;
+
+/// A node as others are told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Contact {
+    /// Its name.
+    pub node_id: NodeId,
+    /// Its key for handshakes. A wrong one makes the handshake fail and nothing else.
+    pub x25519: [u8; 32],
+    /// Where it was last heard.
+    pub endpoint: SocketAddr,
+}
+
+/// What a lookup asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The closest contacts.
+    Contacts,
+    /// The record whose position has the target as its first 120 bits, and the closest contacts.
+    Record,
+}
+
+/// What became of a record that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// Stored, or already there.
+    Stored,
+    /// A newer one is there.
+    Old,
+    /// No room.
+    Full,
+    /// Invalid, or we do not serve the DHT.
+    Refused,
+}
+
+/// Why a peer ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The node is stopping.
+    Stopping,
+    /// The node needs the place for others.
+    Crowded,
+}
+
+/// One control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Asks for a [`Control::Pong`].
+    Ping {
+        /// Comes back in the answer.
+        nonce: u64,
+    },
+    /// Answers a ping.
+    Pong {
+        /// From the ping.
+        nonce: u64,
+        /// Where the ping came from.
+        observed: SocketAddr,
+    },
+    /// The sender's own record, not yet checked.
+    Hello {
+        /// Bytes of a node record.
+        record: Vec<u8>,
+    },
+    /// The sender forgets this session.
+    Close {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// FIND_NODE and FIND_VALUE of Kademlia.
+    Find {
+        /// Comes back in the answer.
+        request: u64,
+        /// What is asked for.
+        want: Want,
+        /// Point of the key space.
+        target: Position,
+    },
+    /// Answers a find.
+    Found {
+        /// From the find.
+        request: u64,
+        /// Bytes of a node record, not yet checked.
+        record: Option<Vec<u8>>,
+        /// Closest nodes that the sender knows to be alive.
+        contacts: Vec<Contact>,
+    },
+    /// STORE of Kademlia.
+    Store {
+        /// Comes back in the answer.
+        request: u64,
+        /// Bytes of a node record, not yet checked.
+        record: Vec<u8>,
+    },
+    /// Answers a store.
+    Stored {
+        /// From the store.
+        request: u64,
+        /// What became of it.
+        outcome: StoreOutcome,
+    },
+}
+
+const END: u8 = 0;
+const MESSAGE_HEADER_LEN: usize = 3;
+
+impl Control {
+    /// Appends the message; contacts beyond what fits into [`CONTROL_LEN_MAX`] are left out.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([self.number(), 0, 0]);
+        match self {
+            Self::Ping { nonce } => out.extend(nonce.to_be_bytes()),
+            Self::Pong { nonce, observed } => {
+                out.extend(nonce.to_be_bytes());
+                endpoint::emit(observed, out);
+            }
+            Self::Hello { record } => out.extend(record),
+            Self::Close { reason } => out.push(reason.number()),
+            Self::Find { request, want, target } => {
+                out.extend(request.to_be_bytes());
+                out.push(want.number());
+                out.extend(target.0);
+            }
+            Self::Found { request, record, contacts } => {
+                out.extend(request.to_be_bytes());
+                let record = record.as_deref().unwrap_or_default();
+                out.extend((record.len() as u16).to_be_bytes());
+                out.extend(record);
+                contacts.iter().take(CONTACTS_MAX).for_each(|contact| emit_contact_if_it_fits(contact, out));
+            }
+            Self::Store { request, record } => {
+                out.extend(request.to_be_bytes());
+                out.extend(record);
+            }
+            Self::Stored { request, outcome } => {
+                out.extend(request.to_be_bytes());
+                out.push(outcome.number());
+            }
+        }
+        let len = (out.len() - start - MESSAGE_HEADER_LEN) as u16;
+        out[start + 1..start + MESSAGE_HEADER_LEN].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Reads all messages of a plaintext. Messages of unknown types are left out.
+    ///
+    /// # Errors
+    /// [`Malformed`] when any known message is; then none of them counts.
+    pub fn parse_all(plaintext: &[u8]) -> Result<Vec<Self>, Malformed> {
+        let mut reader = Reader::new(plaintext);
+        let mut messages = Vec::new();
+        while !reader.is_empty() {
+            let number = reader.u8()?;
+            if number == END {
+                break;
+            }
+            let len = reader.u16()?;
+            let value = Reader::new(reader.take(usize::from(len))?);
+            if messages.len() == CONTROL_MESSAGES_MAX {
+                return Err(Malformed::TooLong);
+            }
+            messages.extend(Self::parse(number, value)?);
+        }
+        Ok(messages)
+    }
+
+    fn parse(number: u8, mut value: Reader<'_>) -> Result<Option<Self>, Malformed> {
+        let message = match number {
+            1 => Self::Ping { nonce: value.u64()? },
+            2 => Self::Pong { nonce: value.u64()?, observed: endpoint::parse(&mut value)? },
+            3 => Self::Hello { record: record_bytes(value.rest())? },
+            4 => Self::Close { reason: CloseReason::from_number(value.u8()?)? },
+            16 => Self::Find {
+                request: value.u64()?,
+                want: Want::from_number(value.u8()?)?,
+                target: Position(value.array()?),
+            },
+            17 => {
+                let request = value.u64()?;
+                let len = value.u16()?;
+                let record = value.take(usize::from(len))?;
+                let record = if record.is_empty() { None } else { Some(record_bytes(record)?) };
+                Self::Found { request, record, contacts: parse_contacts(&mut value)? }
+            }
+            18 => Self::Store { request: value.u64()?, record: record_bytes(value.rest())? },
+            19 => Self::Stored { request: value.u64()?, outcome: StoreOutcome::from_number(value.u8()?)? },
+            _ => return Ok(None),
+        };
+        value.end()?;
+        Ok(Some(message))
+    }
+
+    const fn number(&self) -> u8 {
+        match self {
+            Self::Ping { .. } => 1,
+            Self::Pong { .. } => 2,
+            Self::Hello { .. } => 3,
+            Self::Close { .. } => 4,
+            Self::Find { .. } => 16,
+            Self::Found { .. } => 17,
+            Self::Store { .. } => 18,
+            Self::Stored { .. } => 19,
+        }
+    }
+}
+
+fn record_bytes(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
+    if bytes.len() > RECORD_LEN_MAX { Err(Malformed::TooLong) } else { Ok(bytes.to_vec()) }
+}
+
+fn emit_contact_if_it_fits(contact: &Contact, out: &mut Vec<u8>) {
+    if out.len() + 64 + endpoint::ENDPOINT_LEN_MAX > CONTROL_LEN_MAX {
+        return;
+    }
+    out.extend(contact.node_id.as_bytes());
+    out.extend(contact.x25519);
+    endpoint::emit(&contact.endpoint, out);
+}
+
+fn parse_contacts(reader: &mut Reader<'_>) -> Result<Vec<Contact>, Malformed> {
+    let mut contacts = Vec::new();
+    while !reader.is_empty() {
+        if contacts.len() == CONTACTS_MAX {
+            return Err(Malformed::TooLong);
+        }
+        let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
+        contacts.push(Contact { node_id, x25519, endpoint: endpoint::parse(reader)? });
+    }
+    Ok(contacts)
+}
+
+impl Want {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Contacts => 1,
+            Self::Record => 2,
+        }
+    }
+
+    const fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            1 => Ok(Self::Contacts),
+            2 => Ok(Self::Record),
+            _ => Err(Malformed::Field("want")),
+        }
+    }
+}
+
+impl StoreOutcome {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Stored => 0,
+            Self::Old => 1,
+            Self::Full => 2,
+            Self::Refused => 3,
+        }
+    }
+
+    const fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::Stored),
+            1 => Ok(Self::Old),
+            2 => Ok(Self::Full),
+            3 => Ok(Self::Refused),
+            _ => Err(Malformed::Field("outcome")),
+        }
+    }
+}
+
+impl CloseReason {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Stopping => 1,
+            Self::Crowded => 2,
+        }
+    }
+
+    const fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            1 => Ok(Self::Stopping),
+            2 => Ok(Self::Crowded),
+            _ => Err(Malformed::Field("reason")),
+        }
+    }
+}

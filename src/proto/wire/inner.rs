@@ -1,0 +1,260 @@
+//! Inner packets: IPv6 (RFC 8200) with as much of TCP, UDP and ICMPv6 as the policy needs, and the ICMPv6 errors
+//! (RFC 4443) that we send into our own interface.
+
+use std::net::Ipv6Addr;
+
+use etherparse::{Ipv6Slice, ip_number};
+
+use super::Malformed;
+use super::cursor::Reader;
+
+/// IPv6 header length in bytes.
+pub const IPV6_HEADER_LEN: usize = 40;
+/// Smallest MTU of an IPv6 link (RFC 8200 §5).
+pub const IPV6_MTU_MIN: usize = 1280;
+
+const ICMPV6: u8 = ip_number::IPV6_ICMP.0;
+const TCP: u8 = ip_number::TCP.0;
+const UDP: u8 = ip_number::UDP.0;
+
+const ICMPV6_UNREACHABLE: u8 = 1;
+const ICMPV6_TOO_BIG: u8 = 2;
+const ICMPV6_ECHO_REQUEST: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
+
+/// What an inner packet is, as far as the policy looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Sender.
+    pub source: Ipv6Addr,
+    /// Recipient.
+    pub destination: Ipv6Addr,
+    /// Length of the packet in bytes, without what pads it.
+    pub len: usize,
+    /// The fragment that it is, if it is one.
+    pub fragment: Option<Fragment>,
+    /// What it carries; for a later fragment [`Traffic::Tail`].
+    pub traffic: Traffic,
+}
+
+/// A fragment header (RFC 8200 §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification, the same for all fragments of one packet.
+    pub id: u32,
+}
+
+/// The upper layer of an inner packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// A TCP segment.
+    Tcp {
+        /// Sender's port.
+        source: u16,
+        /// Recipient's port.
+        destination: u16,
+        /// SYN without ACK: the start of a connection.
+        opens: bool,
+    },
+    /// A UDP datagram.
+    Udp {
+        /// Sender's port.
+        source: u16,
+        /// Recipient's port.
+        destination: u16,
+    },
+    /// ICMPv6 echo request with its identifier.
+    EchoRequest(u16),
+    /// ICMPv6 echo reply with its identifier.
+    EchoReply(u16),
+    /// ICMPv6 error about a packet of which a part is quoted.
+    Error {
+        /// The MTU of "packet too big".
+        mtu: Option<u32>,
+        /// The quoted packet.
+        about: Quoted,
+    },
+    /// A fragment other than the first: no ports to see.
+    Tail,
+    /// Anything else, with its protocol number.
+    Other(u8),
+}
+
+/// Start of a packet quoted in an ICMPv6 error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// Its sender.
+    pub source: Ipv6Addr,
+    /// Its recipient.
+    pub destination: Ipv6Addr,
+    /// Its protocol.
+    pub protocol: u8,
+    /// Its ports; for ICMPv6 echo the identifier twice.
+    pub ports: (u16, u16),
+}
+
+/// Recipient of an IPv6 packet, without looking further: all that routing needs.
+pub fn destination(packet: &[u8]) -> Result<Ipv6Addr, Malformed> {
+    let mut reader = Reader::new(packet);
+    if reader.u8()? >> 4 != 6 {
+        return Err(Malformed::Field("IP version"));
+    }
+    reader.take(23)?;
+    Ok(Ipv6Addr::from(reader.array::<16>()?))
+}
+
+impl Inner {
+    /// Reads a packet; bytes beyond its stated length are padding.
+    ///
+    /// # Errors
+    /// [`Malformed`] for anything but a complete IPv6 packet.
+    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        let len = stated_len(packet)?;
+        let slice =
+            Ipv6Slice::from_slice(&packet[..len]).map_err(|_| Malformed::Field("IPv6 header chain"))?;
+        let (header, payload) = (slice.header(), slice.payload());
+        let fragment = fragment_id(&slice);
+        let traffic = match fragment {
+            Some((_, offset)) if offset != 0 => Traffic::Tail,
+            _ => traffic(payload.ip_number.0, payload.payload)?,
+        };
+        Ok(Self {
+            source: header.source_addr(),
+            destination: header.destination_addr(),
+            len,
+            fragment: fragment.map(|(id, _)| Fragment { id }),
+            traffic,
+        })
+    }
+}
+
+fn stated_len(packet: &[u8]) -> Result<usize, Malformed> {
+    let mut reader = Reader::new(packet);
+    if reader.u8()? >> 4 != 6 {
+        return Err(Malformed::Field("IP version"));
+    }
+    reader.take(3)?;
+    let len = IPV6_HEADER_LEN + usize::from(reader.u16()?);
+    if packet.len() < len { Err(Malformed::Truncated) } else { Ok(len) }
+}
+
+/// Identification and offset of the first fragment header.
+fn fragment_id(slice: &Ipv6Slice<'_>) -> Option<(u32, u16)> {
+    use etherparse::Ipv6ExtensionSlice::Fragment;
+    slice.extensions().clone().into_iter().find_map(|extension| match extension {
+        Fragment(header) => Some((header.identification(), header.fragment_offset().value())),
+        _ => None,
+    })
+}
+
+fn traffic(protocol: u8, payload: &[u8]) -> Result<Traffic, Malformed> {
+    let mut reader = Reader::new(payload);
+    match protocol {
+        TCP => {
+            let (source, destination) = (reader.u16()?, reader.u16()?);
+            reader.take(9)?;
+            let flags = reader.u8()?;
+            Ok(Traffic::Tcp { source, destination, opens: flags & 0b1_0010 == 0b10 })
+        }
+        UDP => {
+            let (source, destination) = (reader.u16()?, reader.u16()?);
+            reader.u32()?;
+            Ok(Traffic::Udp { source, destination })
+        }
+        ICMPV6 => icmp(reader),
+        other => Ok(Traffic::Other(other)),
+    }
+}
+
+fn icmp(mut reader: Reader<'_>) -> Result<Traffic, Malformed> {
+    let kind = reader.u8()?;
+    reader.take(3)?;
+    let rest = reader.u32()?;
+    match kind {
+        ICMPV6_ECHO_REQUEST => Ok(Traffic::EchoRequest((rest >> 16) as u16)),
+        ICMPV6_ECHO_REPLY => Ok(Traffic::EchoReply((rest >> 16) as u16)),
+        1..=4 => {
+            let mtu = (kind == ICMPV6_TOO_BIG).then_some(rest);
+            Ok(Traffic::Error { mtu, about: Quoted::parse(reader.rest())? })
+        }
+        _ => Ok(Traffic::Other(ICMPV6)),
+    }
+}
+
+impl Quoted {
+    fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(packet);
+        if reader.u8()? >> 4 != 6 {
+            return Err(Malformed::Field("IP version"));
+        }
+        reader.take(5)?;
+        let protocol = reader.u8()?;
+        reader.u8()?;
+        let (source, destination) = (reader.array::<16>()?.into(), reader.array::<16>()?.into());
+        let ports = match protocol {
+            TCP | UDP => (reader.u16()?, reader.u16()?),
+            ICMPV6 => {
+                reader.u32()?;
+                let id = reader.u16()?;
+                (id, id)
+            }
+            _ => return Err(Malformed::Field("quoted protocol")),
+        };
+        Ok(Self { source, destination, protocol, ports })
+    }
+}
+
+/// An ICMPv6 error for the sender of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Type 1 code 0: nobody is known to have this address.
+    NoRoute,
+    /// Type 1 code 3: the node is known but does not answer.
+    AddressUnreachable,
+    /// Type 2: larger than the MTU, in bytes.
+    TooBig(u32),
+}
+
+/// Builds an ICMPv6 error from `source` about `packet`. `None` where RFC 4443 §2.4(e) forbids one: about an ICMPv6
+/// error, to or about a multicast or unspecified address.
+pub fn icmp_error(error: IcmpError, source: &Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
+    let about = Inner::parse(packet).ok()?;
+    let forbidden = matches!(about.traffic, Traffic::Error { .. } | Traffic::Tail)
+        || about.source.is_multicast()
+        || about.source.is_unspecified()
+        || about.destination.is_multicast();
+    if forbidden {
+        return None;
+    }
+    let (kind, code, parameter) = match error {
+        IcmpError::NoRoute => (ICMPV6_UNREACHABLE, 0, 0),
+        IcmpError::AddressUnreachable => (ICMPV6_UNREACHABLE, 3, 0),
+        IcmpError::TooBig(mtu) => (ICMPV6_TOO_BIG, 0, mtu),
+    };
+    let quoted = &packet[..packet.len().min(IPV6_MTU_MIN - IPV6_HEADER_LEN - 8)];
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(parameter.to_be_bytes());
+    message.extend(quoted);
+    let checksum = icmp_checksum(source, &about.source, &message);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut out = vec![0x60, 0, 0, 0];
+    out.extend((message.len() as u16).to_be_bytes());
+    out.extend([ICMPV6, 64]);
+    out.extend(source.octets());
+    out.extend(about.source.octets());
+    out.extend(message);
+    Some(out)
+}
+
+/// Checksum of an ICMPv6 message whose own checksum field is zero (RFC 4443 §2.3).
+pub fn icmp_checksum(source: &Ipv6Addr, destination: &Ipv6Addr, message: &[u8]) -> u16 {
+    let length = (message.len() as u32).to_be_bytes();
+    let pseudo = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
+    let sum: u32 = [&pseudo[..], message]
+        .iter()
+        .flat_map(|part| part.chunks(2))
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) as u16 + (folded >> 16) as u16)
+}

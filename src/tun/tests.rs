@@ -1,0 +1,400 @@
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use tun_rs::{DeviceBuilder, Layer};
+
+use crate::proto::identity::{Identity, MeshAddress};
+use crate::tun::guard::{self, Guard};
+use crate::tun::interface::overlap;
+use crate::tun::netlink::{Address, Netlink, Route};
+use crate::tun::{Condition, Device, Error, Interface, InterfaceConfig, is_deleted, is_down, is_name};
+
+fn own() -> MeshAddress {
+    Identity::from_seed([1; 32]).address()
+}
+
+fn config(name: &str) -> InterfaceConfig {
+    InterfaceConfig { name: name.into(), mtu: 1420, address: own() }
+}
+
+/// The one line that a user reads: no line break, and something to type or do.
+fn line(error: &Error, parts: &[&str]) {
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+}
+
+#[test]
+fn names_are_those_that_linux_nft_and_a_shell_take() {
+    for good in ["azora0", "a", "mesh-0.1_x", "abcdefghijklmno"] {
+        assert!(is_name(good), "{good}");
+    }
+    let bad = [
+        "",
+        "abcdefghijklmnop",
+        "0a",
+        "-a",
+        ".",
+        "..",
+        "a b",
+        "a/b",
+        "a\"b",
+        "a;b",
+        "a:b",
+        "é",
+        "a\n",
+        "all",
+        "default",
+    ];
+    for bad in bad {
+        assert!(!is_name(bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_guard_replaces_itself_in_one_transaction() {
+    assert_eq!(
+        guard::ruleset("azora0"),
+        r#"table inet azora_azora0
+delete table inet azora_azora0
+table inet azora_azora0 {
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		iifname != { "azora0", "lo" } ip6 daddr 600::/8 drop
+		iifname != { "azora0", "lo" } ip6 saddr 600::/8 drop
+	}
+}
+"#
+    );
+    assert_eq!(guard::table("mesh-1"), "inet azora_mesh-1");
+}
+
+#[test]
+fn an_overlap_is_what_lies_inside_the_range_on_another_interface() {
+    let address = |index, ip: &str| Address { index, ip: ip.parse().unwrap(), prefix_len: 64 };
+    let route = |index, to: &str, prefix_len| Route {
+        index,
+        destination: to.parse().unwrap(),
+        prefix_len,
+        main: true,
+    };
+    let check = |addresses: &[Address], routes: &[Route], expected: Option<(u32, &'static str, &str)>| {
+        let found = overlap(addresses, routes, Some(5));
+        assert_eq!(found.as_ref().map(|(i, what, prefix)| (*i, *what, prefix.as_str())), expected);
+    };
+    check(&[], &[], None);
+    check(&[address(2, "612::1")], &[], Some((2, "address", "612::1/64")));
+    check(&[address(5, "612::1"), address(2, "2001:db8::1"), address(3, "fe80::1")], &[], None);
+    check(&[], &[route(2, "600::", 8)], Some((2, "route", "600::/8")));
+    check(&[], &[route(2, "6ab::", 16), route(5, "600::", 8)], Some((2, "route", "6ab::/16")));
+    check(&[], &[route(0, "6ff::", 16)], Some((0, "route", "6ff::/16")));
+    check(
+        &[],
+        &[route(5, "600::", 8), route(2, "200::", 7), route(2, "400::", 7), route(2, "700::", 8)],
+        None,
+    );
+    check(&[], &[route(2, "::", 0), route(2, "::", 1), route(2, "400::", 6), route(2, "600::", 7)], None);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let (name, mtu, address) = ("azora0".to_string(), 1420, own().ipv6());
+    line(
+        &Error::NotPermitted { name: name.clone(), mtu, address },
+        &[
+            "root",
+            "CAP_NET_ADMIN",
+            "ip tuntap add dev azora0 mode tun user",
+            "mtu 1420",
+            "route replace 0600::/8",
+        ],
+    );
+    line(
+        &Error::NotPrepared { name: name.clone(), missing: "the route 0600::/8", mtu, address },
+        &["lacks the route", "ip -6 route"],
+    );
+    line(
+        &Error::Overlap { interface: "wg0".into(), what: "route", prefix: "600::/8".into() },
+        &["wg0", "ip -6 route del 600::/8 dev wg0"],
+    );
+    line(&Error::NoDeviceNode, &["modprobe tun", "--device /dev/net/tun"]);
+    line(&Error::Busy { name: name.clone() }, &["azora0", "--tun"]);
+    line(&Error::NotTun { name, kind: "a veth interface".into() }, &["a veth interface", "--tun"]);
+    line(&Error::Name { name: "a\nb".into() }, &["cannot be the name"]);
+    assert!(guard::Error::NoNft.to_string().contains("lan_guard = false"));
+}
+
+#[test]
+fn a_condition_is_sound_only_as_a_whole() {
+    let sound = Condition {
+        exists: true,
+        up: true,
+        mtu: 1420,
+        has_address: true,
+        has_route: true,
+        strangers: vec![],
+    };
+    assert!(sound.is_sound(1420));
+    assert!(!sound.is_sound(1400));
+    assert!(!Condition { exists: false, ..sound.clone() }.is_sound(1420));
+    assert!(!Condition { up: false, ..sound.clone() }.is_sound(1420));
+    assert!(!Condition { has_address: false, ..sound.clone() }.is_sound(1420));
+    assert!(!Condition { has_route: false, ..sound.clone() }.is_sound(1420));
+    assert!(!Condition { strangers: vec![Ipv6Addr::LOCALHOST], ..sound }.is_sound(1420));
+}
+
+// From here on: real interfaces, each test in a network namespace of its own, so nothing of the machine is touched.
+
+/// Runs `test` in a fresh network namespace. Without root there is none: says so, and that nothing was tested.
+fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits at most `ms` for a packet.
+fn packet(device: &Device, ms: u16) -> Option<Vec<u8>> {
+    let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(ms)).unwrap();
+    let mut buffer = vec![0; 2000];
+    let len = device.recv(&mut buffer).ok()?;
+    buffer.truncate(len);
+    Some(buffer)
+}
+
+async fn index(kernel: &Netlink, name: &str) -> Option<u32> {
+    kernel.links().await.unwrap().into_iter().find(|link| link.name == name).map(|link| link.index)
+}
+
+/// A TUN prepared in advance, as `ip tuntap add` makes it.
+fn prepare(name: &str) {
+    let device =
+        DeviceBuilder::new().name(name).layer(Layer::L3).inherit_enable_state().build_sync().unwrap();
+    device.persist().unwrap();
+}
+
+#[test]
+fn a_fresh_interface_carries_packets_and_nothing_else() {
+    in_namespace(|| async {
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        assert!(interface.inspect().await.unwrap().is_sound(1420));
+        assert!(!interface.is_prepared());
+        assert_eq!(interface.repair().await.unwrap(), Vec::<&str>::new());
+        let device = interface.device();
+        assert_eq!(device.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let socket = std::net::UdpSocket::bind((own().ipv6(), 0)).unwrap();
+        socket.send_to(b"hello", "[612::1]:7").unwrap();
+        let out = packet(&device, 1000).unwrap();
+        assert_eq!((out[0] >> 4, &out[8..24], out.len()), (6, &own().octets()[..], 40 + 8 + 5));
+        assert_eq!(packet(&device, 100), None, "the kernel sends packets of its own");
+        let kernel = Netlink::open().unwrap();
+        let link_local = |address: &Address| address.ip.is_unicast_link_local();
+        assert!(!kernel.addresses().await.unwrap().iter().any(link_local), "it would solicit routers");
+        // What comes in reaches the socket: the same packet, turned round.
+        let mut back = out.clone();
+        back[8..24].copy_from_slice(&out[24..40]);
+        back[24..40].copy_from_slice(&out[8..24]);
+        back[40..42].copy_from_slice(&out[42..44]);
+        back[42..44].copy_from_slice(&out[40..42]);
+        device.send(&back).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let (len, from) = socket.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!((len, from.to_string()), (5, "[612::1]:7".to_string()));
+        interface.close().await.unwrap();
+        assert_eq!(index(&kernel, "azora0").await, None, "gone although its device is held");
+        drop(device);
+    });
+}
+
+#[test]
+fn a_fresh_interface_vanishes_with_its_device() {
+    in_namespace(|| async {
+        drop(Interface::open(&config("azora0")).await.unwrap());
+        let kernel = Netlink::open().unwrap();
+        assert_eq!(index(&kernel, "azora0").await, None);
+        assert!(kernel.routes().await.unwrap().iter().all(|route| route.destination.octets()[0] != 6));
+    });
+}
+
+#[test]
+fn what_others_change_is_repaired() {
+    in_namespace(|| async {
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        let kernel = Netlink::open().unwrap();
+        let index = index(&kernel, "azora0").await.unwrap();
+        let own = Address { index, ip: own().ipv6(), prefix_len: 128 };
+
+        interface.down().await.unwrap();
+        let now = interface.inspect().await.unwrap();
+        assert!(now.exists && !now.up && !now.has_address && !now.has_route, "{now:?}");
+        assert!(is_down(&interface.device().send(&[0x60; 40]).unwrap_err()));
+        assert_eq!(interface.repair().await.unwrap(), ["link", "address", "route"]);
+        interface.down().await.unwrap();
+        interface.up().await.unwrap();
+
+        for (mtu, expected) in
+            [(600, vec!["mtu", "address", "route"]), (1280, vec!["mtu"]), (9000, vec!["mtu"])]
+        {
+            kernel.set_mtu(index, mtu).await.unwrap();
+            assert_eq!(interface.repair().await.unwrap(), expected, "MTU {mtu}");
+        }
+        kernel.delete_address(own).await.unwrap();
+        assert_eq!(interface.repair().await.unwrap(), ["address"]);
+        kernel.delete_route(index).await.unwrap();
+        assert_eq!(interface.repair().await.unwrap(), ["route"]);
+        kernel.add_address(index, "612::bad".parse().unwrap()).await.unwrap();
+        assert_eq!(interface.inspect().await.unwrap().strangers.len(), 1);
+        assert_eq!(interface.repair().await.unwrap(), ["foreign address"]);
+        assert!(interface.inspect().await.unwrap().is_sound(1420));
+        assert_eq!(packet(&interface.device(), 100), None, "the kernel sends packets of its own");
+    });
+}
+
+#[test]
+fn a_deleted_interface_is_told_apart() {
+    in_namespace(|| async {
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        let device = interface.device();
+        let kernel = Netlink::open().unwrap();
+        kernel.delete_link(index(&kernel, "azora0").await.unwrap()).await.unwrap();
+        assert!(matches!(interface.repair().await, Err(Error::Deleted { .. })));
+        assert!(matches!(interface.down().await, Err(Error::Deleted { .. })));
+        assert_eq!(interface.inspect().await.unwrap(), Condition::default());
+        assert!(is_deleted(&device.recv(&mut [0; 100]).unwrap_err()));
+        assert!(is_deleted(&device.send(&[0x60; 40]).unwrap_err()));
+        let again = Interface::open(&config("azora0")).await.unwrap();
+        interface.close().await.unwrap();
+        assert!(
+            again.inspect().await.unwrap().is_sound(1420),
+            "closing the old one is no harm to the new one"
+        );
+    });
+}
+
+#[test]
+fn what_is_taken_is_refused_and_left_alone() {
+    in_namespace(|| async {
+        let first = Interface::open(&config("azora0")).await.unwrap();
+        let busy = Interface::open(&config("azora0")).await.err().unwrap();
+        assert!(matches!(busy, Error::Busy { .. }), "{busy}");
+        let overlap = Interface::open(&config("azora1")).await.err().unwrap();
+        assert!(matches!(&overlap, Error::Overlap { interface, .. } if interface == "azora0"), "{overlap}");
+        let lo = Interface::open(&config("lo")).await.err().unwrap();
+        assert!(matches!(lo, Error::NotTun { .. }), "{lo}");
+        let name = Interface::open(&config("a b")).await.err().unwrap();
+        assert!(matches!(name, Error::Name { .. }), "{name}");
+        let mtu = Interface::open(&InterfaceConfig { mtu: 1279, ..config("azora1") }).await.err().unwrap();
+        assert!(matches!(mtu, Error::Mtu { .. }), "{mtu}");
+        let _tap = DeviceBuilder::new().name("tap0").layer(Layer::L2).build_sync().unwrap();
+        let tap = Interface::open(&config("tap0")).await.err().unwrap();
+        line(&tap, &["tap0", "TAP"]);
+        let _queues = DeviceBuilder::new()
+            .name("tun9")
+            .with(|builder| {
+                builder.multi_queue(true);
+            })
+            .build_sync()
+            .unwrap();
+        let queues = Interface::open(&config("tun9")).await.err().unwrap();
+        line(&queues, &["tun9", "several queues"]);
+        assert!(first.inspect().await.unwrap().is_sound(1420));
+        // A route alone is enough, and one that merely contains the range is none.
+        let kernel = Netlink::open().unwrap();
+        kernel
+            .delete_address(Address {
+                index: index(&kernel, "azora0").await.unwrap(),
+                ip: own().ipv6(),
+                prefix_len: 128,
+            })
+            .await
+            .unwrap();
+        let route = Interface::open(&config("azora1")).await.err().unwrap();
+        assert!(matches!(route, Error::Overlap { what: "route", .. }), "{route}");
+        assert_eq!(index(&kernel, "azora1").await, None);
+    });
+}
+
+#[test]
+fn a_prepared_tun_is_used_and_left_as_it_was() {
+    in_namespace(|| async {
+        prepare("azora0");
+        let kernel = Netlink::open().unwrap();
+        let index = index(&kernel, "azora0").await.unwrap();
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        assert!(interface.is_prepared() && interface.inspect().await.unwrap().is_sound(1420));
+        interface.close().await.unwrap();
+        let link = kernel.links().await.unwrap().into_iter().find(|link| link.index == index).unwrap();
+        assert_eq!((link.up, link.mtu), (false, 1500));
+        assert!(kernel.addresses().await.unwrap().iter().all(|address| address.ip != own().ipv6()));
+
+        kernel.set_up(index, true).await.unwrap();
+        kernel.add_address(index, "612::bad".parse().unwrap()).await.unwrap();
+        let error = Interface::open(&config("azora0")).await.err().unwrap();
+        line(&error, &["612::bad", "ip -6 address replace"]);
+        kernel
+            .delete_address(Address { index, ip: "612::bad".parse().unwrap(), prefix_len: 128 })
+            .await
+            .unwrap();
+
+        kernel.add_address(index, own().ipv6()).await.unwrap();
+        kernel.add_route(index).await.unwrap();
+        Interface::open(&config("azora0")).await.unwrap().close().await.unwrap();
+        assert!(kernel.addresses().await.unwrap().iter().any(|address| address.ip == own().ipv6()));
+        assert!(
+            kernel.routes().await.unwrap().iter().any(|route| route.index == index && route.prefix_len == 8)
+        );
+    });
+}
+
+#[test]
+fn the_guard_is_loaded_checked_and_removed() {
+    in_namespace(|| async {
+        let guard = match Guard::install("azora0").await {
+            Err(guard::Error::NoNft) => return eprintln!("SKIPPED, NOTHING TESTED: nft is missing"),
+            guard => guard.unwrap(),
+        };
+        assert!(guard.check().await.unwrap());
+        // A second one (after a crash) replaces the first.
+        let guard = {
+            drop(guard);
+            Guard::install("azora0").await.unwrap()
+        };
+        assert!(guard.check().await.unwrap());
+        let nft = |arguments: &[&str]| {
+            let done = std::process::Command::new("/usr/sbin/nft").args(arguments).status().unwrap();
+            assert!(done.success(), "{arguments:?}");
+        };
+        for change in [
+            &["flush", "ruleset"][..],
+            &["delete", "table", "inet", "azora_azora0"],
+            &["flush", "chain", "inet", "azora_azora0", "prerouting"],
+            &["insert", "rule", "inet", "azora_azora0", "prerouting", "accept"],
+        ] {
+            nft(change);
+            assert!(!guard.check().await.unwrap(), "{change:?}");
+            guard.reinstall().await.unwrap();
+            assert!(guard.check().await.unwrap(), "after {change:?}");
+        }
+        nft(&["add", "table", "inet", "other"]);
+        assert!(guard.check().await.unwrap(), "other tables are nobody's business");
+        guard.remove().await.unwrap();
+        assert!(!guard.check().await.unwrap());
+        guard.remove().await.unwrap();
+        assert!(matches!(Guard::install("a b").await, Err(guard::Error::Name(_))));
+    });
+}

@@ -1,0 +1,185 @@
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::time::timeout;
+
+use crate::udp::lan::is_neighbour;
+use crate::udp::socket::is_mesh;
+use crate::udp::{Error, LAN_DATAGRAM_BYTES_MAX, LanSocket, UdpSocket};
+
+const V4: &str = "127.0.0.1:0";
+const V6: &str = "[::1]:0";
+
+fn bind(address: &str) -> UdpSocket {
+    UdpSocket::bind(address.parse().unwrap()).unwrap()
+}
+
+/// Waits for a datagram, at most a second.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    // What wakes us may be a datagram that is passed over.
+    for _ in 0..10 {
+        let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(100u16)).unwrap();
+        if let Ok(received) = socket.recv_from(buffer) {
+            return Some(received);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_datagram_arrives_with_its_sender() {
+    for address in [V4, V6] {
+        let (a, b) = (bind(address), bind(address));
+        assert_eq!(b.send_to(b"hello", a.local_addr()).unwrap(), 5);
+        let mut buffer = [0; 16];
+        assert_eq!(receive(&a, &mut buffer), Some((5, b.local_addr())));
+        assert_eq!(&buffer[..5], b"hello");
+        assert_eq!(a.recv_from(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn the_two_families_share_a_port_and_do_not_mix() {
+    let v6 = bind("[::]:0");
+    let port = v6.local_addr().port();
+    let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into()).unwrap();
+    let sender = bind(V4);
+    sender.send_to(b"x", (Ipv4Addr::LOCALHOST, port).into()).unwrap();
+    assert_eq!(receive(&v4, &mut [0; 4]), Some((1, sender.local_addr())));
+    assert!(v6.recv_from(&mut [0; 4]).is_err(), "IPv4 on the IPv6 socket");
+}
+
+#[test]
+fn a_taken_port_is_named_with_what_to_do() {
+    let first = bind(V4);
+    let error = UdpSocket::bind(first.local_addr()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::InUse { .. }));
+    assert!(text.contains(&first.local_addr().port().to_string()) && text.contains("--listen"), "{text}");
+    let absent = UdpSocket::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
+    assert!(matches!(absent, Error::NoSuchAddress { .. }), "{absent}");
+}
+
+#[test]
+fn the_mesh_is_not_its_own_underlay() {
+    let inside: SocketAddr = "[612:3456::1]:5747".parse().unwrap();
+    assert!(is_mesh(&inside));
+    assert!(matches!(UdpSocket::bind(inside), Err(Error::InMesh { .. })));
+    let socket = bind("[::]:0");
+    assert_eq!(socket.send_to(b"x", inside).unwrap_err().kind(), ErrorKind::InvalidInput);
+    for outside in ["[fd00::1]:1", "[512::1]:1", "6.0.0.1:1", "[2001:db8::1]:1"] {
+        assert!(!is_mesh(&outside.parse().unwrap()), "{outside}");
+    }
+}
+
+#[test]
+fn an_icmp_answer_does_not_stop_reception() {
+    for address in [V4, V6] {
+        let socket = bind(address);
+        let dead = bind(address).local_addr();
+        for _ in 0..32 {
+            socket.send_to(b"into the void", dead).unwrap();
+        }
+        let friend = bind(address);
+        friend.send_to(b"y", socket.local_addr()).unwrap();
+        assert_eq!(receive(&socket, &mut [0; 4]), Some((1, friend.local_addr())));
+    }
+}
+
+#[test]
+fn every_length_up_to_the_largest_is_received_and_longer_ones_are_cut() {
+    let (a, b) = (bind(V4), bind(V4));
+    let mut buffer = vec![0; 2048];
+    for len in [0, 1, 1280, 1472, 1473, 2048, 9000, 65_507] {
+        b.send_to(&vec![7; len], a.local_addr()).unwrap();
+        assert_eq!(receive(&a, &mut buffer), Some((len.min(2048), b.local_addr())), "{len}");
+    }
+}
+
+#[test]
+fn only_neighbours_are_listened_to() {
+    let check = |from: &str, len, expected| {
+        assert_eq!(is_neighbour(&from.parse().unwrap(), len), expected, "{from}, {len} bytes");
+    };
+    check("[fe80::1%3]:5748", 100, true);
+    check("192.0.2.7:5748", LAN_DATAGRAM_BYTES_MAX, true);
+    check("192.0.2.7:5748", LAN_DATAGRAM_BYTES_MAX + 1, false);
+    check("192.0.2.7:5748", 0, false);
+    check("[fe80::1]:5748", 100, false);
+    check("[2001:db8::1]:5748", 100, false);
+    check("[612::1]:5748", 100, false);
+    check("0.0.0.0:5748", 100, false);
+    check("239.255.97.122:5748", 100, false);
+    check("255.255.255.255:5748", 100, false);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn several_daemons_on_one_machine_hear_each_other() {
+    let mut sockets = [LanSocket::open().unwrap(), LanSocket::open().unwrap()];
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let index = nix::net::if_::if_nametoindex("lo").unwrap();
+    for socket in &mut sockets {
+        assert_eq!(socket.refresh(&[(index, loopback), (index, loopback)]), 1, "lo takes the IPv4 group");
+        assert_eq!(socket.refresh(&[(index, loopback)]), 1, "joining again changes nothing");
+    }
+    assert_eq!(sockets[0].announce(b"here I am"), 1);
+    for socket in &sockets {
+        let (bytes, from) = timeout(Duration::from_secs(1), socket.recv()).await.unwrap();
+        assert_eq!((bytes.as_slice(), from.ip()), (b"here I am".as_slice(), loopback));
+    }
+    assert_eq!(sockets[1].refresh(&[]), 0);
+    assert_eq!(sockets[1].announce(b"nobody"), 0);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn mesh_addresses_and_unusable_ones_are_not_joined() {
+    let mut socket = LanSocket::open().unwrap();
+    let mesh: IpAddr = "612::1".parse().unwrap();
+    let joined = socket.refresh(&[
+        (1, mesh),
+        (1, IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        (1, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        (0x7fff_ffff, "fe80::1".parse().unwrap()),
+    ]);
+    assert_eq!(joined, 0);
+}
+
+#[test]
+fn a_scope_is_part_of_an_endpoint_and_a_flow_label_is_not() {
+    let labelled = SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0xabcde, 4);
+    let plain = SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, 4);
+    assert_eq!(crate::udp::socket::without_flow(labelled.into()), plain.into());
+    assert_ne!(SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, 5), plain);
+}
+
+/// A neighbour with a mesh address on its own interface cannot speak to the underlay socket with it.
+#[test]
+fn what_comes_from_inside_the_mesh_is_not_received() {
+    let thread = std::thread::spawn(|| {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
+        }
+        for arguments in
+            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo"]]
+        {
+            assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
+        }
+        let socket = bind("[::]:0");
+        let to = SocketAddr::from((Ipv6Addr::LOCALHOST, socket.local_addr().port()));
+        let inside = std::net::UdpSocket::bind("[612::1]:0").unwrap();
+        let outside = bind(V6);
+        inside.send_to(b"inside", to).unwrap();
+        outside.send_to(b"outside", to).unwrap();
+        inside.send_to(b"inside", to).unwrap();
+        assert_eq!(receive(&socket, &mut [0; 16]), Some((7, outside.local_addr())));
+        outside.send_to(b"again", to).unwrap();
+        assert_eq!(receive(&socket, &mut [0; 16]), Some((5, outside.local_addr())));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
