@@ -280,7 +280,7 @@ async fn http(address: SocketAddr, request: &str) -> String {
 async fn metrics_are_served_at_one_path() {
     let listener = metrics::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(metrics::serve(listener, Arc::new(|| "azora_peers 3\n".into())));
+    tokio::spawn(metrics::serve(listener, Arc::new(|| Box::pin(async { "azora_peers 3\n".to_string() }))));
     let end = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let good = http(address, &format!("GET /metrics {end}")).await;
     assert!(good.starts_with("HTTP/1.1 200 OK\r\n"), "{good}");
@@ -299,7 +299,7 @@ async fn metrics_are_served_at_one_path() {
 async fn slow_metrics_clients_are_closed() {
     let listener = metrics::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(metrics::serve(listener, Arc::new(String::new)));
+    tokio::spawn(metrics::serve(listener, Arc::new(|| Box::pin(async { String::new() }))));
     let start = tokio::time::Instant::now();
     let back = http(address, "GET /metr").await;
     assert!(!back.contains("200"), "{back}");

@@ -164,7 +164,7 @@ fn what_comes_from_inside_the_mesh_is_not_received() {
             return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
         }
         for arguments in
-            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo"]]
+            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo", "nodad"]]
         {
             assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
         }

@@ -85,6 +85,7 @@ pub struct Query {
 
 /// What became true.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an event is taken at once; at most one per lookup exists")]
 pub enum Event {
     /// A lookup started by [`Dht::lookup`] is over.
     LookupDone {
@@ -112,7 +113,7 @@ pub struct BucketStatus {
 /// Events that are only counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Answers to nothing that we asked, or from another node than asked.
+    /// Answers to nothing that we asked, answered before, or from another node than asked.
     pub unsolicited: u64,
     /// Nodes kept out because too many of their network are in.
     pub crowded: u64,
@@ -205,9 +206,10 @@ impl Dht {
         self.mode = mode;
     }
 
-    /// A session stands and the peer answered at `contact.endpoint`. Only nodes that serve the DHT enter the table.
+    /// A session stands, so the key is good, and the peer answered at `contact.endpoint`. Only nodes that serve the
+    /// DHT enter the table.
     pub fn handle_peer_up(&mut self, now: Instant, contact: Contact, serves_dht: bool) {
-        if contact.node_id == self.local || !contact.node_id.is_usable() {
+        if contact.node_id == self.local {
             return;
         }
         if !serves_dht {
@@ -455,19 +457,21 @@ impl Dht {
                 self.drive_lookup(now, id);
             }
             (Owner::Liveness | Owner::Probe, Question::Find { target, .. }) => {
-                self.handle_upkeep_answer(now, target, contacts);
+                self.handle_upkeep_answer(now, target, &contacts);
             }
             (Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack | Owner::Nobody, _) => {}
         }
     }
 
     /// Leaves out ourselves and crowds; a node that answered us before is taken at its proven endpoint.
-    fn acceptable(&self, contacts: Vec<Contact>) -> Vec<Contact> {
+    fn acceptable(&self, contacts: Vec<Contact>) -> Vec<(Position, Contact)> {
         let mut tally = Tally::default();
         let others = contacts.into_iter().filter(|contact| contact.node_id != self.local);
-        let proven =
-            others.map(|c| self.table.contact(c.node_id, &c.node_id.position()).copied().unwrap_or(c));
-        proven.filter(|contact| tally.admits(contact, PER_NETWORK_IN_ANSWER_MAX)).collect()
+        let proven = others.map(|named| {
+            let position = named.node_id.position();
+            (position, self.table.contact(named.node_id, &position).copied().unwrap_or(named))
+        });
+        proven.filter(|(_, contact)| tally.admits(contact, PER_NETWORK_IN_ANSWER_MAX)).collect()
     }
 
     /// The record, if it is what the lookup wants, signed and in date.
@@ -514,7 +518,7 @@ impl Dht {
         let question = Question::Find { want: lookup.want(), target: *lookup.target() };
         while let Some(contact) = self.lookups.get(&id).and_then(Lookup::next) {
             let asked =
-                contact.node_id.is_usable() && self.ask(now, contact, Owner::Lookup(id), question.clone());
+                self.is_usable(&contact) && self.ask(now, contact, Owner::Lookup(id), question.clone());
             let Some(lookup) = self.lookups.get_mut(&id) else { return };
             if asked {
                 lookup.handle_asked(now, contact.node_id);
@@ -525,6 +529,12 @@ impl Dht {
         if self.lookups.get(&id).is_some_and(Lookup::is_done) {
             self.finish_lookup(now, id);
         }
+    }
+
+    /// True for those who answered us, and for keys with which a handshake is possible.
+    fn is_usable(&self, contact: &Contact) -> bool {
+        let id = contact.node_id;
+        self.table.contact(id, &id.position()).is_some() || id.is_usable()
     }
 
     fn finish_lookup(&mut self, now: Instant, id: LookupId) {
@@ -540,13 +550,21 @@ impl Dht {
         match purpose {
             Purpose::Caller => {
                 if let (Some(record), Some(contact)) = (&outcome.record, lacking) {
-                    let record = Arc::from(record.bytes());
-                    self.ask(now, contact, Owner::WriteBack, Question::Store { record });
+                    self.write_back(now, record, contact);
                 }
                 self.events.push_back(Event::LookupDone { id, outcome });
             }
             Purpose::Publish => self.place(now, &outcome.closest),
             Purpose::Upkeep => {}
+        }
+    }
+
+    /// Gives the record to a node that should have it: one expected to be among the k closest.
+    fn write_back(&mut self, now: Instant, record: &NodeRecord, contact: Contact) {
+        let distance = record.node_id().position().distance(&contact.node_id.position());
+        if self.size.expected_rank(&distance) <= K as f64 {
+            let record = Arc::from(record.bytes());
+            self.ask(now, contact, Owner::WriteBack, Question::Store { record });
         }
     }
 

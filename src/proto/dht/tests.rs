@@ -1,1 +1,2 @@
-use super::*;
+mod many;
+mod swarm;

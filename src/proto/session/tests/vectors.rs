@@ -1,0 +1,1 @@
+//! One handshake, byte by byte, for other implementations.
