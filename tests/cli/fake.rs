@@ -138,7 +138,7 @@ impl Answers {
             Request::Probe { target } => answer(&probe(target, target != silent)),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
-            Request::FirewallRemove { index } if index == 8 => answer(&Done {}),
+            Request::FirewallRemove { index: 8 } => answer(&Done {}),
             Request::FirewallRemove { index } => {
                 Err(Failure::new(format!("there is no rule {index}"), "`azora firewall list` numbers them"))
             }

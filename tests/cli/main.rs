@@ -2,6 +2,8 @@
 //!
 //! The daemon's side is the real control server with invented answers (`fake`), so nothing here needs privileges.
 
+#![expect(clippy::unwrap_used, reason = "these are tests: a failed step is a failed test")]
+
 mod config;
 mod daemon;
 mod fake;

@@ -116,7 +116,10 @@ fn another_user_is_refused() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let program = fake.directory.path().join("azora");
-    std::fs::copy(env!("CARGO_BIN_EXE_azora"), &program).unwrap();
+    // By another process: a descriptor of ours open for writing could be inherited by a child of another test, and
+    // the copy could not be run then (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_azora")).arg(&program).status();
+    assert!(copied.unwrap().success());
     open(&program, 0o755);
     open(fake.directory.path(), 0o755);
     let stranger = |arguments: &[&str]| -> crate::run::Ran {

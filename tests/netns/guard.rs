@@ -64,6 +64,14 @@ fn a_lan_neighbour_does_not_pass_as_a_mesh_node() {
     let (node, neighbour) = node_and_neighbour(&lab);
     let stolen: Ipv6Addr = "612:3456::1".parse().unwrap();
     ip(&format!("-n {} addr add {stolen}/128 dev eth0 nodad", neighbour.netns));
+    // The kernel would ask for the neighbour from the stolen address, and wait for the answer in vain.
+    let hardware = node.must("cat /sys/class/net/eth0/address");
+    ip(&format!(
+        "-n {} neigh replace {} lladdr {} nud permanent dev eth0",
+        neighbour.netns,
+        node.ip,
+        hardware.trim()
+    ));
     let target = SocketAddr::new(node.ip, 7001);
     let service = node.inside(|| UdpSocket::bind(target)).unwrap();
     service.set_read_timeout(Some(Duration::from_millis(300))).unwrap();

@@ -77,10 +77,10 @@ fn a_deleted_interface_is_made_again_or_ends_the_daemon_with_the_reason() {
 #[test]
 fn a_taken_name_or_route_is_refused_with_the_cause_and_left_alone() {
     for (taken, names) in [
-        ("link add azora0 type dummy", vec!["azora0"]),
-        ("link add other0 type dummy|link set other0 up|-6 route add 600::/8 dev other0", vec!["other0"]),
+        ("link add azora0 type bridge", vec!["azora0"]),
+        ("link add other0 type bridge|link set other0 up|-6 route add 600::/8 dev other0", vec!["other0"]),
         (
-            "link add other0 type dummy|link set other0 up|-6 addr add 6ab::1/64 dev other0 nodad",
+            "link add other0 type bridge|link set other0 up|-6 addr add 6ab::1/64 dev other0 nodad",
             vec!["other0"],
         ),
     ] {

@@ -108,12 +108,10 @@ fn killed_at_any_moment_it_starts_again() {
 fn a_second_daemon_on_the_same_state_directory_exits_and_says_why() {
     let lab = Lab::new();
     let first = lab.node(Underlay::V4).started();
-    let words = first.daemon_line();
-    let second = first.sh(&format!(
-        "timeout 5 {} --tun azora1 --socket {}/other.sock",
-        words.join(" "),
-        first.dir.display()
-    ));
+    let socket = first.socket().display().to_string();
+    let words =
+        first.daemon_line().join(" ").replace(&socket, &format!("{}/other.sock", first.dir.display()));
+    let second = first.sh(&format!("timeout 5 {words} --tun azora1"));
     assert!([1, 2].contains(&second.code), "exits by itself: {second:?}");
     check_one_line(&second.err, &["state", "use"]);
     assert_eq!(first.azora(&["status", "--check", "live"]).code, 0, "the first goes on");

@@ -120,7 +120,8 @@ impl Upkeep {
 #[derive(Debug, Default)]
 pub(super) struct Publication {
     record: Option<NodeRecord>,
-    placed: Option<Instant>,
+    /// When it was last about to be placed.
+    pub(super) placed: Option<Instant>,
     times: u32,
     /// The caller was asked for a fresh one.
     is_signing: bool,
@@ -365,7 +366,7 @@ impl Dht {
     }
 
     /// A random position in the bucket: it shares exactly `index` leading bits with ours.
-    fn random_position(&mut self, index: u16) -> Position {
+    pub(super) fn random_position(&mut self, index: u16) -> Position {
         let mut random = [0; 32];
         self.rng.fill_bytes(&mut random);
         let (byte, bit) = (usize::from(index / 8), 0x80u8 >> (index % 8));

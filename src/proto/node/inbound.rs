@@ -345,7 +345,8 @@ impl Node {
             return;
         }
         if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
-            peer.path.learn(endpoint);
+            // Behind what the record says: a link-local address is of no use to others that ask us for the node.
+            peer.path.learn_more([endpoint]);
             self.connect(now, wall, id);
         }
         self.drain(now, wall);

@@ -28,6 +28,7 @@ pub(crate) struct Node {
     machine: Machine,
     pub(crate) id: String,
     pub(crate) address: Ipv6Addr,
+    log_level: &'static str,
     arguments: Vec<String>,
     process: Option<Process>,
 }
@@ -45,7 +46,8 @@ impl Node {
             machine,
             id: shown["node_id"].as_str().unwrap().to_owned(),
             address: shown["address"].as_str().unwrap().parse().unwrap(),
-            arguments: vec!["--no-lan-discovery".into(), "--log".into(), "info".into()],
+            log_level: "info",
+            arguments: vec!["--no-lan-discovery".into()],
             process: None,
         }
     }
@@ -59,6 +61,12 @@ impl Node {
     /// Removes a daemon flag that every node of the lab has.
     pub(crate) fn without(mut self, flag: &str) -> Self {
         self.arguments.retain(|argument| argument != flag);
+        self
+    }
+
+    /// Logs at another level than `info`.
+    pub(crate) const fn logging(mut self, level: &'static str) -> Self {
+        self.log_level = level;
         self
     }
 
@@ -97,6 +105,7 @@ impl Node {
     pub(crate) fn daemon_line(&self) -> Vec<String> {
         let mut words = vec![DAEMON.to_owned(), "--state-dir".into(), self.state_dir().display().to_string()];
         words.extend(["--socket".into(), self.socket().display().to_string()]);
+        words.extend(["--log".into(), self.log_level.into()]);
         words.extend(self.arguments.iter().cloned());
         words
     }

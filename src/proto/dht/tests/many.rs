@@ -32,11 +32,9 @@ fn every_lookup_finds_its_record() {
     let mut swarm = Swarm::grown(1, 200);
     swarm.run_for(Duration::from_secs(20));
     let (found, text) = success(&mut swarm, 300);
-    println!("{text}");
     assert_eq!(found, 300, "{text}");
     let estimates: Vec<u64> = swarm.nodes.iter().map(|n| n.dht.status().network_size_estimate).collect();
     let mean = estimates.iter().sum::<u64>() / 200;
-    println!("size {mean} of 200, {:?}", estimates.iter().min().zip(estimates.iter().max()));
     assert!((150..260).contains(&mean), "estimated {mean} nodes of 200");
 }
 
@@ -50,7 +48,6 @@ fn thirty_percent_loss_hides_no_record() {
     }
     swarm.run_for(Duration::from_secs(60));
     let (found, text) = success(&mut swarm, 300);
-    println!("{text}");
     assert_eq!(found, 300, "{text}");
 }
 
@@ -65,38 +62,35 @@ fn half_of_all_contacts_may_be_stale() {
         left -= 1;
     }
     let (found, text) = success(&mut swarm, 300);
-    println!("{text}");
     assert!(found >= 297, "{text}");
 }
 
 #[test]
 fn an_idle_network_is_quiet() {
-    let mut swarm = Swarm::grown(4, 100);
-    swarm.run_for(Duration::from_secs(20 * 60));
+    let mut swarm = Swarm::grown(4, 60);
+    swarm.run_for(Duration::from_secs(10 * 60));
     let before = swarm.messages;
-    swarm.run_for(Duration::from_secs(60 * 60));
-    let per_node_and_minute = (swarm.messages - before) as f64 / 100.0 / 60.0;
-    println!("{per_node_and_minute} messages a node and minute");
+    swarm.run_for(Duration::from_secs(20 * 60));
+    let per_node_and_minute = (swarm.messages - before) as f64 / 60.0 / 20.0;
+    assert!(per_node_and_minute < 40.0, "{per_node_and_minute} messages a node and minute");
     let (found, text) = success(&mut swarm, 100);
-    println!("{text}");
     assert_eq!(found, 100, "{text}");
 }
 
 #[test]
 fn a_split_network_heals_within_two_minutes() {
-    let mut swarm = Swarm::grown(5, 100);
+    let mut swarm = Swarm::grown(5, 80);
     swarm.run_for(Duration::from_secs(120));
-    (0..100).for_each(|i| swarm.nodes[i].group = (i % 2) as u8);
-    swarm.run_for(Duration::from_secs(45 * 60));
-    (0..100).for_each(|i| swarm.nodes[i].group = 0);
+    (0..80).for_each(|i| swarm.nodes[i].group = (i % 2) as u8);
+    swarm.run_for(Duration::from_secs(25 * 60));
+    (0..80).for_each(|i| swarm.nodes[i].group = 0);
     swarm.run_for(Duration::from_secs(120));
     let mut found = 0;
     for i in 0..200 {
-        let (from, whom) = (2 * swarm.random(50) + i % 2, 2 * swarm.random(50) + 1 - i % 2);
+        let (from, whom) = (2 * swarm.random(40) + i % 2, 2 * swarm.random(40) + 1 - i % 2);
         let id = swarm.nodes[whom].identity.node_id();
         found += usize::from(swarm.find(from, whom).record.is_some_and(|r| r.node_id() == id));
     }
-    println!("{found}/200");
     assert!(found >= 198, "{found} of 200 cross lookups");
 }
 
@@ -105,7 +99,7 @@ fn churn_is_survived() {
     let mut swarm = Swarm::grown(6, 200);
     swarm.run_for(Duration::from_secs(90));
     let (mut found, mut tried) = (0, 0);
-    for _ in 0..300 {
+    for _ in 0..200 {
         let gone = swarm.random_alive();
         swarm.kill(gone);
         swarm.join(Mode::Server);
@@ -118,6 +112,5 @@ fn churn_is_survived() {
             found += usize::from(swarm.find(from, whom).record.is_some_and(|r| r.node_id() == id));
         }
     }
-    println!("{found}/{tried}");
     assert!(found * 100 >= tried * 95, "{found} of {tried}");
 }

@@ -1,2 +1,0 @@
-mod many;
-mod swarm;

@@ -1,0 +1,10 @@
+//! Many nodes on virtual time and an underlay in memory, all from one seed.
+//!
+//! A failing run prints the seed and the command that replays it. The machines run the real node, data path and
+//! cryptography; only clock, network and kernel are simulated.
+
+mod host;
+mod network;
+mod packet;
+mod pair;
+mod world;

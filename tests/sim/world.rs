@@ -1,0 +1,400 @@
+//! The world: machines, the underlay between them, and the order in which things happen. One seed, one history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use auramesh::proto::dht::{Mode, Outcome};
+use auramesh::proto::identity::{MeshAddress, NodeId};
+use auramesh::proto::node::{Command, Event, PingFailure, PingReply, Ticket};
+use auramesh::proto::policy::Rules;
+use auramesh::proto::timer::Instant;
+use rand_chacha::{ChaCha8Rng, ChaCha12Rng};
+use rand_core::{Rng as _, SeedableRng};
+
+use crate::host::{Host, Machine};
+use crate::network::{Conditions, Network};
+
+/// Port that every machine listens on.
+pub(crate) const PORT: u16 = 5747;
+
+/// A machine, running or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HostId(pub usize);
+
+enum Happening {
+    Arrival { from: SocketAddr, to: SocketAddr, datagram: Vec<u8> },
+    Wake(HostId),
+}
+
+/// A datagram seen on the underlay.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) datagram: Vec<u8>,
+}
+
+/// Looks at every datagram before the underlay does; false loses it.
+pub(crate) type Filter = Box<dyn FnMut(&Seen) -> bool>;
+
+pub(crate) struct World {
+    pub(crate) now: Instant,
+    pub(crate) network: Network,
+    pub(crate) rng: ChaCha12Rng,
+    hosts: Vec<Option<Host>>,
+    machines: Vec<Machine>,
+    by_endpoint: BTreeMap<SocketAddr, HostId>,
+    queue: BTreeMap<(Instant, u64), Happening>,
+    sequence: u64,
+    /// Machines of which one side of a split consists.
+    split: BTreeSet<IpAddr>,
+    filter: Option<Filter>,
+    log: blake3::Hasher,
+    tickets: u64,
+    _replay: Replay,
+}
+
+/// Says how to see a failure again.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::thread::current();
+            let test = thread.name().unwrap_or_default();
+            eprintln!(
+                "replay: AZORA_SIM_SEED={} cargo test --no-default-features --test sim -- --exact {test}",
+                self.0
+            );
+        }
+    }
+}
+
+impl World {
+    /// An empty world. The seed is that of the environment, if it names one.
+    pub(crate) fn new(seed: u64, conditions: Conditions) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the way to replay a failure")]
+        let wanted = std::env::var("AZORA_SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+        Self::exact(wanted.unwrap_or(seed), conditions)
+    }
+
+    /// An empty world with exactly this seed.
+    pub(crate) fn exact(seed: u64, conditions: Conditions) -> Self {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let network = Network::new(conditions, ChaCha8Rng::seed_from_u64(rng.next_u64()), rng.next_u64());
+        Self {
+            now: Instant::from_nanos(1_000_000_000),
+            network,
+            rng,
+            hosts: Vec::new(),
+            machines: Vec::new(),
+            by_endpoint: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            split: BTreeSet::new(),
+            filter: None,
+            log: blake3::Hasher::new(),
+            tickets: 0,
+            _replay: Replay(seed),
+        }
+    }
+
+    /// A machine at an address of its own, not started.
+    pub(crate) fn machine(&mut self) -> Machine {
+        let n = self.machines.len() as u16;
+        let ip = Ipv6Addr::new(0x2a00, n, 0x17, 0, 0, 0, 0, 1);
+        self.machine_at(SocketAddr::new(ip.into(), PORT))
+    }
+
+    /// A machine at an IPv4 address of its own.
+    pub(crate) fn machine_v4(&mut self) -> Machine {
+        let [high, low] = (self.machines.len() as u16).to_be_bytes();
+        self.machine_at(SocketAddr::new(Ipv4Addr::new(11, high, low, 7).into(), PORT))
+    }
+
+    pub(crate) fn machine_at(&mut self, endpoint: SocketAddr) -> Machine {
+        Machine {
+            identity: self.seed(),
+            endpoint,
+            bootstrap: Vec::new(),
+            remembered: Vec::new(),
+            rules: Rules::default(),
+            mode: Mode::Server,
+            wall_offset_ms: 0,
+            loaded: false,
+        }
+    }
+
+    pub(crate) fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+
+    /// A number below `n`.
+    pub(crate) fn draw(&mut self, n: usize) -> usize {
+        (self.rng.next_u64() % n as u64) as usize
+    }
+
+    /// Starts a new machine.
+    pub(crate) fn add(&mut self, machine: Machine) -> HostId {
+        let id = HostId(self.hosts.len());
+        self.hosts.push(None);
+        self.machines.push(machine);
+        self.start(id);
+        id
+    }
+
+    /// Starts `n` machines that all know the first one, `gap` apart, and returns them.
+    pub(crate) fn add_mesh(&mut self, n: usize, gap: Duration) -> Vec<HostId> {
+        let first = self.machine();
+        let bootstrap = vec![(first.identity().node_id(), first.endpoint)];
+        let mut ids = vec![self.add(first)];
+        for _ in 1..n {
+            self.run_for(gap);
+            let machine = Machine { bootstrap: bootstrap.clone(), ..self.machine() };
+            ids.push(self.add(machine));
+        }
+        ids
+    }
+
+    /// Starts a machine that is not running, with nothing but what its disk holds.
+    pub(crate) fn start(&mut self, id: HostId) {
+        let (machine, seed) = (self.machines[id.0].clone(), self.seed());
+        self.by_endpoint.insert(machine.endpoint, id);
+        self.hosts[id.0] = Some(Host::start(machine, seed, self.now));
+        self.flush(id);
+    }
+
+    /// Ends a machine without a word.
+    pub(crate) fn kill(&mut self, id: HostId) {
+        if let Some(host) = self.hosts[id.0].take() {
+            self.machines[id.0] = host.machine;
+            self.by_endpoint.remove(&self.machines[id.0].endpoint);
+        }
+    }
+
+    /// What is kept of a machine that is not running.
+    pub(crate) fn disk(&mut self, id: HostId) -> &mut Machine {
+        &mut self.machines[id.0]
+    }
+
+    /// Gives a running machine another address; the node is told when `told`.
+    pub(crate) fn move_to(&mut self, id: HostId, endpoint: SocketAddr, told: bool) {
+        let now = self.now;
+        let old = std::mem::replace(&mut self.host_mut(id).machine.endpoint, endpoint);
+        self.by_endpoint.remove(&old);
+        self.by_endpoint.insert(endpoint, id);
+        if told {
+            self.host_mut(id).settle(now);
+            self.flush(id);
+        }
+    }
+
+    pub(crate) fn host(&self, id: HostId) -> &Host {
+        self.hosts[id.0].as_ref().expect("the machine runs")
+    }
+
+    pub(crate) fn host_mut(&mut self, id: HostId) -> &mut Host {
+        self.hosts[id.0].as_mut().expect("the machine runs")
+    }
+
+    pub(crate) fn is_running(&self, id: HostId) -> bool {
+        self.hosts[id.0].is_some()
+    }
+
+    /// All running machines.
+    pub(crate) fn running(&self) -> Vec<HostId> {
+        (0..self.hosts.len()).map(HostId).filter(|id| self.is_running(*id)).collect()
+    }
+
+    pub(crate) fn id(&self, id: HostId) -> NodeId {
+        self.host(id).id()
+    }
+
+    pub(crate) fn endpoint(&self, id: HostId) -> SocketAddr {
+        self.hosts[id.0].as_ref().map_or(self.machines[id.0].endpoint, |host| host.machine.endpoint)
+    }
+
+    pub(crate) fn address(&self, id: HostId) -> Ipv6Addr {
+        self.host(id).address()
+    }
+
+    pub(crate) fn mesh_address(&self, id: HostId) -> MeshAddress {
+        self.host(id).node.address()
+    }
+
+    /// Cuts these machines off from all others.
+    pub(crate) fn cut_off(&mut self, hosts: &[HostId]) {
+        self.split = hosts.iter().map(|id| self.endpoint(*id).ip()).collect();
+    }
+
+    /// Ends the split.
+    pub(crate) fn reunite(&mut self) {
+        self.split.clear();
+    }
+
+    /// Shows every datagram that is sent to `filter`.
+    pub(crate) fn filter(&mut self, filter: impl FnMut(&Seen) -> bool + 'static) {
+        self.filter = Some(Box::new(filter));
+    }
+
+    pub(crate) fn unfilter(&mut self) {
+        self.filter = None;
+    }
+
+    /// Puts a datagram onto the underlay, from wherever.
+    pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+        let seen = Seen { at: self.now, from, to, datagram };
+        if self.filter.as_mut().is_some_and(|filter| !filter(&seen)) {
+            return;
+        }
+        let Seen { datagram, .. } = seen;
+        for delay in self.network.carry(from, to) {
+            let arrival = Happening::Arrival { from, to, datagram: datagram.clone() };
+            self.happens(self.now + delay, arrival);
+        }
+    }
+
+    /// Does something with a machine at this moment and carries out what follows.
+    pub(crate) fn with<T>(&mut self, id: HostId, work: impl FnOnce(&mut Host, Instant) -> T) -> T {
+        let now = self.now;
+        let out = work(self.host_mut(id), now);
+        self.flush(id);
+        out
+    }
+
+    /// A datagram reaches a machine at this moment.
+    pub(crate) fn deliver(&mut self, id: HostId, from: SocketAddr, mut datagram: Vec<u8>) {
+        self.with(id, |host, now| host.handle_datagram(now, from, &mut datagram));
+    }
+
+    /// A program on the machine sends a packet.
+    pub(crate) fn send(&mut self, id: HostId, packet: &[u8]) {
+        self.with(id, |host, now| host.send(now, packet));
+    }
+
+    pub(crate) fn command(&mut self, id: HostId, command: impl FnOnce(Ticket) -> Command) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let command = command(ticket);
+        self.with(id, |host, now| {
+            let wall = host.wall(now);
+            host.node.handle_command(now, wall, command);
+        });
+        ticket
+    }
+
+    /// Starts to look a machine's record up.
+    pub(crate) fn look_up(&mut self, from: HostId, address: MeshAddress) -> Ticket {
+        self.command(from, |ticket| Command::Lookup(ticket, address))
+    }
+
+    pub(crate) fn lookup_outcome(&self, id: HostId, ticket: Ticket) -> Option<&Outcome> {
+        self.host(id).events.iter().find_map(|(_, event)| match event {
+            Event::Lookup(of, outcome) if *of == ticket => Some(&**outcome),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn ping_outcome(&self, id: HostId, ticket: Ticket) -> Option<Result<PingReply, PingFailure>> {
+        self.host(id).events.iter().find_map(|(_, event)| match event {
+            Event::Ping(of, outcome) if *of == ticket => Some(*outcome),
+            _ => None,
+        })
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Lets time pass until `is_done`, at most `patience`; returns how long it took, or `None`.
+    pub(crate) fn run_until(
+        &mut self,
+        patience: Duration,
+        mut is_done: impl FnMut(&Self) -> bool,
+    ) -> Option<Duration> {
+        let (start, end) = (self.now, self.now + patience);
+        while !is_done(self) {
+            if !self.step(end) {
+                self.now = end;
+                return is_done(self).then_some(patience);
+            }
+        }
+        Some(self.now.saturating_since(start))
+    }
+
+    /// The next thing happens, if it is not later than `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        let Some(((at, _), _)) = self.queue.first_key_value() else { return false };
+        if *at > end {
+            return false;
+        }
+        let Some(((at, _), happening)) = self.queue.pop_first() else { return false };
+        self.now = at;
+        match happening {
+            Happening::Arrival { from, to, datagram } => self.arrive(from, to, datagram),
+            Happening::Wake(id) => self.wake(id),
+        }
+        true
+    }
+
+    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, mut datagram: Vec<u8>) {
+        let Some(id) = self.by_endpoint.get(&to).copied() else { return };
+        if self.split.contains(&from.ip()) != self.split.contains(&to.ip()) {
+            return;
+        }
+        self.log.update(&self.now.as_nanos().to_be_bytes());
+        self.log.update(&(id.0 as u64).to_be_bytes());
+        self.log.update(&datagram);
+        self.with(id, |host, now| host.handle_datagram(now, from, &mut datagram));
+    }
+
+    fn wake(&mut self, id: HostId) {
+        let now = self.now;
+        let Some(host) = self.hosts[id.0].as_mut() else { return };
+        if host.wake_at == Some(now) {
+            host.wake_at = None;
+        }
+        if host.node.poll_timeout().is_some_and(|at| at <= now) {
+            let wall = host.wall(now);
+            host.wakeups += 1;
+            host.node.handle_timeout(now, wall);
+        }
+        self.flush(id);
+    }
+
+    /// Publishes and sends what a machine wants to, and notes when it wants to be woken.
+    fn flush(&mut self, id: HostId) {
+        let now = self.now;
+        let host = self.host_mut(id);
+        let from = host.machine.endpoint;
+        let out = host.flush(now);
+        let due = host.node.poll_timeout().map(|at| at.max(now));
+        let wake = due.filter(|at| host.wake_at.is_none_or(|armed| *at < armed));
+        if wake.is_some() {
+            host.wake_at = wake;
+        }
+        for transmit in out {
+            self.inject(from, transmit.to, transmit.datagram);
+        }
+        if let Some(at) = wake {
+            self.happens(at, Happening::Wake(id));
+        }
+    }
+
+    fn happens(&mut self, at: Instant, happening: Happening) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), happening);
+    }
+
+    /// A hash of everything that arrived anywhere, and when.
+    pub(crate) fn log_hash(&self) -> blake3::Hash {
+        self.log.finalize()
+    }
+}
