@@ -153,6 +153,11 @@ impl Dht {
         self.mode = mode;
     }
 
+    /// Server or client.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// A session stands, so the key is good, and the peer answered at `contact.endpoint`. Only nodes that serve the
     /// DHT enter the table.
     pub fn handle_peer_up(&mut self, now: Instant, contact: Contact, serves_dht: bool) {
