@@ -98,7 +98,7 @@ fn killed_at_any_moment_it_starts_again() {
     assert_eq!(node.status()["node_id"], node.id.as_str(), "the identity stays");
     assert_eq!(fs::read(node.state_dir().join("identity.key")).unwrap(), key);
     node.reaches(&server, Duration::from_secs(5));
-    assert_eq!(outside(&node).tables.matches("azora").count(), 1, "one guard");
+    assert_eq!(outside(&node).tables.matches("table").count(), 1, "one guard");
     assert_eq!(node.stop(), 0);
     assert!(!outside(&node).tables.contains("azora"), "no guard of a dead daemon is left");
     assert_eq!(outside(&node).interfaces, ["eth0", "lo"]);

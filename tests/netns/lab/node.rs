@@ -1,5 +1,6 @@
 //! One daemon in one machine, and its command line.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
@@ -231,15 +232,19 @@ impl Node {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    /// How often any of its threads went to sleep and was woken.
-    pub(crate) fn wake_ups(&self) -> u64 {
+    /// How often each of its threads went to sleep and was woken, by thread number and name.
+    pub(crate) fn wake_ups(&self) -> BTreeMap<(u32, String), u64> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
         let states = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-        let waits = states.filter_map(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
-        });
-        waits.sum()
+        let field = |state: &str, name: &str| {
+            state.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned())).unwrap()
+        };
+        states
+            .map(|state| {
+                let thread = (field(&state, "Pid:").parse().unwrap(), field(&state, "Name:"));
+                (thread, field(&state, "voluntary_ctxt_switches:").parse().unwrap())
+            })
+            .collect()
     }
 
     /// Entries in a directory of `/proc/PID`: `fd` or `task`.
