@@ -306,7 +306,7 @@ impl Dht {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.rpcs.poll_timeout(), self.timers.next()].into_iter().flatten().min()
+        [self.rpcs.poll_timeout(), self.timers.earliest()].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.
