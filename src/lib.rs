@@ -10,7 +10,7 @@
 //! ```text
 //! proto/         the protocol core: bytes and values in, bytes and events out; always compiled
 //!   timer/     0   monotonic and wall time as arguments, a queue of deadlines
-//!   limit/     0   token buckets
+//!   limit/     1   token buckets
 //!   identity/  0   key pairs, NodeId, position, the mesh address derived from a NodeId
 //!   wire/      1   every packet format, one file each: layout table, parse, emit
 //!   session/   2   Noise handshake, transport keys, counters, replay window, cookies, ratchet
@@ -45,6 +45,10 @@ pub mod proto;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod control;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod host;
 #[cfg(feature = "daemon")]

@@ -3,13 +3,15 @@
 //! A module may name only modules of a strictly lower rank. Reads the sources as text, so it needs no nightly
 //! compiler; comments and strings are stripped first.
 
+#![expect(clippy::unwrap_used, reason = "a file that cannot be read is a failed test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module and rank. A folder of `src/` that is not here fails the test.
 const RANKS: &[(&str, u8)] = &[
     ("proto::timer", 0),
-    ("proto::limit", 0),
+    ("proto::limit", 1),
     ("proto::identity", 0),
     ("proto::wire", 1),
     ("proto::session", 2),

@@ -1,6 +1,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::{any, proptest};
+
 use super::*;
 use crate::proto::identity::{Identity, NodeId};
 
@@ -213,5 +215,26 @@ fn a_rule_reads_back_from_its_words() {
         ["", "out allow", "in allow -p", "in allow -p tcp -p udp", "in allow --port 1", "in allow x y"]
     {
         assert!(wrong.parse::<AllowRule>().is_err(), "{wrong:?}");
+    }
+}
+
+proptest! {
+    /// Whatever stands in the file: a configuration or one line that says where it is wrong.
+    #[test]
+    fn any_text_is_answered(text in any::<String>(), at in 0..EXAMPLE.len(), cut in any::<bool>()) {
+        let example = example_uncommented();
+        let at = (0..=at).rev().find(|at| example.is_char_boundary(*at)).unwrap_or(0);
+        let (head, tail) = example.split_at(at);
+        for text in [text.clone(), format!("{head}{text}{}", if cut { "" } else { tail })] {
+            if let Err(error) = parse(&text) {
+                assert_eq!(error.to_string().lines().count(), 1, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_words_are_answered(text in any::<String>()) {
+        let _ = (text.parse::<Bootstrap>(), text.parse::<AllowRule>(), tun_name(&text), listen_address(&text));
+        let _ = format!("in allow {text}").parse::<AllowRule>();
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -32,7 +33,7 @@ pub const METRICS_HEAD_BYTES_MAX: usize = 8192;
 const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// What makes the text.
-pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
+pub type Render = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 
 /// Binds the listener.
 ///
@@ -77,8 +78,8 @@ pub async fn serve(listener: TcpListener, render: Render) {
 
 async fn connection(stream: TcpStream, render: Render) {
     let service = service_fn(|request| {
-        let response = respond(&request, &render);
-        async move { Ok::<_, Infallible>(response) }
+        let render = render.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &render).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,9 +91,9 @@ async fn connection(stream: TcpStream, render: Render) {
     }
 }
 
-fn respond(request: &Request<Incoming>, render: &Render) -> Response<Full<Bytes>> {
+async fn respond(request: &Request<Incoming>, render: &Render) -> Response<Full<Bytes>> {
     if request.method() == Method::GET && request.uri().path() == "/metrics" {
-        let mut response = Response::new(Full::from(render()));
+        let mut response = Response::new(Full::from(render().await));
         response.headers_mut().insert(CONTENT_TYPE, TEXT_FORMAT);
         return response;
     }

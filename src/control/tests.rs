@@ -28,13 +28,14 @@ fn endpoint() -> SocketAddr {
 struct Fake;
 
 impl Handler for Fake {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is of no interest here")]
     fn handle(&self, request: Request, _: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
         Box::pin(async move {
             match request {
                 Request::Own => answer(&OwnNode { node_id: node_id(1), address: node_id(1).address() }),
                 Request::Up => answer(&Done {}),
                 Request::Wait { .. } => std::future::pending().await,
-                other => Err(Failure::new(format!("no {other:?} here"), "ask something else")),
+                _ => Err(Failure::new("not here", "ask something else")),
             }
         })
     }
@@ -280,7 +281,7 @@ async fn http(address: SocketAddr, request: &str) -> String {
 async fn metrics_are_served_at_one_path() {
     let listener = metrics::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(metrics::serve(listener, Arc::new(|| "azora_peers 3\n".into())));
+    tokio::spawn(metrics::serve(listener, Arc::new(|| Box::pin(async { "azora_peers 3\n".to_string() }))));
     let end = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let good = http(address, &format!("GET /metrics {end}")).await;
     assert!(good.starts_with("HTTP/1.1 200 OK\r\n"), "{good}");
@@ -299,7 +300,7 @@ async fn metrics_are_served_at_one_path() {
 async fn slow_metrics_clients_are_closed() {
     let listener = metrics::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(metrics::serve(listener, Arc::new(String::new)));
+    tokio::spawn(metrics::serve(listener, Arc::new(|| Box::pin(async { String::new() }))));
     let start = tokio::time::Instant::now();
     let back = http(address, "GET /metr").await;
     assert!(!back.contains("200"), "{back}");

@@ -13,7 +13,7 @@ use crate::host::clock;
 use crate::proto::datapath::{DropReason, Snapshot};
 use crate::proto::node::{Command, Event, Node, Ticket};
 use crate::proto::timer::Instant;
-use crate::tun::device::Device;
+use crate::tun::Device;
 
 use super::Sockets;
 use super::handle::{Answer, Ask};
@@ -44,7 +44,16 @@ impl Control {
         sockets: Sockets,
     ) -> Self {
         let (published, answers) = (snapshot.load_full(), BTreeMap::new());
-        Self { node, published, snapshot, device, sockets, answers, next_ticket: 0, loaded_until: Instant::ZERO }
+        Self {
+            node,
+            published,
+            snapshot,
+            device,
+            sockets,
+            answers,
+            next_ticket: 0,
+            loaded_until: Instant::ZERO,
+        }
     }
 
     /// Runs until every handle is gone.
@@ -95,7 +104,9 @@ impl Control {
                 self.node.handle_setup(now, wall, source, &mut packet, now < self.loaded_until);
             }
             Item::Reply { source, mut packet } => self.node.handle_reply(now, wall, source, &mut packet),
-            Item::Messages { local_index, plaintext } => self.node.handle_control(now, wall, local_index, &plaintext),
+            Item::Messages { local_index, plaintext } => {
+                self.node.handle_control(now, wall, local_index, &plaintext)
+            }
             Item::Notice(notice) => self.node.handle_notice(now, wall, notice),
             Item::Unrouted(packet) => self.node.handle_unrouted(now, wall, packet),
         }

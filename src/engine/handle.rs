@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::proto::dht::lookup::Outcome;
+use crate::proto::dht::Outcome;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::node::{Command, Node, PingFailure, PingReply, Target};
 use crate::proto::timer::{Instant, WallTime};

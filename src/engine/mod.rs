@@ -30,8 +30,8 @@ pub use handle::{AskError, Handle};
 pub use inbox::{INBOX_LEN_MAX, LOADED_LEN};
 
 use crate::proto::node::Node;
-use crate::tun::device::Device;
-use crate::udp::socket::UdpSocket;
+use crate::tun::Device;
+use crate::udp::UdpSocket;
 
 use wake::Wake;
 

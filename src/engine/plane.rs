@@ -16,8 +16,8 @@ use crate::proto::datapath::{self, DropReason, INNER_LEN_MAX, Inbound, Outbound,
 use crate::proto::wire::DATAGRAM_LEN_MAX;
 use crate::proto::wire::inner::{IcmpError, icmp_error};
 use crate::proto::wire::session::{HEADER_LEN, OVERHEAD, PADDING_MULTIPLE};
-use crate::tun::device::{self, Device};
-use crate::udp::socket::UdpSocket;
+use crate::tun::{self, Device};
+use crate::udp::UdpSocket;
 
 use super::Sockets;
 use super::inbox::{Inbox, Item};
@@ -73,7 +73,7 @@ impl Plane {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait(&[self.device.as_fd(), self.wake.as_fd()])?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted || device::is_down(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || tun::is_down(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -85,8 +85,12 @@ impl Plane {
         let packet = HEADER_LEN..HEADER_LEN + len;
         match verdict {
             Outbound::Send { len, to } => self.send(&buffer[..len], to),
-            Outbound::Queue if len <= INNER_LEN_MAX => self.inbox.put(Item::Unrouted(buffer[packet].to_vec())),
-            Outbound::Queue => self.answer(snapshot, IcmpError::TooBig(INNER_LEN_MAX as u32), &buffer[packet]),
+            Outbound::Queue if len <= INNER_LEN_MAX => {
+                self.inbox.put(Item::Unrouted(buffer[packet].to_vec()))
+            }
+            Outbound::Queue => {
+                self.answer(snapshot, IcmpError::TooBig(INNER_LEN_MAX as u32), &buffer[packet])
+            }
             Outbound::TooBig(mtu) => self.answer(snapshot, IcmpError::TooBig(mtu), &buffer[packet]),
             Outbound::Drop(_) => {}
         }
@@ -106,7 +110,9 @@ impl Plane {
     }
 
     fn send(&self, datagram: &[u8], to: SocketAddr) {
-        let Some(socket) = socket_for(&self.sockets, to) else { return self.shared.drops.count(DropReason::Io) };
+        let Some(socket) = socket_for(&self.sockets, to) else {
+            return self.shared.drops.count(DropReason::Io);
+        };
         let sent = match socket.send_to(datagram, to) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // The interface's queue fills up meanwhile: that is where a backlog belongs.

@@ -16,6 +16,8 @@ pub struct LocalAddress {
     pub index: u32,
     /// The address.
     pub ip: IpAddr,
+    /// Length of its network's prefix in bits.
+    pub prefix_len: u8,
     /// The interface is up and has a carrier.
     pub up: bool,
     /// The interface is the loopback.
@@ -47,10 +49,19 @@ pub fn local() -> io::Result<Vec<LocalAddress>> {
             continue;
         }
         let flags = entry.flags;
+        let mask = entry.netmask.as_ref();
+        let prefix_len = match (mask.and_then(|m| m.as_sockaddr_in()), mask.and_then(|m| m.as_sockaddr_in6()))
+        {
+            (Some(v4), _) => v4.ip().to_bits().leading_ones(),
+            (_, Some(v6)) => v6.ip().to_bits().leading_ones(),
+            // Without a mask: an address that is alone.
+            _ => 128,
+        };
         found.push(LocalAddress {
             interface: name,
             index,
             ip,
+            prefix_len: prefix_len as u8,
             up: flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING),
             loopback: flags.contains(InterfaceFlags::IFF_LOOPBACK),
             multicast: flags.contains(InterfaceFlags::IFF_MULTICAST),

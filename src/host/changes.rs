@@ -2,7 +2,7 @@
 //!
 //! One rtnetlink socket and, where permitted, one nfnetlink socket listen to the kernel's multicast groups
 //! (netlink(7), rtnetlink(7)). Changes come in bursts (a cable brings a link, addresses and routes), so the first
-//! one opens a window of [`WINDOW`], and what arrives within is reported once. When the kernel had to drop messages
+//! one opens a window of 50 ms, and what arrives within is reported once. When the kernel had to drop messages
 //! (`ENOBUFS`), or more distinct changes come than anyone would treat one by one, the answer is
 //! [`Change::Everything`]: look again at all.
 //!

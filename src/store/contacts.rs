@@ -2,57 +2,43 @@
 //!
 //! ```text
 //! azora-contacts-1 ⏎
-//! record (base64url, no padding) ␠ IP:PORT ⏎      up to 1,000 times
+//! node ID ␠ X25519 public key (both base32) ␠ IP:PORT ⏎      up to 1,000 times
 //! ```
 //!
-//! A record is a signed node record as it came over the wire; it is judged by whoever uses it. Nothing here is
-//! precious: a line that cannot be read is skipped and counted, the others stay.
-
-use std::net::SocketAddr;
-
-use data_encoding::BASE64URL_NOPAD;
+//! Nothing here is precious or believed: a key that is wrong makes a handshake fail. A line that cannot be read is
+//! skipped and counted, the others stay.
 
 use super::{Error, StateDir};
+use crate::proto::identity::base32;
+use crate::proto::wire::control::Contact;
 
 /// Name of the file.
 const FILE: &str = "peers";
 const HEADER: &str = "azora-contacts-1";
 /// Contacts kept: half of a full table's worth, enough to find the network again after most have gone.
 pub const CONTACTS_MAX: usize = 1000;
-/// Bytes of one record; node records have at most 640.
-const RECORD_BYTES_MAX: usize = 1024;
-/// Bytes of one line: a record in base64 and the longest endpoint with its scope.
-const LINE_BYTES_MAX: usize = RECORD_BYTES_MAX.div_ceil(3) * 4 + 80;
+/// Bytes of one line: two keys and the longest endpoint with its scope.
+const LINE_BYTES_MAX: usize = 2 * 53 + 80;
 const FILE_BYTES_MAX: u64 = (CONTACTS_MAX as u64 + 1) * LINE_BYTES_MAX as u64;
-
-/// A contact as it is saved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CachedContact {
-    /// Its signed node record in wire form, at most 1,024 bytes.
-    pub record: Vec<u8>,
-    /// Where it was last heard.
-    pub endpoint: SocketAddr,
-}
 
 /// What [`StateDir::load_contacts`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadedContacts {
     /// The contacts in the order in which they were saved.
-    pub contacts: Vec<CachedContact>,
+    pub contacts: Vec<Contact>,
     /// Lines that could not be read.
     pub skipped: usize,
 }
 
 impl StateDir {
-    /// Replaces the saved contacts by the first [`CONTACTS_MAX`] of these. Records that are too long are left out.
+    /// Replaces the saved contacts by the first [`CONTACTS_MAX`] of these.
     ///
     /// # Errors
     /// When the file cannot be written; the old one is there still.
-    pub fn save_contacts(&self, contacts: &[CachedContact]) -> Result<(), Error> {
+    pub fn save_contacts(&self, contacts: &[Contact]) -> Result<(), Error> {
         let mut text = format!("{HEADER}\n");
-        for contact in contacts.iter().filter(|c| c.record.len() <= RECORD_BYTES_MAX).take(CONTACTS_MAX) {
-            BASE64URL_NOPAD.encode_append(&contact.record, &mut text);
-            text.push_str(&format!(" {}\n", contact.endpoint));
+        for Contact { node_id, x25519, endpoint } in contacts.iter().take(CONTACTS_MAX) {
+            text.push_str(&format!("{node_id} {} {endpoint}\n", base32().encode(x25519)));
         }
         self.write(FILE, text.as_bytes())
     }
@@ -80,12 +66,10 @@ impl StateDir {
     }
 }
 
-fn parse(line: &str) -> Option<CachedContact> {
-    let (record, endpoint) = line.split_once(' ')?;
-    if line.len() > LINE_BYTES_MAX {
-        return None;
-    }
-    let record = BASE64URL_NOPAD.decode(record.as_bytes()).ok()?;
-    let fits = !record.is_empty() && record.len() <= RECORD_BYTES_MAX;
-    Some(CachedContact { record, endpoint: endpoint.parse().ok()? }).filter(|_| fits)
+fn parse(line: &str) -> Option<Contact> {
+    let mut words = line.split(' ').take(3);
+    let node_id = words.next()?.parse().ok()?;
+    let x25519 = base32().decode(words.next()?.as_bytes()).ok()?.try_into().ok()?;
+    let endpoint = words.next()?.parse().ok()?;
+    Some(Contact { node_id, x25519, endpoint }).filter(|_| line.len() <= LINE_BYTES_MAX)
 }

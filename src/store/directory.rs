@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, renameat};
@@ -21,6 +23,9 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Permission bits that belong to anyone but the owner.
 const OTHERS_ANY: u32 = 0o077;
 const LOCK_FILE: &str = "lock";
+/// A daemon that was killed while it started a program leaves a fork that holds the lock until its own exec.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_STEP: Duration = Duration::from_millis(10);
 /// Longest content of the lock file: a process number.
 const LOCK_BYTES_MAX: u64 = 16;
 
@@ -141,14 +146,23 @@ impl StateDir {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = openat(&self.directory, LOCK_FILE, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|e| io_error("open", &path, e))?;
-        match Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
-                // Only for the other side's error text: without it the lock is just as good.
-                let _ = lock.set_len(0).and_then(|()| writeln!(&*lock, "{}", std::process::id()));
-                Ok(lock)
+        let mut file = File::from(fd);
+        let mut waited = Duration::ZERO;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => {
+                    // Only for the other side's error text: without it the lock is just as good.
+                    let _ = lock.set_len(0).and_then(|()| writeln!(&*lock, "{}", std::process::id()));
+                    return Ok(lock);
+                }
+                Err((held, Errno::EAGAIN)) if waited < LOCK_PATIENCE => file = held,
+                Err((file, Errno::EAGAIN)) => {
+                    return Err(Error::InUse { path: self.path.clone(), pid: holder(&file) });
+                }
+                Err((_, errno)) => return Err(io_error("lock", &path, errno)),
             }
-            Err((file, Errno::EAGAIN)) => Err(Error::InUse { path: self.path.clone(), pid: holder(&file) }),
-            Err((_, errno)) => Err(io_error("lock", &path, errno)),
+            sleep(LOCK_STEP);
+            waited += LOCK_STEP;
         }
     }
 

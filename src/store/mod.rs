@@ -5,7 +5,7 @@
 //! ```text
 //! lock           held with flock(2) as long as a daemon lives; names its process
 //! identity.key   one line:   azora-identity-1 <seed> <node id>\n       32 bytes each as 52 characters of base32
-//! peers          azora-contacts-1\n   then a line for each contact:  <record, base64url> <IP:PORT>\n
+//! peers          azora-contacts-1\n   then a line for each contact:  <node ID> <X25519 key> <IP:PORT>\n
 //! firewall       azora-firewall-1\n   then a line for each rule, in the words of `azora firewall add`
 //! *.tmp          a file that was being written when the power went; removed at the next start
 //! ```
@@ -28,7 +28,7 @@ mod directory;
 mod firewall;
 mod identity;
 
-pub use contacts::{CONTACTS_MAX, CachedContact, LoadedContacts};
+pub use contacts::{CONTACTS_MAX, LoadedContacts};
 pub use directory::StateDir;
 pub use firewall::RULES_MAX;
 pub use identity::{export, parse};

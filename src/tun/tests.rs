@@ -100,7 +100,7 @@ fn an_overlap_is_what_lies_inside_the_range_on_another_interface() {
         &[route(5, "600::", 8), route(2, "200::", 7), route(2, "400::", 7), route(2, "700::", 8)],
         None,
     );
-    check(&[], &[route(2, "::", 0), route(2, "::", 1), route(2, "400::", 6)], None);
+    check(&[], &[route(2, "::", 0), route(2, "::", 1), route(2, "400::", 6), route(2, "600::", 7)], None);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn refusals_say_what_to_do() {
             "CAP_NET_ADMIN",
             "ip tuntap add dev azora0 mode tun user",
             "mtu 1420",
-            "route add 0600::/8",
+            "route replace 0600::/8",
         ],
     );
     line(
@@ -202,6 +202,9 @@ fn a_fresh_interface_carries_packets_and_nothing_else() {
         let out = packet(&device, 1000).unwrap();
         assert_eq!((out[0] >> 4, &out[8..24], out.len()), (6, &own().octets()[..], 40 + 8 + 5));
         assert_eq!(packet(&device, 100), None, "the kernel sends packets of its own");
+        let kernel = Netlink::open().unwrap();
+        let link_local = |address: &Address| address.ip.is_unicast_link_local();
+        assert!(!kernel.addresses().await.unwrap().iter().any(link_local), "it would solicit routers");
         // What comes in reaches the socket: the same packet, turned round.
         let mut back = out.clone();
         back[8..24].copy_from_slice(&out[24..40]);
@@ -213,7 +216,6 @@ fn a_fresh_interface_carries_packets_and_nothing_else() {
         let (len, from) = socket.recv_from(&mut [0; 16]).unwrap();
         assert_eq!((len, from.to_string()), (5, "[612::1]:7".to_string()));
         interface.close().await.unwrap();
-        let kernel = Netlink::open().unwrap();
         assert_eq!(index(&kernel, "azora0").await, None, "gone although its device is held");
         drop(device);
     });

@@ -59,6 +59,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True when this machine does not speak the family of the address at all.
+    pub fn is_missing_family(&self) -> bool {
+        let code = match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            Self::InUse { .. } | Self::NoSuchAddress { .. } | Self::InMesh { .. } => None,
+        };
+        code == Some(libc::EAFNOSUPPORT)
+    }
+}
+
 /// The IP as it stands before `:PORT`.
 fn bracketed(address: &SocketAddr) -> String {
     match address {

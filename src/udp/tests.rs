@@ -19,9 +19,15 @@ fn bind(address: &str) -> UdpSocket {
 
 /// Waits for a datagram, at most a second.
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::from(1000u16)).unwrap();
-    socket.recv_from(buffer).ok()
+    // What wakes us may be a datagram that is passed over.
+    for _ in 0..10 {
+        let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(100u16)).unwrap();
+        if let Ok(received) = socket.recv_from(buffer) {
+            return Some(received);
+        }
+    }
+    None
 }
 
 #[test]
@@ -158,7 +164,7 @@ fn what_comes_from_inside_the_mesh_is_not_received() {
             return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
         }
         for arguments in
-            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo"]]
+            [&["link", "set", "lo", "up"][..], &["-6", "address", "add", "612::1/128", "dev", "lo", "nodad"]]
         {
             assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
         }
@@ -170,7 +176,8 @@ fn what_comes_from_inside_the_mesh_is_not_received() {
         outside.send_to(b"outside", to).unwrap();
         inside.send_to(b"inside", to).unwrap();
         assert_eq!(receive(&socket, &mut [0; 16]), Some((7, outside.local_addr())));
-        assert_eq!(socket.recv_from(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        outside.send_to(b"again", to).unwrap();
+        assert_eq!(receive(&socket, &mut [0; 16]), Some((5, outside.local_addr())));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

@@ -2,7 +2,6 @@
 
 mod args;
 mod log;
-mod stub;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -10,10 +9,10 @@ use std::process::ExitCode;
 
 use auramesh::config::Config;
 use auramesh::control::exit::Exit;
+use auramesh::daemon;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Arguments;
-use crate::stub as daemon;
 
 fn main() -> ExitCode {
     let matches = match Arguments::command().try_get_matches() {

@@ -37,6 +37,7 @@ pub(crate) async fn wait(socket: &Socket, limit: Duration, format: Format) -> Ou
             match &last {
                 Ok(readiness) if readiness.ready => return,
                 Ok(_) => {}
+                Err(client::Error::NotPermitted { .. }) => return,
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }

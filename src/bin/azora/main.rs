@@ -15,6 +15,8 @@ mod probe;
 mod report;
 mod socket;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

@@ -71,9 +71,7 @@ impl From<client::Error> for Fault {
             | client::Error::Closed
             | client::Error::Timeout
             | client::Error::TooLong
-            | _ => {
-                (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again")
-            }
+            | _ => (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again"),
         };
         Self::new(exit, &error, next_step)
     }

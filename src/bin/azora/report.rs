@@ -26,8 +26,26 @@ const ADDRESSES_MAX: usize = 254;
 struct Report {
     version: &'static str,
     platform: Platform,
-    config: Result<Vec<SettingLine>, String>,
-    daemon: Result<Daemon, String>,
+    config: Section<Vec<SettingLine>>,
+    daemon: Section<Daemon>,
+}
+
+/// A part of the report, or why it is missing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Section<T> {
+    Present(T),
+    Missing { error: String },
+}
+
+impl<T> From<Result<T, Fault>> for Section<T> {
+    fn from(result: Result<T, Fault>) -> Self {
+        match result {
+            Ok(value) => Self::Present(value),
+            Err(Fault::Failed { message, .. }) => Self::Missing { error: message },
+            Err(Fault::Unread) => Self::Missing { error: String::new() },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -51,11 +69,15 @@ pub(crate) async fn run(
     with_addresses: bool,
     format: Format,
 ) -> Outcome {
-    let config = load(file).map_err(told);
-    let daemon = daemon(socket).await.map_err(told);
-    let settings = config.as_ref().map(settings_text).map_err(String::clone);
+    let config = load(file);
+    let settings = config.as_ref().map(settings_text).unwrap_or_default();
     let lines = config.map(|config| config.settings().iter().map(SettingLine::from).collect());
-    let report = Report { version: env!("CARGO_PKG_VERSION"), platform: platform(), config: lines, daemon };
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        platform: platform(),
+        config: lines.into(),
+        daemon: daemon(socket).await.into(),
+    };
     let mut text = if format.json { json(&report)? } else { human(&report, &settings)? };
     if !with_addresses {
         text = Redaction::default().apply(&text);
@@ -71,13 +93,6 @@ async fn daemon(socket: &Socket) -> Result<Daemon, Fault> {
         dht: client.dht_status().await?,
         firewall: client.firewall_list().await?,
     })
-}
-
-fn told(fault: Fault) -> String {
-    match fault {
-        Fault::Failed { message, .. } => message,
-        Fault::Unread => String::new(),
-    }
 }
 
 fn platform() -> Platform {
@@ -99,28 +114,31 @@ fn json<T: Serialize>(value: &T) -> Result<String, Fault> {
     }
 }
 
-fn human(report: &Report, settings: &Result<String, String>) -> Result<String, Fault> {
+fn human(report: &Report, settings: &str) -> Result<String, Fault> {
     let Platform { system, architecture, kernel, distribution } = &report.platform;
-    let settings = settings.clone().unwrap_or_else(|error| format!("{error}\n"));
+    let missing = match &report.config {
+        Section::Present(_) => String::new(),
+        Section::Missing { error } => format!("{error}\n"),
+    };
     let daemon = match &report.daemon {
-        Ok(Daemon { status, dht, firewall }) => {
+        Section::Present(Daemon { status, dht, firewall }) => {
             format!("## status\n{}## dht\n{}## firewall\n{}", json(status)?, json(dht)?, json(firewall)?)
         }
-        Err(error) => format!("## daemon\n{error}\n"),
+        Section::Missing { error } => format!("## daemon\n{error}\n"),
     };
     Ok(format!(
         "# azora report\nazora {}, {system} {architecture}, kernel {kernel}, {distribution}\n\
-         ## configuration that a daemon started now would use\n{settings}{daemon}",
+         ## configuration that a daemon started now would use\n{missing}{settings}{daemon}",
         report.version
     ))
 }
 
 /// Replaces addresses, the same one always by the same.
 #[derive(Default)]
-struct Redaction(BTreeMap<IpAddr, usize>);
+pub(crate) struct Redaction(BTreeMap<IpAddr, usize>);
 
 impl Redaction {
-    fn apply(&mut self, text: &str) -> String {
+    pub(crate) fn apply(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(start) = rest.find(is_address_char) {

@@ -170,9 +170,8 @@ pub fn outbound(
     now: Instant,
 ) -> (Outbound, Option<Notice>) {
     let packet = &buffer[HEADER_LEN..HEADER_LEN + len];
-    let inner = match Inner::parse(packet) {
-        Ok(inner) => inner,
-        Err(_) => return (shared.drop_outbound(DropReason::NotIpv6), None),
+    let Ok(inner) = Inner::parse(packet) else {
+        return (shared.drop_outbound(DropReason::NotIpv6), None);
     };
     if inner.source != snapshot.own.ipv6() {
         return (shared.drop_outbound(DropReason::SourceNotOurs), None);
@@ -238,10 +237,10 @@ fn inbound_session<'p>(
     if datagram.len() > DATAGRAM_LEN_MAX || mask(&snapshot.own_key, datagram).is_err() {
         return shared.drop_inbound(DropReason::Malformed);
     }
-    let header = match datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse) {
-        Ok(header) => header,
+    let header = datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse);
+    let Ok(header) = header else {
         // Garbage has a random header: most of what ends here never was a session packet.
-        Err(_) => return shared.drop_inbound(DropReason::Unauthenticated),
+        return shared.drop_inbound(DropReason::Unauthenticated);
     };
     let Some(receiver) = snapshot.receivers.get(&header.receiver_index) else {
         return shared.drop_inbound(DropReason::UnknownSession);

@@ -181,7 +181,7 @@ impl Lookup {
         now: Instant,
         from: NodeId,
         record: Option<NodeRecord>,
-        contacts: &[Contact],
+        contacts: &[(Position, Contact)],
     ) {
         let Some(candidate) = self.candidate(from) else { return };
         let State::Asked { at, step, .. } = candidate.state else { return };
@@ -198,8 +198,8 @@ impl Lookup {
                 self.record = Some(record);
             }
         }
-        for contact in contacts {
-            let distance = contact.node_id.position().distance(&self.target);
+        for (position, contact) in contacts {
+            let distance = position.distance(&self.target);
             // A candidate stays on the path that has it.
             let own = self.paths.iter().position(|path| path.candidates.contains_key(&distance)).unwrap_or(0);
             self.paths[own].offer(distance, *contact, round);

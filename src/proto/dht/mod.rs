@@ -5,11 +5,11 @@
 //! and reports here; nothing here opens, resolves or trusts an endpoint.
 //!
 //! ```text
-//! handle_peer_up ──▶ table.rs    k-buckets            ┐
-//!                └─▶ known.rs    all who ever answered ├─ seeds ─▶ lookup.rs ─▶ Event::LookupDone
-//! remember ────────▶ known.rs                          ┘             │  ▲
-//! handle_request ──▶ records.rs  held for the network               ▼  │ handle_reply
-//! publish ─────────▶ upkeep.rs   lookup, then Store               rpc.rs ─▶ poll_transmit
+//! handle_peer_up ──▶ table.rs    k-buckets             ┐ seeds
+//!                └─▶ known.rs    all who ever answered ┴──────▶ lookup.rs ──▶ Event::LookupDone
+//! remember ────────▶ known.rs                                     │  ▲
+//! handle_request ──▶ records.rs  held for the network    walk.rs  ▼  │ handle_reply
+//! publish ─────────▶ upkeep.rs   a lookup, then Store ─────────▶ rpc.rs ──▶ poll_transmit
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
 //!                      one member checked every 10 s · idle buckets refreshed after 15 min
@@ -27,20 +27,22 @@ mod lookup;
 mod records;
 mod rpc;
 mod size;
+mod status;
 mod table;
 mod upkeep;
+mod walk;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use rand_chacha::ChaCha12Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 pub use diversity::{PER_NETWORK_IN_ANSWER_MAX, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
 pub use known::KNOWN_MAX;
 pub use lookup::{ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, Step};
 pub use records::{RECORD_TTL, RECORDS_BYTES_MAX, RECORDS_PER_SOURCE_MAX};
 pub use rpc::{RPC_ATTEMPTS_MAX, RPC_TIMEOUT_FIRST, RPC_TIMEOUT_MAX, RPC_TIMEOUT_MIN, RPCS_MAX};
+pub use status::{BucketStatus, Counters, Status};
 pub use table::{K, MISSES_MAX, REPLACEMENTS_MAX};
 pub use upkeep::{
     ALONE_PROBE_INTERVAL, BUCKET_REFRESH_INTERVAL, LIVENESS_INTERVAL, PROBE_INTERVAL, PUBLISH_GAP_MIN,
@@ -51,11 +53,11 @@ use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Deadlines, Instant, WallTime};
 use crate::proto::wire::control::{Contact, Control, StoreOutcome, Want};
 use crate::proto::wire::record::NodeRecord;
-use diversity::{Network, Tally};
+use diversity::Network;
 use known::Known;
 use lookup::{Lookup, Purpose, matches_target};
 use records::{Records, Source};
-use rpc::{Due, Owner, Question, Rpc, Rpcs};
+use rpc::{Due, Owner, Rpc, Rpcs};
 use size::NetworkSize;
 use table::{Admission, Table};
 use upkeep::{Publication, Timer, Upkeep};
@@ -85,6 +87,7 @@ pub struct Query {
 
 /// What became true.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an event is taken at once; at most one per lookup exists")]
 pub enum Event {
     /// A lookup started by [`Dht::lookup`] is over.
     LookupDone {
@@ -96,61 +99,6 @@ pub enum Event {
     /// Our record is about to be republished: sign a fresh one and call [`Dht::publish`] within a second, or the old
     /// one goes out again.
     RecordDue,
-}
-
-/// A bucket as shown to people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketStatus {
-    /// Distances from us have this many significant bits, 1 to 256.
-    pub distance_bits: u16,
-    /// Members.
-    pub contacts: usize,
-    /// Replacements waiting.
-    pub replacements: usize,
-}
-
-/// Events that are only counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Answers to nothing that we asked, or from another node than asked.
-    pub unsolicited: u64,
-    /// Nodes kept out because too many of their network are in.
-    pub crowded: u64,
-    /// Records that were malformed, badly signed, out of date or of another address than sought.
-    pub records_invalid: u64,
-    /// Stores refused for want of room.
-    pub records_full: u64,
-    /// Lookups refused because too many were running.
-    pub lookups_refused: u64,
-    /// Queries dropped because nobody took them.
-    pub transmits_dropped: u64,
-}
-
-/// The state of the DHT as shown to people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Server or client.
-    pub mode: Mode,
-    /// Members of the table.
-    pub contacts: usize,
-    /// Nodes that answered us once.
-    pub known: usize,
-    /// Nodes that serve the DHT, ourselves included if we do.
-    pub network_size_estimate: u64,
-    /// Farthest first.
-    pub buckets: Vec<BucketStatus>,
-    /// Records held for others.
-    pub records: usize,
-    /// What they cost in bytes.
-    pub records_bytes: usize,
-    /// Lookups on their way, upkeep included.
-    pub lookups_running: usize,
-    /// Questions on their way.
-    pub rpcs_running: usize,
-    /// Nodes that took our record when it was last published.
-    pub publish_holders: usize,
-    /// What was counted.
-    pub counters: Counters,
 }
 
 /// One node's part of the DHT.
@@ -205,9 +153,15 @@ impl Dht {
         self.mode = mode;
     }
 
-    /// A session stands and the peer answered at `contact.endpoint`. Only nodes that serve the DHT enter the table.
+    /// Server or client.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A session stands, so the key is good, and the peer answered at `contact.endpoint`. Only nodes that serve the
+    /// DHT enter the table.
     pub fn handle_peer_up(&mut self, now: Instant, contact: Contact, serves_dht: bool) {
-        if contact.node_id == self.local || !contact.node_id.is_usable() {
+        if contact.node_id == self.local {
             return;
         }
         if !serves_dht {
@@ -352,7 +306,7 @@ impl Dht {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.rpcs.poll_timeout(), self.timers.next()].into_iter().flatten().min()
+        [self.rpcs.poll_timeout(), self.timers.earliest()].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.
@@ -365,29 +319,6 @@ impl Dht {
         }
         while let Some(timer) = self.timers.pop_due(now) {
             self.handle_timer(now, wall, timer);
-        }
-    }
-
-    /// A summary for people.
-    pub fn status(&self) -> Status {
-        let bucket = |(index, contacts, replacements): (u16, usize, usize)| BucketStatus {
-            distance_bits: 256 - index,
-            contacts,
-            replacements,
-        };
-        let others = self.size.estimate().unwrap_or(0).max(self.table.len() as u64);
-        Status {
-            mode: self.mode,
-            contacts: self.table.len(),
-            known: self.known.len(),
-            network_size_estimate: others + u64::from(self.mode == Mode::Server),
-            buckets: self.table.buckets().map(bucket).collect(),
-            records: self.records.len(),
-            records_bytes: self.records.bytes(),
-            lookups_running: self.lookups.len(),
-            rpcs_running: self.rpcs.len(),
-            publish_holders: self.publication.holders(),
-            counters: self.counters,
         }
     }
 
@@ -435,170 +366,6 @@ impl Dht {
             self.counters.unsolicited += 1;
         }
         rpc
-    }
-
-    fn handle_found(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        rpc: Rpc,
-        record: Option<Vec<u8>>,
-        contacts: Vec<Contact>,
-    ) {
-        let contacts = self.acceptable(contacts);
-        match (rpc.owner, rpc.question) {
-            (Owner::Lookup(id), _) => {
-                let record = record.and_then(|bytes| self.checked(wall, id, &bytes));
-                if let Some(lookup) = self.lookups.get_mut(&id) {
-                    lookup.handle_answer(now, rpc.to.node_id, record, &contacts);
-                }
-                self.drive_lookup(now, id);
-            }
-            (Owner::Liveness | Owner::Probe, Question::Find { target, .. }) => {
-                self.handle_upkeep_answer(now, target, contacts);
-            }
-            (Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack | Owner::Nobody, _) => {}
-        }
-    }
-
-    /// Leaves out ourselves and crowds; a node that answered us before is taken at its proven endpoint.
-    fn acceptable(&self, contacts: Vec<Contact>) -> Vec<Contact> {
-        let mut tally = Tally::default();
-        let others = contacts.into_iter().filter(|contact| contact.node_id != self.local);
-        let proven =
-            others.map(|c| self.table.contact(c.node_id, &c.node_id.position()).copied().unwrap_or(c));
-        proven.filter(|contact| tally.admits(contact, PER_NETWORK_IN_ANSWER_MAX)).collect()
-    }
-
-    /// The record, if it is what the lookup wants, signed and in date.
-    fn checked(&mut self, wall: WallTime, id: LookupId, bytes: &[u8]) -> Option<NodeRecord> {
-        let lookup = self.lookups.get(&id).filter(|lookup| lookup.want() == Want::Record)?;
-        if let Some(best) = lookup.record().filter(|best| best.bytes() == bytes) {
-            return Some(best.clone()).filter(|best| best.remaining(wall).is_ok());
-        }
-        let record = NodeRecord::parse(bytes).ok();
-        let record = record.filter(|r| r.remaining(wall).is_ok() && matches_target(r, lookup.target()));
-        self.counters.records_invalid += u64::from(record.is_none());
-        record
-    }
-
-    fn start_lookup(
-        &mut self,
-        now: Instant,
-        target: Position,
-        want: Want,
-        purpose: Purpose,
-        mut seeds: Vec<Contact>,
-    ) -> LookupId {
-        let id = self.next_lookup_id();
-        seeds.extend(self.table.seeds(&target, K));
-        if seeds.len() < ALPHA {
-            seeds.extend(self.known.best_first().into_iter().take(K));
-        }
-        let held = if want == Want::Record { self.held(now, &target) } else { None };
-        let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
-        self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, held));
-        self.timers.arm(Timer::Lookup(id), now + LOOKUP_TIME_MAX);
-        self.drive_lookup(now, id);
-        id
-    }
-
-    const fn next_lookup_id(&mut self) -> LookupId {
-        self.lookups_started += 1;
-        LookupId(self.lookups_started)
-    }
-
-    /// Asks whom the lookup wants to ask, and ends it when nothing is left.
-    fn drive_lookup(&mut self, now: Instant, id: LookupId) {
-        let Some(lookup) = self.lookups.get(&id) else { return };
-        let question = Question::Find { want: lookup.want(), target: *lookup.target() };
-        while let Some(contact) = self.lookups.get(&id).and_then(Lookup::next) {
-            let asked =
-                contact.node_id.is_usable() && self.ask(now, contact, Owner::Lookup(id), question.clone());
-            let Some(lookup) = self.lookups.get_mut(&id) else { return };
-            if asked {
-                lookup.handle_asked(now, contact.node_id);
-            } else {
-                lookup.handle_failed(contact.node_id);
-            }
-        }
-        if self.lookups.get(&id).is_some_and(Lookup::is_done) {
-            self.finish_lookup(now, id);
-        }
-    }
-
-    fn finish_lookup(&mut self, now: Instant, id: LookupId) {
-        let Some(lookup) = self.lookups.remove(&id) else { return };
-        self.timers.disarm(&Timer::Lookup(id));
-        self.rpcs.detach(id);
-        let (purpose, converged) = (lookup.purpose(), lookup.is_converged());
-        let (outcome, lacking) = lookup.finish(now);
-        if converged && !outcome.closest.is_empty() {
-            self.size.handle_lookup(&outcome.target, &outcome.closest);
-        }
-        self.table.handle_lookup(now, &outcome.target);
-        match purpose {
-            Purpose::Caller => {
-                if let (Some(record), Some(contact)) = (&outcome.record, lacking) {
-                    let record = Arc::from(record.bytes());
-                    self.ask(now, contact, Owner::WriteBack, Question::Store { record });
-                }
-                self.events.push_back(Event::LookupDone { id, outcome });
-            }
-            Purpose::Publish => self.place(now, &outcome.closest),
-            Purpose::Upkeep => {}
-        }
-    }
-
-    /// Sends a question; false when there is no room for it.
-    fn ask(&mut self, now: Instant, to: Contact, owner: Owner, question: Question) -> bool {
-        let request = self.rng.next_u64();
-        let query = self.rpcs.ask(now, request, to, owner, question);
-        let asked = query.is_some();
-        query.into_iter().for_each(|query| self.transmit(query));
-        asked
-    }
-
-    fn transmit(&mut self, query: Query) {
-        if self.transmits.len() < TRANSMITS_MAX {
-            self.transmits.push_back(query);
-        } else {
-            self.counters.transmits_dropped += 1;
-        }
-    }
-
-    fn handle_rpc_slow(&mut self, now: Instant, query: Query, owner: Owner, timeouts: u8) {
-        let node_id = query.to.node_id;
-        self.transmit(query);
-        if let Owner::Lookup(id) = owner {
-            if let Some(lookup) = self.lookups.get_mut(&id) {
-                lookup.handle_slow(node_id, timeouts);
-            }
-            self.drive_lookup(now, id);
-        }
-    }
-
-    fn handle_rpc_failed(&mut self, now: Instant, rpc: Rpc) {
-        self.handle_miss(now, rpc.to.node_id);
-        match rpc.owner {
-            Owner::Lookup(id) => {
-                if let Some(lookup) = self.lookups.get_mut(&id) {
-                    lookup.handle_failed(rpc.to.node_id);
-                }
-                self.avoid(now, rpc.to.node_id);
-                self.drive_lookup(now, id);
-            }
-            Owner::Publish => self.handle_placed(now, false),
-            Owner::Liveness | Owner::Probe | Owner::WriteBack | Owner::Nobody => {}
-        }
-    }
-
-    fn handle_miss(&mut self, now: Instant, node_id: NodeId) {
-        self.table.handle_miss(now, node_id);
-        self.known.handle_miss(node_id);
-        if self.table.is_alone() {
-            self.handle_alone(now);
-        }
     }
 }
 

@@ -71,15 +71,16 @@ impl Records {
         let Ok(left) = record.remaining(wall) else { return StoreOutcome::Refused };
         let distance = record.node_id().position().distance(&self.local);
         let sequence = record.content().sequence;
-        match self.by_distance.get(&distance) {
+        let replaced = match self.by_distance.get(&distance) {
             Some(held) if held.bytes.as_ref() == record.bytes() => return StoreOutcome::Stored,
             Some(held) if held.sequence >= sequence => return StoreOutcome::Old,
-            Some(_) => self.remove(&distance),
-            None => {}
-        }
-        if self.per_source.get(&source).is_some_and(|count| *count >= RECORDS_PER_SOURCE_MAX) {
+            held => held.map(|held| held.source),
+        };
+        let placed = self.per_source.get(&source).copied().unwrap_or(0);
+        if replaced != Some(source) && placed >= RECORDS_PER_SOURCE_MAX {
             return StoreOutcome::Full;
         }
+        self.remove(&distance);
         let held = Held { bytes: record.bytes().into(), sequence, expires: now + left, source };
         self.insert(distance, held);
         while self.bytes > self.bytes_max {

@@ -26,6 +26,8 @@ pub const RPC_TIMEOUT_FIRST: Duration = Duration::from_millis(500);
 pub const RPC_TIMEOUT_MIN: Duration = Duration::from_millis(150);
 /// Longest timeout of the first sending.
 pub const RPC_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// The lowest bits of a request number tell the sending, so that an answer shows the true round trip.
+const ATTEMPT_MASK: u64 = 3;
 /// Most questions on their way at once; more are refused.
 pub const RPCS_MAX: usize = 2048;
 
@@ -78,7 +80,8 @@ pub(super) struct Rpc {
     pub(super) to: Contact,
     pub(super) owner: Owner,
     pub(super) question: Question,
-    sent: Instant,
+    /// When, for each sending.
+    sent: [Instant; RPC_ATTEMPTS_MAX as usize],
     timeout: Duration,
     attempts: u8,
 }
@@ -117,13 +120,17 @@ impl Rpcs {
         owner: Owner,
         question: Question,
     ) -> Option<Query> {
+        let request = request & !ATTEMPT_MASK;
         if self.outstanding.len() >= RPCS_MAX || self.outstanding.contains_key(&request) {
             return None;
         }
         let timeout = self.rtt.timeout();
         let query = Query { to, control: question.control(request) };
         self.deadlines.arm(request, now + timeout);
-        self.outstanding.insert(request, Rpc { to, owner, question, sent: now, timeout, attempts: 1 });
+        self.outstanding.insert(
+            request,
+            Rpc { to, owner, question, sent: [now; RPC_ATTEMPTS_MAX as usize], timeout, attempts: 1 },
+        );
         Some(query)
     }
 
@@ -135,17 +142,15 @@ impl Rpcs {
         request: u64,
         is_store: bool,
     ) -> Option<Rpc> {
+        let (request, attempt) = (request & !ATTEMPT_MASK, (request & ATTEMPT_MASK) as u8);
         let rpc = self.outstanding.get(&request)?;
-        if rpc.to.node_id != from || is_store != matches!(rpc.question, Question::Store { .. }) {
+        let is_kind = is_store == matches!(rpc.question, Question::Store { .. });
+        if rpc.to.node_id != from || !is_kind || attempt >= rpc.attempts {
             return None;
         }
-        let rpc = self.outstanding.remove(&request)?;
+        self.rtt.sample(now.saturating_since(rpc.sent[usize::from(attempt)]));
         self.deadlines.disarm(&request);
-        // Later answers cannot be told apart by sending (Karn's problem); the second still bounds the round trip.
-        if rpc.attempts <= 2 {
-            self.rtt.sample(now.saturating_since(rpc.sent));
-        }
-        Some(rpc)
+        self.outstanding.remove(&request)
     }
 
     /// The next thing that is due.
@@ -156,8 +161,9 @@ impl Rpcs {
             return self.outstanding.remove(&request).map(Due::Failed);
         }
         self.deadlines.arm(request, now + rpc.timeout * (1 << rpc.attempts));
+        rpc.sent[usize::from(rpc.attempts)] = now;
+        let query = Query { to: rpc.to, control: rpc.question.control(request | u64::from(rpc.attempts)) };
         rpc.attempts += 1;
-        let query = Query { to: rpc.to, control: rpc.question.control(request) };
         Some(Due::Again { query, owner: rpc.owner, timeouts: rpc.attempts - 1 })
     }
 
@@ -181,7 +187,7 @@ impl Rpcs {
 
     /// The next deadline.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        self.deadlines.next()
+        self.deadlines.earliest()
     }
 
     /// Number of questions on their way.

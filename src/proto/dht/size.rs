@@ -15,7 +15,9 @@ const LOOKUPS_COUNTED: usize = 32;
 /// The estimate.
 #[derive(Debug, Default)]
 pub(super) struct NetworkSize {
-    slopes: VecDeque<f64>,
+    /// Target and slope of each lookup, oldest first. A target counts once: we often look for ourselves, and that
+    /// shows the same neighbourhood again.
+    slopes: VecDeque<(Position, f64)>,
     /// Nodes counted one by one, while they are fewer than k.
     counted: Option<u64>,
 }
@@ -34,10 +36,11 @@ impl NetworkSize {
             products += rank * fraction(&contact.node_id.position().distance(target));
             squares += rank * rank;
         }
+        self.slopes.retain(|(other, _)| other != target);
         if self.slopes.len() == LOOKUPS_COUNTED {
             self.slopes.pop_front();
         }
-        self.slopes.push_back(products / squares);
+        self.slopes.push_back((*target, products / squares));
     }
 
     /// Nodes of the network beside ourselves; `None` before the first walk.
@@ -45,8 +48,13 @@ impl NetworkSize {
         if self.counted.is_some() {
             return self.counted;
         }
-        let mean = self.slopes.iter().sum::<f64>() / self.slopes.len() as f64;
+        let mean = self.slopes.iter().map(|(_, slope)| slope).sum::<f64>() / self.slopes.len() as f64;
         (mean > 0.0).then(|| (1.0 / mean).round() as u64)
+    }
+
+    /// How many nodes are expected to be nearer than that.
+    pub(super) fn expected_rank(&self, distance: &Distance) -> f64 {
+        self.estimate().unwrap_or(0) as f64 * fraction(distance)
     }
 }
 

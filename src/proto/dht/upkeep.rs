@@ -120,7 +120,8 @@ impl Upkeep {
 #[derive(Debug, Default)]
 pub(super) struct Publication {
     record: Option<NodeRecord>,
-    placed: Option<Instant>,
+    /// When it was last about to be placed.
+    pub(super) placed: Option<Instant>,
     times: u32,
     /// The caller was asked for a fresh one.
     is_signing: bool,
@@ -216,17 +217,21 @@ impl Dht {
     }
 
     /// A check was answered: strangers that would find a place start a lookup, which meets them.
-    pub(super) fn handle_upkeep_answer(&mut self, now: Instant, target: Position, contacts: Vec<Contact>) {
+    pub(super) fn handle_upkeep_answer(
+        &mut self,
+        now: Instant,
+        target: Position,
+        contacts: &[(Position, Contact)],
+    ) {
         if self.upkeep.refilled.is_some_and(|at| now.saturating_since(at) < REFILL_GAP_MIN) {
             return;
         }
-        let is_welcome = |contact: &Contact| {
-            let position = contact.node_id.position();
-            self.table.contact(contact.node_id, &position).is_none()
-                && self.table.has_room_for(&position)
+        let is_welcome = |(position, contact): &&(Position, Contact)| {
+            self.table.contact(contact.node_id, position).is_none()
+                && self.table.has_room_for(position)
                 && !self.upkeep.avoids(now, contact.node_id)
         };
-        let strangers: Vec<Contact> = contacts.into_iter().filter(is_welcome).collect();
+        let strangers: Vec<Contact> = contacts.iter().filter(is_welcome).map(|(_, c)| *c).collect();
         if !strangers.is_empty() {
             self.upkeep.refilled = Some(now);
             self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, strangers);
@@ -361,7 +366,7 @@ impl Dht {
     }
 
     /// A random position in the bucket: it shares exactly `index` leading bits with ours.
-    fn random_position(&mut self, index: u16) -> Position {
+    pub(super) fn random_position(&mut self, index: u16) -> Position {
         let mut random = [0; 32];
         self.rng.fill_bytes(&mut random);
         let (byte, bit) = (usize::from(index / 8), 0x80u8 >> (index % 8));

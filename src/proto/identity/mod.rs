@@ -143,8 +143,9 @@ impl FromStr for NodeId {
     type Err = ParseNodeIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() != NODE_ID_TEXT_LEN {
-            return Err(ParseNodeIdError::Length(text.chars().count()));
+        let len = text.chars().count();
+        if len != NODE_ID_TEXT_LEN {
+            return Err(ParseNodeIdError::Length(len));
         }
         let bytes = BASE32_LOWER.decode(text.as_bytes()).map_err(|_| ParseNodeIdError::Alphabet)?;
         let id = Self(bytes.try_into().map_err(|_| ParseNodeIdError::Alphabet)?);

@@ -8,6 +8,8 @@ fn a_node_id_has_one_spelling() {
     assert_eq!(text.parse(), Ok(id));
     assert_eq!(text.to_uppercase().parse::<NodeId>(), Err(ParseNodeIdError::Alphabet));
     assert_eq!(text[1..].parse::<NodeId>(), Err(ParseNodeIdError::Length(51)));
+    let two_bytes_each = "é".repeat(NODE_ID_TEXT_LEN / 2);
+    assert_eq!(two_bytes_each.parse::<NodeId>(), Err(ParseNodeIdError::Length(26)));
     // 52 characters hold 260 bits: the last four must be zero.
     let last = text.chars().next_back().unwrap();
     assert!("aq".contains(last), "{last}");

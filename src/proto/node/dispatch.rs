@@ -98,8 +98,7 @@ impl Node {
     /// Signs our record anew and spreads it.
     pub(super) fn renew_record(&mut self, now: Instant, wall: WallTime) {
         let sequence = self.record.as_ref().map_or(0, |record| record.content().sequence) + 1;
-        let capabilities =
-            if self.dht.status().mode == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
+        let capabilities = if self.dht.mode() == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
         let content = Content {
             sequence: sequence.max(wall.as_unix_ms()),
             issued: wall,

@@ -119,7 +119,7 @@ impl Node {
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.initiated = Some((incoming.timestamp(), now));
             }
-            return Err(DropReason::Handshake);
+            return Ok(());
         }
         if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
             let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
@@ -398,7 +398,8 @@ impl Node {
             return;
         }
         if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
-            peer.path.learn(endpoint);
+            // Behind what the record says: a link-local address is of no use to others that ask us for the node.
+            peer.path.learn_more([endpoint]);
             self.connect(now, wall, id);
         }
         self.drain(now, wall);

@@ -257,7 +257,7 @@ impl Node {
 
     /// When to call [`Node::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.timers.next(), self.dht.poll_timeout()].into_iter().flatten().min()
+        [self.timers.earliest(), self.dht.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The contacts to save, best first.

@@ -19,7 +19,7 @@ use crate::proto::identity::{Identity, NodeId};
 use crate::proto::wire::envelope::NetworkSecret;
 
 /// Name of the protocol (Noise specification §8).
-const PROTOCOL: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+pub(super) const PROTOCOL: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"auramesh v1";
 const NETWORK_CONTEXT: &str = "auramesh v1 network";
 const PSK2_CONTEXT: &str = "auramesh v1 psk2";
@@ -50,9 +50,7 @@ impl Noise {
         let ephemeral = Arc::new(OnceLock::new());
         let resolver =
             Resolver { ephemeral: Arc::clone(&ephemeral), static_public: setup.identity.x25519_public() };
-        let network = blake3::derive_key(NETWORK_CONTEXT, &setup.network.0);
-        let index = setup.initiator_index.to_be_bytes();
-        let prologue = [PROLOGUE, setup.responder.as_bytes(), &network, &index].concat();
+        let prologue = Self::prologue(setup);
         let builder = Builder::with_resolver(PARAMS.clone(), Box::new(resolver))
             .local_private_key(setup.identity.x25519_secret())
             .and_then(|builder| builder.prologue(&prologue));
@@ -65,6 +63,26 @@ impl Noise {
         Self { state: Box::new(state.expect("every key that the pattern needs is given")), ephemeral }
     }
 
+    /// What is authenticated before the first message.
+    pub(super) fn prologue(setup: &Setup<'_>) -> Vec<u8> {
+        let network = blake3::derive_key(NETWORK_CONTEXT, &setup.network.0);
+        let index = setup.initiator_index.to_be_bytes();
+        [PROLOGUE, setup.responder.as_bytes(), &network, &index].concat()
+    }
+
+    /// psk2 of a handshake between two indices.
+    pub(super) fn psk(
+        network: &NetworkSecret,
+        initiator_index: u32,
+        responder_index: u32,
+    ) -> Zeroizing<[u8; 32]> {
+        let mut material = Zeroizing::new([0; 40]);
+        material[..32].copy_from_slice(&network.0);
+        material[32..36].copy_from_slice(&initiator_index.to_be_bytes());
+        material[36..].copy_from_slice(&responder_index.to_be_bytes());
+        Zeroizing::new(blake3::derive_key(PSK2_CONTEXT, material.as_ref()))
+    }
+
     /// Sets the secret that the next message written uses; once.
     pub(super) fn set_ephemeral(&self, secret: Zeroizing<[u8; 32]>) {
         assert!(self.ephemeral.set(secret).is_ok(), "one ephemeral key in a handshake");
@@ -72,11 +90,7 @@ impl Noise {
 
     /// Sets psk2; may be set again until message 2 is accepted.
     pub(super) fn set_psk(&mut self, network: &NetworkSecret, initiator_index: u32, responder_index: u32) {
-        let mut material = Zeroizing::new([0; 40]);
-        material[..32].copy_from_slice(&network.0);
-        material[32..36].copy_from_slice(&initiator_index.to_be_bytes());
-        material[36..].copy_from_slice(&responder_index.to_be_bytes());
-        let psk = Zeroizing::new(blake3::derive_key(PSK2_CONTEXT, material.as_ref()));
+        let psk = Self::psk(network, initiator_index, responder_index);
         self.state.set_psk(2, psk.as_ref()).expect("psk2 has 32 bytes and a place");
     }
 

@@ -98,6 +98,11 @@ impl Gate {
         cookie_reply(&self.secret.cookie(source), envelope, own_key, rng)
     }
 
+    /// Sources remembered that sent without a cookie.
+    pub fn sources(&self) -> usize {
+        self.unproven.buckets.len()
+    }
+
     fn turn_secrets(&mut self, now: Instant, rng: &mut Rng) {
         if now.saturating_since(self.secret.born) >= SECRET_TURN {
             let next = Secret { key: draw_secret(rng), born: now };

@@ -305,11 +305,11 @@ impl Incoming {
 }
 
 /// What the initiator signs. Covers the responder (by the hash), the initiator's static key and the payload.
-fn initiation_text(before: &[u8; 32], x25519: &[u8; 32], payload: &InitiationPayload) -> Vec<u8> {
+pub(super) fn initiation_text(before: &[u8; 32], x25519: &[u8; 32], payload: &InitiationPayload) -> Vec<u8> {
     [INITIATION_CONTEXT, before, x25519, &payload.signed_part()].concat()
 }
 
 /// What the responder signs. Covers all of message 1.
-fn response_text(after: &[u8; 32], suite: Suite, capabilities: u16) -> Vec<u8> {
+pub(super) fn response_text(after: &[u8; 32], suite: Suite, capabilities: u16) -> Vec<u8> {
     [RESPONSE_CONTEXT, after, &ResponsePayload::signed_part(suite, capabilities)].concat()
 }

@@ -178,4 +178,14 @@ impl ReplayCache {
         let name = std::array::from_fn(|i| signature[i]);
         !self.old.contains(&name) && self.young.insert(name)
     }
+
+    /// Packets remembered.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// True when no packet is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
 }

@@ -157,7 +157,7 @@ impl Control {
                 let record = record.as_deref().unwrap_or_default();
                 out.extend((record.len() as u16).to_be_bytes());
                 out.extend(record);
-                contacts.iter().take(CONTACTS_MAX).for_each(|contact| emit_contact_if_it_fits(contact, out));
+                contacts.iter().for_each(|contact| emit_contact_if_it_fits(contact, out));
             }
             Self::Store { request, record } => {
                 out.extend(request.to_be_bytes());
@@ -182,6 +182,7 @@ impl Control {
         while !reader.is_empty() {
             let number = reader.u8()?;
             if number == END {
+                zeros(reader.rest())?;
                 break;
             }
             let len = reader.u16()?;
@@ -232,6 +233,10 @@ impl Control {
             Self::Stored { .. } => 19,
         }
     }
+}
+
+fn zeros(padding: &[u8]) -> Result<(), Malformed> {
+    if padding.iter().all(|b| *b == 0) { Ok(()) } else { Err(Malformed::Field("padding")) }
 }
 
 fn record_bytes(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {

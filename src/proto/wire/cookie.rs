@@ -28,5 +28,8 @@ pub fn emit(cookie: &[u8; MAC_LEN], padding: &[u8]) -> Vec<u8> {
 
 /// Reads the cookie from a body.
 pub fn parse(body: &[u8]) -> Result<[u8; MAC_LEN], Malformed> {
-    Reader::new(body).array()
+    let mut reader = Reader::new(body);
+    let cookie = reader.array()?;
+    reader.take(COOKIE_PADDING_LEN_MIN)?;
+    Ok(cookie)
 }

@@ -146,19 +146,40 @@ impl RecipientKey {
     /// Unmasks a packet in place and checks mac1. On failure the packet is as it came.
     ///
     /// # Errors
-    /// [`Opening::NotForUs`] when mac1 is wrong, [`Opening::Malformed`] when the kind is unknown.
+    /// [`Opening::NotForUs`] when mac1 is wrong, [`Opening::Malformed`] when family, length or kind is none of ours.
     pub fn open<'p>(&self, packet: &'p mut [u8]) -> Result<Envelope<'p>, Opening> {
-        if packet.len() < BODY_AT || packet.len() > SETUP_LEN_MAX || packet[0] & FAMILY_MASK != FAMILY_SETUP {
-            return Err(Opening::Malformed(Malformed::Truncated));
-        }
+        plausible(packet).map_err(Opening::Malformed)?;
         self.apply_mask(packet);
+        match self.check(packet) {
+            Ok(kind) => Ok(Envelope { kind, packet }),
+            Err(refusal) => {
+                self.apply_mask(packet);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The kind of an unmasked packet with a valid mac1.
+    fn check(&self, packet: &[u8]) -> Result<Kind, Opening> {
         if !same(&self.mac1(packet[0], &packet[BODY_AT..]), &packet[MAC1_AT..MAC2_AT]) {
-            self.apply_mask(packet);
             return Err(Opening::NotForUs);
         }
-        let kind = Kind::from_bits(packet[0] & !FAMILY_MASK).map_err(Opening::Malformed)?;
-        Ok(Envelope { kind, packet })
+        Kind::from_bits(packet[0] & !FAMILY_MASK).map_err(Opening::Malformed)
     }
+}
+
+/// What can be said of a packet without any key.
+fn plausible(packet: &[u8]) -> Result<(), Malformed> {
+    if packet.len() < BODY_AT {
+        return Err(Malformed::Truncated);
+    }
+    if packet.len() > SETUP_LEN_MAX {
+        return Err(Malformed::TooLong);
+    }
+    if packet[0] & FAMILY_MASK != FAMILY_SETUP {
+        return Err(Malformed::Field("family"));
+    }
+    Ok(())
 }
 
 /// Why a setup packet was not opened.
@@ -166,7 +187,7 @@ impl RecipientKey {
 pub enum Opening {
     /// mac1 does not verify: sent by someone who does not know our key, or damaged.
     NotForUs,
-    /// Authentic as far as mac1 goes, but of no kind that we know, or of an impossible length.
+    /// Authentic as far as mac1 goes, but of no kind that we know; or of an impossible length.
     Malformed(Malformed),
 }
 

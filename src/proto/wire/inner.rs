@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use etherparse::{Ipv6Slice, ip_number};
+use etherparse::{Ipv6ExtensionSlice, Ipv6Slice, ip_number};
 
 use super::Malformed;
 use super::cursor::Reader;
@@ -113,7 +113,7 @@ impl Inner {
         let slice =
             Ipv6Slice::from_slice(&packet[..len]).map_err(|_| Malformed::Field("IPv6 header chain"))?;
         let (header, payload) = (slice.header(), slice.payload());
-        let fragment = fragment_id(&slice);
+        let fragment = fragment(&slice)?;
         let traffic = match fragment {
             Some((_, offset)) if offset != 0 => Traffic::Tail,
             _ => traffic(payload.ip_number.0, payload.payload)?,
@@ -138,13 +138,15 @@ fn stated_len(packet: &[u8]) -> Result<usize, Malformed> {
     if packet.len() < len { Err(Malformed::Truncated) } else { Ok(len) }
 }
 
-/// Identification and offset of the first fragment header.
-fn fragment_id(slice: &Ipv6Slice<'_>) -> Option<(u32, u16)> {
-    use etherparse::Ipv6ExtensionSlice::Fragment;
-    slice.extensions().clone().into_iter().find_map(|extension| match extension {
-        Fragment(header) => Some((header.identification(), header.fragment_offset().value())),
-        _ => None,
-    })
+/// Identification and offset of the fragment header. More than one is refused: the second could say of a later
+/// fragment that it is a first one.
+fn fragment(slice: &Ipv6Slice<'_>) -> Result<Option<(u32, u16)>, Malformed> {
+    let mut headers = slice.extensions().clone().into_iter().filter_map(|extension| {
+        let Ipv6ExtensionSlice::Fragment(header) = extension else { return None };
+        Some((header.identification(), header.fragment_offset().value()))
+    });
+    let first = headers.next();
+    if headers.next().is_some() { Err(Malformed::Field("fragment header")) } else { Ok(first) }
 }
 
 fn traffic(protocol: u8, payload: &[u8]) -> Result<Traffic, Malformed> {
@@ -216,10 +218,11 @@ pub enum IcmpError {
 }
 
 /// Builds an ICMPv6 error from `source` about `packet`. `None` where RFC 4443 §2.4(e) forbids one: about an ICMPv6
-/// error, to or about a multicast or unspecified address.
+/// error or redirect, to or about a multicast or unspecified address. Nor is there one about ICMPv6 other than echo,
+/// since error types of the future cannot be told from the rest, or about a later fragment.
 pub fn icmp_error(error: IcmpError, source: &Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
     let about = Inner::parse(packet).ok()?;
-    let forbidden = matches!(about.traffic, Traffic::Error { .. } | Traffic::Tail)
+    let forbidden = matches!(about.traffic, Traffic::Error { .. } | Traffic::Tail | Traffic::Other(ICMPV6))
         || about.source.is_multicast()
         || about.source.is_unspecified()
         || about.destination.is_multicast();
@@ -231,7 +234,7 @@ pub fn icmp_error(error: IcmpError, source: &Ipv6Addr, packet: &[u8]) -> Option<
         IcmpError::AddressUnreachable => (ICMPV6_UNREACHABLE, 3, 0),
         IcmpError::TooBig(mtu) => (ICMPV6_TOO_BIG, 0, mtu),
     };
-    let quoted = &packet[..packet.len().min(IPV6_MTU_MIN - IPV6_HEADER_LEN - 8)];
+    let quoted = &packet[..about.len.min(IPV6_MTU_MIN - IPV6_HEADER_LEN - 8)];
     let mut message = vec![kind, code, 0, 0];
     message.extend(parameter.to_be_bytes());
     message.extend(quoted);

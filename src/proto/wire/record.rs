@@ -80,7 +80,8 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// Signs a record of one's own.
+    /// Signs a record of one's own. What the format cannot hold is left out: endpoints beyond the limit, milliseconds,
+    /// a time to live beyond [`RECORD_TTL_MAX`].
     pub fn sign(identity: &Identity, content: Content) -> Self {
         let mut bytes = vec![VERSION, 0];
         bytes.extend(content.sequence.to_be_bytes());
@@ -98,8 +99,7 @@ impl NodeRecord {
         }
         let signature = identity.sign(&[SIGNATURE_DOMAIN, &bytes].concat());
         bytes.extend(signature);
-        let (node_id, x25519) = (identity.node_id(), identity.x25519_public());
-        Self { node_id, x25519, content, bytes: bytes.into() }
+        Self::parse_unverified(&bytes).expect("the longest record of our own is within the limits")
     }
 
     /// Reads a record and checks its signature; dates are checked apart ([`Self::remaining`]).

@@ -13,8 +13,12 @@ use crate::proto::wire::{self, session};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod gate;
 mod handshake;
+mod hostile;
+mod sealed;
 mod transport;
+mod vectors;
 
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
 const ALICE_INDEX: u32 = 0x0a11_ce01;
@@ -133,4 +137,19 @@ fn open(
     let (header, mut packet) = unmask(recipient, packet);
     let opened = session.open(&header, &mut packet, now)?;
     Ok((opened.plaintext.to_vec(), [opened.newest, opened.first, opened.epoch_advanced]))
+}
+
+/// What bits of each byte took both values in a set of packets, over the length of the shortest.
+fn varying(packets: &[Vec<u8>]) -> Vec<u8> {
+    let len = packets.iter().map(Vec::len).min().unwrap();
+    let both = |at: usize| packets.iter().fold(0, |seen, packet| seen | (packet[at] ^ packets[0][at]));
+    (0..len).map(both).collect()
+}
+
+/// Every bit varies but the two of the family.
+fn assert_no_constant_bit(packets: &[Vec<u8>]) {
+    let varying = varying(packets);
+    assert_eq!(varying[0], !wire::FAMILY_MASK);
+    let constant: Vec<_> = (1..varying.len()).filter(|at| varying[*at] != 0xff).collect();
+    assert!(constant.is_empty(), "bytes with constant bits: {constant:?}");
 }

@@ -1,0 +1,205 @@
+//! Answers the requests of the control socket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::control::message::{
+    Done, Failure, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome, PingReply,
+    Readiness, Request, Status,
+};
+use crate::control::server::{Handler, PeerCredentials, answer};
+use crate::control::target::Target;
+use crate::engine::{AskError, Handle};
+use crate::host::clock;
+use crate::proto::datapath::Shared;
+use crate::proto::identity::NodeId;
+use crate::proto::node::{self, Command, PeerState};
+use crate::proto::path::is_possible;
+
+use super::firewall::Firewall;
+use super::health::Facts;
+use super::keeper::Keeper;
+use super::probe::{self, node_target};
+use super::status;
+
+/// How often readiness is looked at while somebody waits for it.
+const READY_LOOK: Duration = Duration::from_millis(50);
+
+/// What answers.
+pub(super) struct Answers {
+    handle: Handle,
+    keeper: Arc<Keeper>,
+    firewall: Arc<Firewall>,
+    facts: Facts,
+    listen: Vec<SocketAddr>,
+}
+
+impl Handler for Answers {
+    fn handle(&self, request: Request, _origin: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
+        Box::pin(self.answer(request))
+    }
+}
+
+fn stopped(error: AskError) -> Failure {
+    Failure::new(error.to_string(), "look at the daemon's log")
+}
+
+impl Answers {
+    pub(super) const fn new(
+        handle: Handle,
+        keeper: Arc<Keeper>,
+        firewall: Arc<Firewall>,
+        facts: Facts,
+        listen: Vec<SocketAddr>,
+    ) -> Self {
+        Self { handle, keeper, firewall, facts, listen }
+    }
+
+    async fn answer(&self, request: Request) -> Result<Value, Failure> {
+        match request {
+            Request::Own => {
+                let node_id = self.handle.node_id();
+                answer(&OwnNode { node_id, address: node_id.address() })
+            }
+            Request::Status => answer(&self.status().await?),
+            Request::Peers => answer(&self.status().await?.peers),
+            Request::Up => self.link(true).await,
+            Request::Down => self.link(false).await,
+            Request::PeersAdd { node_id, endpoint } => self.add_peer(node_id, endpoint).await,
+            Request::PeersRemove { node_id } => {
+                self.command(Command::RemovePeer(node_id)).await?;
+                answer(&Done {})
+            }
+            Request::Ping { target, timeout_ms, seq } => answer(&self.ping(target, timeout_ms, seq).await?),
+            Request::DhtLookup { target } => {
+                let outcome = self.handle.lookup(target.address()).await.map_err(stopped)?;
+                answer(&status::lookup(target, &outcome, clock::wall()))
+            }
+            Request::DhtStatus => answer(&status::dht_status(&self.node_status().await?.dht)),
+            Request::Probe { target } => answer(&probe::probe(&self.handle, target).await),
+            Request::FirewallList => answer(&self.firewall.list()),
+            Request::FirewallAdd(matches) => answer(&self.firewall.add(matches).await?),
+            Request::FirewallRemove { index } => {
+                self.firewall.remove(index).await?;
+                answer(&Done {})
+            }
+            Request::Wait { timeout_ms } => answer(&self.wait(Duration::from_millis(timeout_ms)).await?),
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<(), Failure> {
+        self.handle.with(|node, now, wall| node.handle_command(now, wall, command)).await.map_err(stopped)
+    }
+
+    pub(super) async fn node_status(&self) -> Result<node::Status, Failure> {
+        self.handle.with(|node, now, _| node.status(now)).await.map_err(stopped)
+    }
+
+    pub(super) async fn shared(&self) -> Result<Arc<Shared>, Failure> {
+        self.handle.with(|node, _, _| node.shared()).await.map_err(stopped)
+    }
+
+    async fn add_peer(&self, node_id: NodeId, endpoint: SocketAddr) -> Result<Value, Failure> {
+        if node_id == self.handle.node_id() {
+            return Err(Failure::new(
+                "this is the node itself",
+                "give the ID of the other node: azora id there",
+            ));
+        }
+        if !is_possible(&endpoint) {
+            let text = format!("{endpoint} cannot be reached from the underlay");
+            return Err(Failure::new(text, "give the node's address outside the mesh and its UDP port"));
+        }
+        self.command(Command::AddPeer(node_id, endpoint)).await?;
+        answer(&Done {})
+    }
+
+    async fn link(&self, up: bool) -> Result<Value, Failure> {
+        let done = if up { self.keeper.up().await } else { self.keeper.down().await };
+        done.map_err(|error| Failure::new(error.to_string(), "azora status shows the interface"))?;
+        answer(&Done {})
+    }
+
+    async fn ping(&self, target: Target, timeout_ms: u64, seq: u64) -> Result<PingOutcome, Failure> {
+        let lost = |lost: String| Ok(PingOutcome::Lost(PingLoss { seq, lost }));
+        match self.handle.ping(node_target(target), Duration::from_millis(timeout_ms)).await {
+            Ok(reply) => Ok(PingOutcome::Reply(PingReply {
+                seq,
+                node_id: reply.node_id,
+                rtt_ms: status::ms(reply.rtt),
+                path: PathKind::Direct,
+                endpoint: Some(reply.endpoint),
+            })),
+            Err(AskError::Timeout(_)) if self.is_alone().await? => {
+                lost("no other node is known yet; azora peers add NODEID@IP:PORT adds one".into())
+            }
+            Err(AskError::Timeout(_)) => lost(format!("no reply in {timeout_ms} ms")),
+            Err(AskError::Ping(failure)) => lost(failure.to_string()),
+            Err(error @ AskError::Stopped) => Err(stopped(error)),
+        }
+    }
+
+    /// True while there is nobody to ask.
+    async fn is_alone(&self) -> Result<bool, Failure> {
+        let node = self.node_status().await?;
+        Ok(node.dht.contacts == 0 && node.peers.iter().all(|peer| peer.state == PeerState::Known))
+    }
+
+    pub(super) async fn status(&self) -> Result<Status, Failure> {
+        let node = self.node_status().await?;
+        let shared = self.shared().await?;
+        let interface = self.keeper.inspect().await.ok();
+        let up = interface.as_ref().is_some_and(|i| i.up);
+        let state = match (self.keeper.is_wanted(), up) {
+            (false, _) => NodeState::Down,
+            (true, true) => NodeState::Running,
+            (true, false) => NodeState::Starting,
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node_id: self.handle.node_id(),
+            address: self.handle.node_id().address(),
+            state,
+            interface: InterfaceStatus {
+                name: self.keeper.name().into(),
+                up,
+                mtu: interface.as_ref().map_or(0, |i| u16::try_from(i.mtu).unwrap_or(u16::MAX)),
+            },
+            listen: self.listen.clone(),
+            endpoints: node.endpoints.clone(),
+            dht: status::dht_summary(&node.dht),
+            health: self.facts.judge(&node, interface.as_ref()),
+            peers: node.peers.iter().map(status::peer).collect(),
+            drops: status::drops(&shared.drops),
+        })
+    }
+
+    async fn wait(&self, patience: Duration) -> Result<Readiness, Failure> {
+        let end = Instant::now() + patience;
+        loop {
+            let missing = self.missing().await?;
+            if missing.is_empty() || Instant::now() >= end {
+                return Ok(Readiness { ready: missing.is_empty(), missing });
+            }
+            sleep(READY_LOOK).await;
+        }
+    }
+
+    async fn missing(&self) -> Result<Vec<String>, Failure> {
+        let node = self.node_status().await?;
+        let mut missing = Vec::new();
+        if !self.keeper.inspect().await.is_ok_and(|i| i.up && i.has_address && i.has_route) {
+            missing.push(format!("the interface {} is not up", self.keeper.name()));
+        }
+        let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);
+        if node.configured > 0 && !up {
+            missing.push(format!("none of the {} configured peers has answered yet", node.configured));
+        }
+        Ok(missing)
+    }
+}

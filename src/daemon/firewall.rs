@@ -1,0 +1,208 @@
+//! The rules in force: those of the configuration, which only it changes, and those added at run time, which are saved.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::{AllowRule, Config, Inbound, Policy, Protocol};
+use crate::control::message::{Failure, FirewallMatch, FirewallProtocol, FirewallRule};
+use crate::engine::Handle;
+use crate::proto::node::Command;
+use crate::proto::policy::{self, RULES_MAX, Rule, Rules};
+use crate::store::StateDir;
+
+use super::Error;
+
+/// All rules, and where they are saved.
+pub(super) struct Firewall {
+    state: Arc<StateDir>,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    inbound: Inbound,
+    configured: Vec<(u32, AllowRule)>,
+    added: Vec<(u32, AllowRule)>,
+    next_index: u32,
+    handle: Option<Handle>,
+}
+
+impl Firewall {
+    /// Rules of the configuration and those saved.
+    ///
+    /// # Errors
+    /// When the saved rules cannot be read: they are not guessed at.
+    pub(super) fn load(config: &Config, state: Arc<StateDir>) -> Result<Self, Error> {
+        let mut held = Held {
+            inbound: config.policy.inbound,
+            configured: Vec::new(),
+            added: Vec::new(),
+            next_index: 1,
+            handle: None,
+        };
+        held.configure(&config.policy);
+        for (i, text) in state.load_rules()?.iter().enumerate() {
+            let rule = text.parse().map_err(|cause: crate::config::InvalidValue| Error::Rules {
+                path: state.path().join("firewall").display().to_string(),
+                line: i + 1,
+                cause: cause.to_string(),
+            })?;
+            held.add(rule);
+        }
+        Ok(Self { state, held: Mutex::new(held) })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the node of changes from now on.
+    pub(super) fn attach(&self, handle: Handle) {
+        self.held().handle = Some(handle);
+    }
+
+    /// What the data path enforces.
+    pub(super) fn rules(&self) -> Rules {
+        self.held().rules()
+    }
+
+    /// The rules as listed.
+    pub(super) fn list(&self) -> Vec<FirewallRule> {
+        let held = self.held();
+        let mut rules: Vec<_> = held.all().map(|(index, rule)| listed(*index, rule)).collect();
+        rules.sort_by_key(|rule| rule.index);
+        rules
+    }
+
+    /// Takes over the rules of a changed configuration.
+    pub(super) async fn configure(&self, policy: &Policy) {
+        self.held().configure(policy);
+        self.enforce().await;
+    }
+
+    /// Adds a rule and saves it.
+    pub(super) async fn add(&self, matches: FirewallMatch) -> Result<FirewallRule, Failure> {
+        let rule = AllowRule::new(matches.peer, matches.proto.map(from_wire), matches.port)
+            .map_err(|e| Failure::new(e.to_string(), "see azora firewall add --help"))?;
+        let (index, known) = {
+            let mut held = self.held();
+            let known = held.all().find(|(_, known)| *known == rule).map(|(index, _)| *index);
+            match known {
+                Some(index) => (index, true),
+                None if held.all().count() >= RULES_MAX => {
+                    let next = "remove one first: azora firewall list, azora firewall remove N";
+                    return Err(Failure::new(format!("there are {RULES_MAX} rules already"), next));
+                }
+                None => (held.add(rule), false),
+            }
+        };
+        if !known && let Err(failure) = self.save() {
+            self.held().remove(index);
+            return Err(failure);
+        }
+        self.enforce().await;
+        Ok(listed(index, &rule))
+    }
+
+    /// Removes a rule that was added at run time.
+    pub(super) async fn remove(&self, index: u32) -> Result<(), Failure> {
+        let list = "azora firewall list shows the rules and their numbers";
+        {
+            let mut held = self.held();
+            if held.configured.iter().any(|(i, _)| *i == index) {
+                let next = "remove it from [policy] allow in the file, then send the daemon SIGHUP";
+                return Err(Failure::new(format!("rule {index} comes from the configuration"), next));
+            }
+            if !held.remove(index) {
+                return Err(Failure::new(format!("there is no rule {index}"), list));
+            }
+        }
+        self.enforce().await;
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let lines: Vec<_> = self.held().added.iter().map(|(_, rule)| rule.to_string()).collect();
+        self.state.save_rules(&lines).map_err(|e| {
+            Failure::new(
+                format!("the rules are not saved: {e}"),
+                "make room in the state directory, then try again",
+            )
+        })
+    }
+
+    async fn enforce(&self) {
+        let (handle, rules) = {
+            let held = self.held();
+            (held.handle.clone(), held.rules())
+        };
+        if let Some(handle) = handle {
+            // A node that has stopped lets nothing in at all.
+            let _ = handle
+                .with(move |node, now, wall| node.handle_command(now, wall, Command::SetRules(rules)))
+                .await;
+        }
+    }
+}
+
+impl Held {
+    fn all(&self) -> impl Iterator<Item = &(u32, AllowRule)> {
+        self.configured.iter().chain(&self.added)
+    }
+
+    fn configure(&mut self, policy: &Policy) {
+        self.inbound = policy.inbound;
+        self.configured.clear();
+        for rule in &policy.allow {
+            let index = self.index();
+            self.configured.push((index, *rule));
+        }
+    }
+
+    const fn index(&mut self) -> u32 {
+        let index = self.next_index;
+        self.next_index += 1;
+        index
+    }
+
+    fn add(&mut self, rule: AllowRule) -> u32 {
+        let index = self.index();
+        self.added.push((index, rule));
+        index
+    }
+
+    fn remove(&mut self, index: u32) -> bool {
+        let before = self.added.len();
+        self.added.retain(|(i, _)| *i != index);
+        self.added.len() < before
+    }
+
+    fn rules(&self) -> Rules {
+        let allow = self.all().map(|(_, rule)| enforced(rule)).collect();
+        Rules { allow_all: self.inbound == Inbound::Allow, allow }
+    }
+}
+
+fn enforced(rule: &AllowRule) -> Rule {
+    let protocol = rule.proto.map(|proto| match proto {
+        Protocol::Tcp => policy::Protocol::Tcp,
+        Protocol::Udp => policy::Protocol::Udp,
+        Protocol::Icmp => policy::Protocol::Icmp,
+    });
+    Rule { protocol, port: rule.port, peer: rule.peer }
+}
+
+fn listed(index: u32, rule: &AllowRule) -> FirewallRule {
+    let proto = rule.proto.map(|proto| match proto {
+        Protocol::Tcp => FirewallProtocol::Tcp,
+        Protocol::Udp => FirewallProtocol::Udp,
+        Protocol::Icmp => FirewallProtocol::Icmp,
+    });
+    FirewallRule { index, matches: FirewallMatch { proto, port: rule.port, peer: rule.peer } }
+}
+
+const fn from_wire(proto: FirewallProtocol) -> Protocol {
+    match proto {
+        FirewallProtocol::Tcp => Protocol::Tcp,
+        FirewallProtocol::Udp => Protocol::Udp,
+        FirewallProtocol::Icmp => Protocol::Icmp,
+    }
+}

@@ -1,0 +1,78 @@
+//! What is wrong, why, and what to do about it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::{Config, Inbound};
+use crate::control::message::Health;
+use crate::proto::node::{PeerState, Status};
+use crate::tun::Condition;
+
+use super::keeper::Keeper;
+
+/// Facts that health is judged by, beside the node's own.
+pub(super) struct Facts {
+    save_failed: Arc<AtomicBool>,
+    keeper: Arc<Keeper>,
+    lan_guard: bool,
+    lan_discovery: bool,
+    inbound: Inbound,
+}
+
+impl Facts {
+    pub(super) fn new(config: &Config, save_failed: Arc<AtomicBool>, keeper: Arc<Keeper>) -> Self {
+        Self {
+            save_failed,
+            keeper,
+            lan_guard: config.policy.lan_guard,
+            lan_discovery: config.net.lan_discovery,
+            inbound: config.policy.inbound,
+        }
+    }
+
+    /// What is wrong, worst first.
+    pub(super) fn judge(&self, status: &Status, interface: Option<&Condition>) -> Vec<Health> {
+        let mut found = Vec::new();
+        let mut add = |code: &str, text: String, fix: &str| {
+            found.push(Health { code: code.into(), text, fix: fix.into() });
+        };
+        if self.keeper.is_wanted() && !interface.is_some_and(|i| i.up && i.has_address && i.has_route) {
+            let text = format!("the interface {} is not up with its address and route", self.keeper.name());
+            add("interface", text, "azora up; if that fails, restart the daemon and read its log");
+        }
+        if !self.keeper.is_guarded() {
+            let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
+            add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
+        }
+        let up = status.peers.iter().any(|peer| peer.state != PeerState::Known);
+        if status.configured > 0 && status.configured_up == 0 && !up {
+            let text = format!("none of the {} configured peers answers", status.configured);
+            add("bootstrap-unreachable", text, "azora probe NODEID@IP:PORT tells how far it gets");
+        } else if status.dht.contacts == 0 && !up {
+            let lan = if self.lan_discovery { ", or start another node on this network" } else { "" };
+            let fix = format!("azora peers add NODEID@IP:PORT{lan}");
+            add("no-contacts", "no other node is known yet".into(), &fix);
+        }
+        if self.save_failed.load(Ordering::Relaxed) {
+            let text = "the known contacts cannot be saved".into();
+            add(
+                "state-not-saved",
+                text,
+                "make room in the state directory (the daemon's log names the error)",
+            );
+        }
+        if status.endpoints.is_empty() {
+            let text = "this machine has no address at which others could reach it".into();
+            add("no-endpoints", text, "connect it to a network: ip address");
+        }
+        if !self.lan_guard {
+            let text = "the guard against LAN neighbours is switched off".into();
+            add("guard-off", text, "set [policy] lan_guard = true, unless another firewall does its work");
+        }
+        if self.inbound == Inbound::Allow {
+            let text = "every node of the mesh may open connections to this machine (inbound allow)".into();
+            add("inbound-open", text, "use --inbound deny and azora firewall add for what is meant");
+        }
+        found
+    }
+}

@@ -1,0 +1,265 @@
+//! The composition root: builds everything from the configuration, and owns start and shutdown.
+//!
+//! ```text
+//! start   state directory, identity ─► sockets ─► interface ─► guard ─► engine ─► control socket, metrics
+//! run     keeper     links, addresses, rule set changed ─► repair, tell the node
+//!         discovery  announcements on the links
+//!         saver      contacts ─► state directory
+//!         answers    requests of the control socket
+//! stop    SIGTERM, SIGINT, or the interface is gone: goodbye to peers, and everything is taken away again
+//! ```
+
+mod answers;
+mod discovery;
+mod firewall;
+mod health;
+mod keeper;
+mod metrics;
+mod probe;
+mod saver;
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::config::{Config, DhtMode};
+use crate::control::{self, server};
+use crate::engine::{Engine, Sockets};
+use crate::host::{clock, cpu, entropy, privileges};
+use crate::proto::dht::Mode;
+use crate::proto::identity::Identity;
+use crate::proto::node;
+use crate::proto::session;
+use crate::proto::wire::envelope::NetworkSecret;
+use crate::store::{self, StateDir};
+use crate::tun::guard::{self, Guard};
+use crate::tun::{self, Interface, InterfaceConfig};
+use crate::udp::{self, UdpSocket};
+
+use answers::Answers;
+use discovery::Discovery;
+use firewall::Firewall;
+use keeper::Keeper;
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// State directory, identity or rules.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A UDP socket.
+    #[error(transparent)]
+    Udp(#[from] udp::Error),
+    /// The interface.
+    #[error(transparent)]
+    Tun(#[from] tun::Error),
+    /// The guard.
+    #[error(transparent)]
+    Guard(#[from] guard::Error),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] server::BindError),
+    /// The metrics listener.
+    #[error(transparent)]
+    Metrics(#[from] control::metrics::BindError),
+    /// The rules that were saved cannot be read.
+    #[error("{path}: rule {line} is not one: {cause} (correct or remove that line)")]
+    Rules {
+        /// The file.
+        path: String,
+        /// Number of the rule, from 1.
+        line: usize,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The interface was taken away while we ran.
+    #[error("the interface {name} was deleted by somebody else: start the daemon again to make it anew")]
+    InterfaceGone {
+        /// Its name.
+        name: String,
+    },
+    /// The system refused something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+const fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or had to end.
+pub fn run(config: Config) -> Result<(), Error> {
+    privileges::harden().map_err(system("cannot protect the memory of this process"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(system("cannot start the runtime"))?.block_on(Daemon::run(config))
+}
+
+/// All that stands between start and stop.
+struct Daemon {
+    engine: Engine,
+    keeper: Arc<Keeper>,
+    state: Arc<StateDir>,
+    tasks: JoinSet<()>,
+}
+
+impl Daemon {
+    async fn run(config: Config) -> Result<(), Error> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot handle signals"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot handle signals"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot handle signals"))?;
+        let (mut daemon, firewall) = tokio::select! {
+            started = Self::start(&config) => started?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        let mut config = config;
+        let outcome = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hangup.recv() => reload(&mut config, &firewall).await,
+                error = daemon.engine.failure() => {
+                    tracing::error!(%error, "the interface cannot be read any more");
+                    break Err(Error::InterfaceGone { name: config.tun.name.clone() });
+                }
+                error = daemon.keeper.failure() => break Err(error),
+            }
+        };
+        daemon.stop().await;
+        outcome
+    }
+
+    async fn start(config: &Config) -> Result<(Self, Arc<Firewall>), Error> {
+        let state = Arc::new(StateDir::open(&config.node.state_dir)?);
+        let identity = state.load_or_create_identity(entropy::seed)?;
+        let (node_id, address) = (identity.node_id(), identity.address());
+        let remembered = match state.load_contacts() {
+            Ok(loaded) => loaded.contacts,
+            Err(error) => {
+                tracing::warn!(%error, "starting without the saved contacts");
+                Vec::new()
+            }
+        };
+        let firewall = Arc::new(Firewall::load(config, state.clone())?);
+        let sockets = bind(&config.net.listen)?;
+        let listen: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect();
+        let listener = server::Listener::bind(&config.node.socket).await?;
+        let interface = InterfaceConfig { name: config.tun.name.clone(), mtu: config.tun.mtu, address };
+        let interface = Interface::open(&interface).await?;
+        let guard =
+            if config.policy.lan_guard { Some(Guard::install(interface.name()).await?) } else { None };
+        let node = node::Node::new(node_config(config, identity, remembered, &firewall), clock::now());
+        let device = interface.device();
+        let engine = Engine::start(node, device, sockets).map_err(system("cannot start the data path"))?;
+        let handle = engine.handle();
+        firewall.attach(handle.clone());
+        let discovery = config.net.lan_discovery.then(|| Discovery::open(listen.clone())).flatten();
+        let keeper = Arc::new(Keeper::new(interface, guard, handle.clone(), listen.clone()));
+        let mut tasks = JoinSet::new();
+        keeper.look_around().await;
+        let (links, link_changes) = tokio::sync::watch::channel(());
+        tasks.spawn(keeper.clone().run(links));
+        if let Some(discovery) = discovery {
+            tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
+        }
+        let saver = saver::Saver::new(handle.clone(), state.clone());
+        let health = health::Facts::new(config, saver.failed(), keeper.clone());
+        tasks.spawn(saver.run());
+        let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, listen));
+        if let Some(address) = config.metrics.listen {
+            let listener = control::metrics::bind(address).await?;
+            tasks.spawn(control::metrics::serve(listener, metrics::render(answers.clone())));
+        }
+        tasks.spawn(server::serve(listener, answers));
+        tracing::info!(node = %node_id, %address, interface = %config.tun.name, "ready");
+        Ok((Self { engine, keeper, state, tasks }, firewall))
+    }
+
+    /// Takes everything away that was set up, in the opposite order.
+    async fn stop(mut self) {
+        tracing::info!("stopping");
+        self.tasks.shutdown().await;
+        saver::save(&self.engine.handle(), &self.state).await;
+        self.engine.stop().await;
+        if let Some(keeper) = Arc::into_inner(self.keeper) {
+            keeper.close().await;
+        }
+    }
+}
+
+fn bind(listen: &[SocketAddr]) -> Result<Sockets, Error> {
+    let mut sockets = Vec::new();
+    let mut chosen = None;
+    for address in listen {
+        let mut address = *address;
+        // Port 0 is any free one, but the same for both families.
+        if address.port() == 0 {
+            address.set_port(chosen.unwrap_or(0));
+        }
+        match UdpSocket::bind(address) {
+            Ok(socket) => {
+                chosen.get_or_insert(socket.local_addr().port());
+                sockets.push(socket);
+            }
+            Err(error) if listen.len() > 1 && error.is_missing_family() => {
+                tracing::warn!(%address, %error, "not listening there");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sockets.into())
+}
+
+fn node_config(
+    config: &Config,
+    identity: Identity,
+    remembered: Vec<crate::proto::wire::control::Contact>,
+    firewall: &Firewall,
+) -> node::Config {
+    node::Config {
+        identity,
+        session: session::Config::new(cpu::has_aes(), NetworkSecret::default()),
+        dht_mode: match config.dht.mode {
+            DhtMode::Auto | DhtMode::Server => Mode::Server,
+            DhtMode::Client => Mode::Client,
+        },
+        rules: firewall.rules(),
+        mtu: usize::from(config.tun.mtu),
+        bootstrap: config.net.bootstrap.iter().map(|b| (b.node_id, b.endpoint)).collect(),
+        remembered,
+        seed: entropy::seed(),
+    }
+}
+
+/// SIGHUP: takes over what can change while running; says what cannot.
+async fn reload(config: &mut Config, firewall: &Firewall) {
+    let fresh = match config.reload() {
+        Ok(fresh) => fresh,
+        Err(error) => return tracing::error!(%error, "configuration not reloaded; the running one stays"),
+    };
+    firewall.configure(&fresh.policy).await;
+    let fixed = fresh.node != config.node
+        || fresh.tun != config.tun
+        || fresh.net != config.net
+        || fresh.dht != config.dht
+        || fresh.metrics != config.metrics
+        || fresh.policy.lan_guard != config.policy.lan_guard;
+    if fixed {
+        tracing::warn!("only [policy] inbound and allow change while running: restart for the rest");
+    }
+    *config = fresh;
+    tracing::info!("configuration reloaded");
+}

@@ -1,0 +1,159 @@
+//! `azora probe`: how far a connection gets, stage by stage.
+
+use std::time::Duration;
+
+use crate::control::message::{ProbeReport, ProbeStage};
+use crate::control::target::Target;
+use crate::engine::{AskError, Handle};
+use crate::host::clock;
+use crate::proto::node;
+use crate::proto::path::is_possible;
+use crate::proto::timer::Instant;
+
+use super::status::ms;
+
+/// How long the handshake may take.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(8);
+/// How long one round trip may take.
+const RTT_PATIENCE: Duration = Duration::from_secs(2);
+/// Round trips measured.
+const RTT_SAMPLES: usize = 3;
+
+struct Probe<'h> {
+    handle: &'h Handle,
+    target: Target,
+    stages: Vec<ProbeStage>,
+}
+
+/// Goes through the stages up to the first that fails.
+pub(super) async fn probe(handle: &Handle, target: Target) -> ProbeReport {
+    let mut probe = Probe { handle, target, stages: Vec::new() };
+    // Which stage ended it stands in the report.
+    let _ = probe.run().await;
+    ProbeReport { target, stages: probe.stages }
+}
+
+impl Probe<'_> {
+    async fn run(&mut self) -> Option<()> {
+        self.key()?;
+        self.dht().await?;
+        self.candidates().await?;
+        self.handshake().await?;
+        self.rtt().await
+    }
+
+    fn stage(&mut self, name: &str, since: Instant, outcome: Result<String, (String, &str)>) -> Option<()> {
+        let (ok, detail, fix) = match outcome {
+            Ok(detail) => (true, detail, None),
+            Err((detail, fix)) => (false, detail, Some(fix.into())),
+        };
+        let elapsed_ms = ms(clock::now().saturating_since(since));
+        self.stages.push(ProbeStage { name: name.into(), ok, detail, fix, elapsed_ms });
+        ok.then_some(())
+    }
+
+    fn key(&mut self) -> Option<()> {
+        let since = clock::now();
+        let own = self.target.address() == self.handle.node_id().address();
+        let outcome = match self.target.node_id() {
+            _ if own => Err(("this is the node itself".into(), "probe another node")),
+            Some(id) => Ok(format!("node {id} has address {}", id.address())),
+            None => Ok("only the address is given; the record will tell the key".into()),
+        };
+        self.stage("key", since, outcome)
+    }
+
+    async fn dht(&mut self) -> Option<()> {
+        let since = clock::now();
+        let outcome = match self.handle.lookup(self.target.address()).await {
+            Ok(found) => match &found.record {
+                Some(record) => Ok(format!(
+                    "record {} of {} found with {} questions in {} rounds",
+                    record.content().sequence,
+                    record.node_id(),
+                    found.rpcs,
+                    found.rounds
+                )),
+                None if matches!(self.target, Target::At(..)) => {
+                    Ok("no record, but the endpoint is given".into())
+                }
+                None if found.rpcs == 0 => {
+                    Err(("nobody to ask: no other node is known".into(), "azora peers add NODEID@IP:PORT"))
+                }
+                None => Err((
+                    format!("{} nodes were asked, none holds a record", found.rpcs),
+                    "check the ID or address; is that node running and connected? It republishes every 20 minutes",
+                )),
+            },
+            Err(error) => Err((error.to_string(), "look at the daemon's log")),
+        };
+        self.stage("dht", since, outcome)
+    }
+
+    async fn candidates(&mut self) -> Option<()> {
+        let since = clock::now();
+        let address = self.target.address();
+        let known = self.handle.with(move |node, now, _| {
+            node.status(now)
+                .peers
+                .into_iter()
+                .find(|peer| peer.address == address)
+                .map(|peer| peer.candidates)
+        });
+        let mut candidates = known.await.ok().flatten().unwrap_or_default();
+        if let Target::At(_, endpoint) = self.target {
+            candidates.insert(0, endpoint);
+        }
+        candidates.retain(is_possible);
+        let list: Vec<_> = candidates.iter().map(ToString::to_string).collect();
+        let outcome = if list.is_empty() {
+            let fix =
+                "the node says no endpoint that is reachable from here; name one: azora probe NODEID@IP:PORT";
+            Err(("none".into(), fix))
+        } else {
+            Ok(list.join(", "))
+        };
+        self.stage("candidates", since, outcome)
+    }
+
+    async fn handshake(&mut self) -> Option<()> {
+        let since = clock::now();
+        let outcome = match self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await {
+            Ok(reply) => Ok(format!("session with {} at {}", reply.node_id, reply.endpoint)),
+            Err(AskError::Timeout(_)) | Err(AskError::Ping(node::PingFailure::NoAnswer)) => Err((
+                "no answer at any endpoint".into(),
+                "is UDP to that port open on the way, and does the node run with this key?",
+            )),
+            Err(error) => Err((error.to_string(), "look at the daemon's log")),
+        };
+        self.stage("handshake", since, outcome)
+    }
+
+    async fn rtt(&mut self) -> Option<()> {
+        let since = clock::now();
+        let mut samples = Vec::new();
+        for _ in 0..RTT_SAMPLES {
+            if let Ok(reply) = self.handle.ping(node_target(self.target), RTT_PATIENCE).await {
+                samples.push(ms(reply.rtt));
+            }
+        }
+        samples.sort_by(f64::total_cmp);
+        let outcome = match samples.as_slice() {
+            [] => Err((
+                "the session stands, but pings are lost".into(),
+                "the path loses packets: try again, look at the link",
+            )),
+            all => Ok(format!("{} ms median of {} of {RTT_SAMPLES}", all[all.len() / 2], all.len())),
+        };
+        self.stage("rtt", since, outcome)
+    }
+}
+
+/// The target in the node's words.
+pub(super) const fn node_target(target: Target) -> node::Target {
+    match target {
+        Target::Node(id) => node::Target::Node(id, None),
+        Target::At(id, endpoint) => node::Target::Node(id, Some(endpoint)),
+        Target::Address(address) => node::Target::Address(address),
+    }
+}

@@ -1,0 +1,65 @@
+//! Saves the known contacts, so that a restarted node finds the network again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::engine::Handle;
+use crate::proto::wire::control::Contact;
+use crate::store::StateDir;
+
+/// The first contacts are saved soon: a crash may follow.
+const FIRST_WAIT: Duration = Duration::from_secs(3);
+/// Wait between two looks once there is something saved.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The saving task.
+pub(super) struct Saver {
+    handle: Handle,
+    state: Arc<StateDir>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Saver {
+    pub(super) fn new(handle: Handle, state: Arc<StateDir>) -> Self {
+        Self { handle, state, failed: Arc::default() }
+    }
+
+    /// True while the last attempt to save failed.
+    pub(super) fn failed(&self) -> Arc<AtomicBool> {
+        self.failed.clone()
+    }
+
+    pub(super) async fn run(self) {
+        let mut saved: Vec<Contact> = Vec::new();
+        loop {
+            sleep(if saved.is_empty() { FIRST_WAIT } else { WAIT }).await;
+            let Ok(mut known) = self.handle.with(|node, _, _| node.known()).await else { return };
+            known.sort();
+            if known == saved {
+                continue;
+            }
+            self.failed.store(!write(&self.state, &known), Ordering::Relaxed);
+            saved = known;
+        }
+    }
+}
+
+/// Saves what the node knows now.
+pub(super) async fn save(handle: &Handle, state: &StateDir) {
+    if let Ok(known) = handle.with(|node, _, _| node.known()).await
+        && !known.is_empty()
+    {
+        write(state, &known);
+    }
+}
+
+fn write(state: &StateDir, known: &[Contact]) -> bool {
+    let saved = state.save_contacts(known);
+    if let Err(error) = &saved {
+        tracing::warn!(%error, "the known contacts are not saved");
+    }
+    saved.is_ok()
+}

@@ -1,0 +1,104 @@
+//! From what the node says to what the control API says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::control::message::{
+    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, PathStatus, PeerState, PeerStatus,
+};
+use crate::control::target::Target;
+use crate::proto::datapath::{DropReason, Drops};
+use crate::proto::dht::{self, Mode, Outcome};
+use crate::proto::node;
+use crate::proto::timer::WallTime;
+
+/// Milliseconds with fractions.
+pub(super) fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Seconds to a tenth.
+fn s(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
+}
+
+pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
+    PeerStatus {
+        node_id: peer.node_id,
+        address: peer.address,
+        name: None,
+        state: match peer.state {
+            node::PeerState::Known => PeerState::Known,
+            node::PeerState::Authenticated => PeerState::Authenticated,
+            node::PeerState::Flowing => PeerState::Flowing,
+        },
+        path: peer.endpoint.map_or(PathStatus::NONE, PathStatus::direct),
+        standby: Vec::new(),
+        rtt_ms: peer.rtt.map(ms),
+        loss: None,
+        mtu: u16::try_from(peer.mtu).unwrap_or(u16::MAX),
+        cipher: peer.cipher.map(String::from),
+        session_age_s: peer.session_age.map(s),
+        last_rx_s: peer.last_received.map(s),
+        rx_bytes: peer.bytes_received,
+        tx_bytes: peer.bytes_sent,
+        drops: BTreeMap::from([("replay".into(), peer.replays)]),
+    }
+}
+
+pub(super) fn drops(drops: &Drops) -> BTreeMap<String, u64> {
+    DropReason::ALL.iter().map(|reason| (reason.name().into(), drops.of(*reason))).collect()
+}
+
+const fn role(mode: Mode) -> DhtRole {
+    match mode {
+        Mode::Server => DhtRole::Server,
+        Mode::Client => DhtRole::Client,
+    }
+}
+
+/// Nothing to judge by while nobody is known.
+fn size(status: &dht::Status) -> Option<u64> {
+    (status.contacts > 0).then_some(status.network_size_estimate)
+}
+
+pub(super) fn dht_summary(status: &dht::Status) -> DhtSummary {
+    DhtSummary {
+        mode: role(status.mode),
+        contacts: status.contacts as u64,
+        network_size_estimate: size(status),
+    }
+}
+
+pub(super) fn dht_status(status: &dht::Status) -> DhtStatus {
+    let bucket = |bucket: &dht::BucketStatus| Bucket {
+        distance_bits: u32::from(bucket.distance_bits),
+        contacts: bucket.contacts as u32,
+        replacements: bucket.replacements as u32,
+    };
+    DhtStatus {
+        mode: role(status.mode),
+        contacts: status.contacts as u64,
+        network_size_estimate: size(status),
+        buckets: status.buckets.iter().rev().map(bucket).collect(),
+        records_stored: status.records as u64,
+    }
+}
+
+pub(super) fn lookup(target: Target, outcome: &Outcome, wall: WallTime) -> LookupReport {
+    let record = outcome.record.as_ref();
+    let content = record.map(|record| record.content());
+    let age = |issued: WallTime| Duration::from_millis(wall.as_unix_ms().saturating_sub(issued.as_unix_ms()));
+    LookupReport {
+        target,
+        found: record.is_some(),
+        node_id: record.map(|record| record.node_id()),
+        endpoints: content.map(|content| content.endpoints.clone()).unwrap_or_default(),
+        rounds: outcome.rounds,
+        rpcs: outcome.rpcs,
+        elapsed_ms: ms(outcome.elapsed),
+        holders: outcome.holders.clone(),
+        record_age_s: content.map(|content| s(age(content.issued))),
+        record_seq: content.map(|content| content.sequence),
+    }
+}

@@ -1,0 +1,116 @@
+//! What a swarm of many nodes must do.
+
+use super::swarm::*;
+use crate::proto::dht::*;
+use std::time::Duration;
+
+/// Looks up `n` random pairs of living nodes one after the other; the number found, and a summary.
+fn success(swarm: &mut Swarm, n: usize) -> (usize, String) {
+    let (mut found, mut rpcs, mut rounds, mut elapsed) = (0, Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..n {
+        let (from, whom) = (swarm.random_alive(), swarm.random_alive());
+        let outcome = swarm.find(from, whom);
+        let id = swarm.nodes[whom].identity.node_id();
+        found += usize::from(outcome.record.is_some_and(|record| record.node_id() == id));
+        rpcs.push(outcome.rpcs);
+        rounds.push(outcome.rounds);
+        elapsed.push(outcome.elapsed);
+    }
+    rpcs.sort_unstable();
+    rounds.sort_unstable();
+    elapsed.sort_unstable();
+    let (mid, high) = (n / 2, n * 95 / 100);
+    let text = format!(
+        "{found}/{n} rpcs {}/{} rounds {}/{} time {:?}/{:?}",
+        rpcs[mid], rpcs[high], rounds[mid], rounds[high], elapsed[mid], elapsed[high]
+    );
+    (found, text)
+}
+
+#[test]
+fn every_lookup_finds_its_record() {
+    let mut swarm = Swarm::grown(1, 200);
+    swarm.run_for(Duration::from_secs(20));
+    let (found, text) = success(&mut swarm, 300);
+    assert_eq!(found, 300, "{text}");
+    let estimates: Vec<u64> = swarm.nodes.iter().map(|n| n.dht.status().network_size_estimate).collect();
+    let mean = estimates.iter().sum::<u64>() / 200;
+    assert!((150..260).contains(&mean), "estimated {mean} nodes of 200");
+}
+
+#[test]
+fn thirty_percent_loss_hides_no_record() {
+    let mut swarm = Swarm::new(2);
+    swarm.loss_percent = 30;
+    for _ in 0..200 {
+        swarm.join(Mode::Server);
+        swarm.run_for(Duration::from_millis(50));
+    }
+    swarm.run_for(Duration::from_secs(60));
+    let (found, text) = success(&mut swarm, 300);
+    assert_eq!(found, 300, "{text}");
+}
+
+#[test]
+fn half_of_all_contacts_may_be_stale() {
+    let mut swarm = Swarm::grown(3, 200);
+    swarm.run_for(Duration::from_secs(90));
+    let mut left = 100;
+    while left > 0 {
+        let i = swarm.random_alive();
+        swarm.kill(i);
+        left -= 1;
+    }
+    let (found, text) = success(&mut swarm, 300);
+    assert!(found >= 297, "{text}");
+}
+
+#[test]
+fn an_idle_network_is_quiet() {
+    let mut swarm = Swarm::grown(4, 60);
+    swarm.run_for(Duration::from_secs(10 * 60));
+    let before = swarm.messages;
+    swarm.run_for(Duration::from_secs(20 * 60));
+    let per_node_and_minute = (swarm.messages - before) as f64 / 60.0 / 20.0;
+    assert!(per_node_and_minute < 40.0, "{per_node_and_minute} messages a node and minute");
+    let (found, text) = success(&mut swarm, 100);
+    assert_eq!(found, 100, "{text}");
+}
+
+#[test]
+fn a_split_network_heals_within_two_minutes() {
+    let mut swarm = Swarm::grown(5, 80);
+    swarm.run_for(Duration::from_secs(120));
+    (0..80).for_each(|i| swarm.nodes[i].group = (i % 2) as u8);
+    swarm.run_for(Duration::from_secs(25 * 60));
+    (0..80).for_each(|i| swarm.nodes[i].group = 0);
+    swarm.run_for(Duration::from_secs(120));
+    let mut found = 0;
+    for i in 0..200 {
+        let (from, whom) = (2 * swarm.random(40) + i % 2, 2 * swarm.random(40) + 1 - i % 2);
+        let id = swarm.nodes[whom].identity.node_id();
+        found += usize::from(swarm.find(from, whom).record.is_some_and(|r| r.node_id() == id));
+    }
+    assert!(found >= 198, "{found} of 200 cross lookups");
+}
+
+#[test]
+fn churn_is_survived() {
+    let mut swarm = Swarm::grown(6, 200);
+    swarm.run_for(Duration::from_secs(90));
+    let (mut found, mut tried) = (0, 0);
+    for _ in 0..200 {
+        let gone = swarm.random_alive();
+        swarm.kill(gone);
+        swarm.join(Mode::Server);
+        swarm.run_for(Duration::from_secs(1));
+        let settled = swarm.nodes.len() - 20;
+        let (from, whom) = (swarm.random(settled), swarm.random(settled));
+        if swarm.nodes[from].alive && swarm.nodes[whom].alive {
+            tried += 1;
+            let id = swarm.nodes[whom].identity.node_id();
+            found += usize::from(swarm.find(from, whom).record.is_some_and(|r| r.node_id() == id));
+        }
+    }
+    assert!(found * 100 >= tried * 95, "{found} of {tried}");
+}

@@ -1,0 +1,222 @@
+//! What a node does by itself.
+
+use std::time::Duration;
+
+use super::swarm::*;
+use crate::proto::dht::*;
+
+fn contact(i: usize) -> Contact {
+    contact_of(&identity(i), private_endpoint(i))
+}
+
+fn lonely() -> Dht {
+    Dht::new(identity(0).node_id(), Mode::Server, [1; 32], at(0))
+}
+
+/// Lets `time` pass while nobody answers; what was sent, with seconds.
+fn pass(dht: &mut Dht, from: Instant, time: Duration) -> Vec<(u64, Query)> {
+    let mut sent = Vec::new();
+    while let Some(next) = dht.poll_timeout().filter(|next| *next <= from + time) {
+        let next = next.max(from);
+        dht.handle_timeout(next, wall(next));
+        sent.extend(std::iter::from_fn(|| dht.poll_transmit()).map(|q| (next.as_nanos() / 1_000_000_000, q)));
+    }
+    sent
+}
+
+#[test]
+fn a_node_that_knows_nobody_sleeps() {
+    let mut dht = lonely();
+    assert_eq!(dht.poll_timeout(), None);
+    dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+    dht.handle_timeout(at(0), wall(at(0)));
+    assert_eq!((dht.poll_timeout(), dht.poll_transmit()), (None, None));
+}
+
+#[test]
+fn dead_bootstrap_nodes_give_way_to_cached_ones() {
+    let mut swarm = Swarm::grown(7, 30);
+    swarm.run_for(Duration::from_secs(30));
+    let i = swarm.add(Mode::Server);
+    // Twenty that are dead come first, one of the living last.
+    let mut cached: Vec<_> = (500..520).map(contact).collect();
+    cached.push(contact(3));
+    swarm.nodes[i].dht.remember(cached);
+    swarm.settle(i);
+    swarm.run_for(Duration::from_secs(30));
+    assert!(swarm.nodes[i].dht.status().contacts >= 20, "{:?}", swarm.nodes[i].dht.status());
+    assert!(swarm.find(5, i).record.is_some(), "and its record is published");
+}
+
+#[test]
+fn alone_a_node_asks_less_and_less() {
+    let mut dht = lonely();
+    dht.remember((1..=50).map(contact).collect());
+    let sent = pass(&mut dht, at(0), Duration::from_secs(600));
+    let rounds = |from: u64, to: u64| sent.iter().filter(|(s, _)| (from..to).contains(s)).count();
+    assert!(rounds(0, 1) >= ALPHA);
+    assert!(rounds(0, 20) > 3 * rounds(300, 320), "{} {}", rounds(0, 20), rounds(300, 320));
+    assert!(rounds(300, 600) < 300 / 20 * ALPHA * 4 + 20);
+    dht.handle_network_change(at(600));
+    let sent = pass(&mut dht, at(600), Duration::from_secs(10));
+    assert!(sent.len() > 5 * ALPHA, "a change of network starts over: {}", sent.len());
+}
+
+#[test]
+fn the_first_answer_starts_a_self_lookup_and_the_publication() {
+    let mut dht = lonely();
+    dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+    dht.handle_peer_up(at(5), contact(1), true);
+    assert_eq!(dht.poll_timeout(), Some(at(5)));
+    dht.handle_timeout(at(5), wall(at(5)));
+    let Some(Query { control: Control::Find { target, want, .. }, .. }) = dht.poll_transmit() else {
+        panic!()
+    };
+    assert_eq!((target, want), (identity(0).node_id().position(), Want::Contacts));
+}
+
+#[test]
+fn a_record_is_placed_at_the_k_closest_and_again() {
+    let mut swarm = Swarm::grown(8, 40);
+    swarm.run_for(Duration::from_secs(100));
+    let position = swarm.nodes[7].identity.node_id().position();
+    let holders = |swarm: &Swarm| -> Vec<usize> {
+        let holds = |i: &usize| swarm.nodes[*i].dht.records.find(swarm.now, &position).is_some();
+        (0..40).filter(|i| *i != 7).filter(holds).collect()
+    };
+    let mut closest: Vec<usize> = (0..40).filter(|i| *i != 7).collect();
+    closest.sort_by_key(|i| swarm.nodes[*i].identity.node_id().position().distance(&position));
+    let placed = holders(&swarm);
+    assert!(closest[..K].iter().all(|i| placed.contains(i)), "{:?} {placed:?}", &closest[..K]);
+    assert_eq!(swarm.nodes[7].dht.status().publish_holders, K);
+    swarm.run_for(Duration::from_secs(4000));
+    assert!(swarm.nodes[7].sequence > 2, "fresh records were asked for");
+    assert!(closest[..K].iter().all(|i| holders(&swarm).contains(i)));
+}
+
+#[test]
+fn changing_records_keep_a_distance() {
+    let mut dht = lonely();
+    dht.handle_peer_up(at(0), contact(1), true);
+    let mut starts = Vec::new();
+    for s in 0..60 {
+        dht.handle_peer_up(at(s), contact(1), true);
+        dht.publish(at(s), record_of(&identity(0), s + 1, at(s), private_endpoint(0)));
+        let before = dht.publication.placed;
+        pass(&mut dht, at(s), Duration::from_millis(999));
+        if dht.publication.placed != before {
+            starts.push(s);
+        }
+    }
+    assert!(starts.len() >= 5);
+    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= PUBLISH_GAP_MIN.as_secs() - 1), "{starts:?}");
+}
+
+#[test]
+fn nobody_to_place_a_record_at_means_another_try() {
+    let mut dht = lonely();
+    dht.handle_peer_up(at(0), contact(1), true);
+    dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+    pass(&mut dht, at(0), Duration::from_secs(12));
+    dht.handle_peer_up(at(12), contact(1), true);
+    let next = dht.timers.deadline(&Timer::Publish).unwrap();
+    assert!(next < at(60), "{next:?}");
+}
+
+#[test]
+fn members_are_checked_one_by_one() {
+    let mut dht = lonely();
+    (1..=5).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+    pass(&mut dht, at(0), Duration::from_secs(5));
+    (1..=5).for_each(|i| dht.handle_peer_up(at(5), contact(i), true));
+    let mut checked = std::collections::BTreeSet::new();
+    for s in 6..75 {
+        for (_, query) in pass(&mut dht, at(s), Duration::from_secs(1)) {
+            let Control::Find { request, target, .. } = query.control else { continue };
+            if target != identity(0).node_id().position() {
+                checked.insert(query.to.node_id);
+            }
+            let found = Control::Found { request, record: None, contacts: Vec::new() };
+            dht.handle_reply(at(s + 1), wall(at(s + 1)), query.to.node_id, found);
+        }
+    }
+    assert_eq!(checked.len(), 5);
+}
+
+#[test]
+fn a_stranger_met_in_passing_is_visited_once_a_minute() {
+    let mut dht = lonely();
+    (1..=3).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+    let visits = |dht: &mut Dht, s: u64, strangers: &[usize]| -> usize {
+        let running = dht.lookups.len();
+        let contacts = strangers.iter().map(|i| (identity(*i).node_id().position(), contact(*i)));
+        dht.handle_upkeep_answer(at(s), Position([1; 32]), &contacts.collect::<Vec<_>>());
+        dht.lookups.len() - running
+    };
+    assert_eq!(visits(&mut dht, 1, &[1, 2, 3]), 0, "no strangers");
+    assert_eq!(visits(&mut dht, 1, &[50]), 1);
+    assert_eq!(visits(&mut dht, 60, &[51]), 0, "too soon");
+    dht.avoid(at(60), identity(51).node_id());
+    assert_eq!(visits(&mut dht, 62, &[51]), 0, "nobody could reach it lately");
+    assert_eq!(visits(&mut dht, 62, &[52]), 1);
+    assert_eq!(visits(&mut dht, 1000, &[51]), 1);
+}
+
+#[test]
+fn an_idle_bucket_is_refreshed() {
+    let mut swarm = Swarm::grown(9, 30);
+    swarm.run_for(Duration::from_secs(50 * 60));
+    let now = swarm.now;
+    for node in &swarm.nodes {
+        let (_, since) = node.dht.table.stalest().unwrap();
+        assert!(now.saturating_since(since) < BUCKET_REFRESH_INTERVAL * 2, "{since:?}");
+    }
+}
+
+#[test]
+fn known_nodes_are_saved_best_first_and_limited() {
+    let mut dht = lonely();
+    dht.remember((100..100 + KNOWN_MAX + 50).map(contact).collect());
+    assert_eq!(dht.known().count(), KNOWN_MAX);
+    dht.handle_peer_up(at(5), contact(1), true);
+    dht.handle_peer_up(at(6), contact(2), true);
+    let saved: Vec<_> = dht.known().collect();
+    assert_eq!(saved.len(), KNOWN_MAX);
+    assert_eq!(saved[..2], [contact(2), contact(1)]);
+    dht.handle_peer_failed(at(7), identity(2).node_id());
+    assert_eq!(dht.known().next(), Some(contact(1)));
+    assert_eq!(dht.known().last(), Some(contact(2)));
+}
+
+#[test]
+fn one_network_cannot_fill_the_known_nodes() {
+    let mut dht = lonely();
+    for i in 1..40 {
+        dht.handle_peer_up(at(1), Contact { endpoint: ([8, 8, 8, 8], i as u16).into(), ..contact(i) }, true);
+    }
+    assert_eq!(dht.status().known, PER_NETWORK_IN_TABLE_MAX);
+    assert!(dht.status().counters.crowded > 0);
+}
+
+#[test]
+fn random_positions_fall_into_their_bucket() {
+    let mut dht = lonely();
+    for index in 0..256 {
+        let position = dht.random_position(index);
+        assert_eq!(dht.table.index(&position), Some(index));
+    }
+}
+
+#[test]
+fn the_same_seed_does_the_same() {
+    let run = || {
+        let mut swarm = Swarm::new(11);
+        swarm.loss_percent = 10;
+        for _ in 0..20 {
+            swarm.join(Mode::Server);
+        }
+        swarm.run_for(Duration::from_secs(300));
+        (swarm.messages, swarm.nodes.iter().map(|node| node.dht.status()).collect::<Vec<_>>())
+    };
+    assert_eq!(run(), run());
+}

@@ -1,0 +1,198 @@
+//! Driving lookups: asking whom they want to ask, judging what comes back, ending them.
+
+use std::sync::Arc;
+
+use rand_core::Rng;
+
+use super::diversity::{PER_NETWORK_IN_ANSWER_MAX, Tally};
+use super::lookup::{ALPHA, LOOKUP_TIME_MAX, Lookup, LookupId, Purpose, matches_target};
+use super::rpc::{Owner, Question, Rpc};
+use super::table::K;
+use super::upkeep::Timer;
+use super::{Dht, Event, Query, TRANSMITS_MAX};
+use crate::proto::identity::{NodeId, Position};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{Contact, Want};
+use crate::proto::wire::record::NodeRecord;
+
+impl Dht {
+    pub(super) fn handle_found(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        rpc: Rpc,
+        record: Option<Vec<u8>>,
+        contacts: Vec<Contact>,
+    ) {
+        let contacts = self.acceptable(contacts);
+        match (rpc.owner, rpc.question) {
+            (Owner::Lookup(id), _) => {
+                let record = record.and_then(|bytes| self.checked(wall, id, &bytes));
+                if let Some(lookup) = self.lookups.get_mut(&id) {
+                    lookup.handle_answer(now, rpc.to.node_id, record, &contacts);
+                }
+                self.drive_lookup(now, id);
+            }
+            (Owner::Liveness | Owner::Probe, Question::Find { target, .. }) => {
+                self.handle_upkeep_answer(now, target, &contacts);
+            }
+            (Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack | Owner::Nobody, _) => {}
+        }
+    }
+
+    /// Leaves out ourselves and crowds; a node that answered us before is taken at its proven endpoint.
+    pub(super) fn acceptable(&self, contacts: Vec<Contact>) -> Vec<(Position, Contact)> {
+        let mut tally = Tally::default();
+        let others = contacts.into_iter().filter(|contact| contact.node_id != self.local);
+        let proven = others.map(|named| {
+            let position = named.node_id.position();
+            (position, self.table.contact(named.node_id, &position).copied().unwrap_or(named))
+        });
+        proven.filter(|(_, contact)| tally.admits(contact, PER_NETWORK_IN_ANSWER_MAX)).collect()
+    }
+
+    /// The record, if it is what the lookup wants, signed and in date.
+    pub(super) fn checked(&mut self, wall: WallTime, id: LookupId, bytes: &[u8]) -> Option<NodeRecord> {
+        let lookup = self.lookups.get(&id).filter(|lookup| lookup.want() == Want::Record)?;
+        if let Some(best) = lookup.record().filter(|best| best.bytes() == bytes) {
+            return Some(best.clone()).filter(|best| best.remaining(wall).is_ok());
+        }
+        let record = NodeRecord::parse(bytes).ok();
+        let record = record.filter(|r| r.remaining(wall).is_ok() && matches_target(r, lookup.target()));
+        self.counters.records_invalid += u64::from(record.is_none());
+        record
+    }
+
+    pub(super) fn start_lookup(
+        &mut self,
+        now: Instant,
+        target: Position,
+        want: Want,
+        purpose: Purpose,
+        mut seeds: Vec<Contact>,
+    ) -> LookupId {
+        let id = self.next_lookup_id();
+        seeds.extend(self.table.seeds(&target, K));
+        if seeds.len() < ALPHA {
+            seeds.extend(self.known.best_first().into_iter().take(K));
+        }
+        let held = if want == Want::Record { self.held(now, &target) } else { None };
+        let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
+        self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, held));
+        self.timers.arm(Timer::Lookup(id), now + LOOKUP_TIME_MAX);
+        self.drive_lookup(now, id);
+        id
+    }
+
+    pub(super) const fn next_lookup_id(&mut self) -> LookupId {
+        self.lookups_started += 1;
+        LookupId(self.lookups_started)
+    }
+
+    /// Asks whom the lookup wants to ask, and ends it when nothing is left.
+    pub(super) fn drive_lookup(&mut self, now: Instant, id: LookupId) {
+        let Some(lookup) = self.lookups.get(&id) else { return };
+        let question = Question::Find { want: lookup.want(), target: *lookup.target() };
+        while let Some(contact) = self.lookups.get(&id).and_then(Lookup::next) {
+            let asked =
+                self.is_usable(&contact) && self.ask(now, contact, Owner::Lookup(id), question.clone());
+            let Some(lookup) = self.lookups.get_mut(&id) else { return };
+            if asked {
+                lookup.handle_asked(now, contact.node_id);
+            } else {
+                lookup.handle_failed(contact.node_id);
+            }
+        }
+        if self.lookups.get(&id).is_some_and(Lookup::is_done) {
+            self.finish_lookup(now, id);
+        }
+    }
+
+    /// True for those who answered us, and for keys with which a handshake is possible.
+    pub(super) fn is_usable(&self, contact: &Contact) -> bool {
+        let id = contact.node_id;
+        self.table.contact(id, &id.position()).is_some() || id.is_usable()
+    }
+
+    pub(super) fn finish_lookup(&mut self, now: Instant, id: LookupId) {
+        let Some(lookup) = self.lookups.remove(&id) else { return };
+        self.timers.disarm(&Timer::Lookup(id));
+        self.rpcs.detach(id);
+        let (purpose, converged) = (lookup.purpose(), lookup.is_converged());
+        let (outcome, lacking) = lookup.finish(now);
+        if converged && !outcome.closest.is_empty() {
+            self.size.handle_lookup(&outcome.target, &outcome.closest);
+        }
+        self.table.handle_lookup(now, &outcome.target);
+        match purpose {
+            Purpose::Caller => {
+                if let (Some(record), Some(contact)) = (&outcome.record, lacking) {
+                    self.write_back(now, record, contact);
+                }
+                self.events.push_back(Event::LookupDone { id, outcome });
+            }
+            Purpose::Publish => self.place(now, &outcome.closest),
+            Purpose::Upkeep => {}
+        }
+    }
+
+    /// Gives the record to a node that should have it: one expected to be among the k closest.
+    pub(super) fn write_back(&mut self, now: Instant, record: &NodeRecord, contact: Contact) {
+        let distance = record.node_id().position().distance(&contact.node_id.position());
+        if self.size.expected_rank(&distance) <= K as f64 {
+            let record = Arc::from(record.bytes());
+            self.ask(now, contact, Owner::WriteBack, Question::Store { record });
+        }
+    }
+
+    /// Sends a question; false when there is no room for it.
+    pub(super) fn ask(&mut self, now: Instant, to: Contact, owner: Owner, question: Question) -> bool {
+        let request = self.rng.next_u64();
+        let query = self.rpcs.ask(now, request, to, owner, question);
+        let asked = query.is_some();
+        query.into_iter().for_each(|query| self.transmit(query));
+        asked
+    }
+
+    pub(super) fn transmit(&mut self, query: Query) {
+        if self.transmits.len() < TRANSMITS_MAX {
+            self.transmits.push_back(query);
+        } else {
+            self.counters.transmits_dropped += 1;
+        }
+    }
+
+    pub(super) fn handle_rpc_slow(&mut self, now: Instant, query: Query, owner: Owner, timeouts: u8) {
+        let node_id = query.to.node_id;
+        self.transmit(query);
+        if let Owner::Lookup(id) = owner {
+            if let Some(lookup) = self.lookups.get_mut(&id) {
+                lookup.handle_slow(node_id, timeouts);
+            }
+            self.drive_lookup(now, id);
+        }
+    }
+
+    pub(super) fn handle_rpc_failed(&mut self, now: Instant, rpc: Rpc) {
+        self.handle_miss(now, rpc.to.node_id);
+        match rpc.owner {
+            Owner::Lookup(id) => {
+                if let Some(lookup) = self.lookups.get_mut(&id) {
+                    lookup.handle_failed(rpc.to.node_id);
+                }
+                self.avoid(now, rpc.to.node_id);
+                self.drive_lookup(now, id);
+            }
+            Owner::Publish => self.handle_placed(now, false),
+            Owner::Liveness | Owner::Probe | Owner::WriteBack | Owner::Nobody => {}
+        }
+    }
+
+    pub(super) fn handle_miss(&mut self, now: Instant, node_id: NodeId) {
+        self.table.handle_miss(now, node_id);
+        self.known.handle_miss(node_id);
+        if self.table.is_alone() {
+            self.handle_alone(now);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `azora config`, and the daemon's `--test`.
+
+use crate::run::{azora, azora_command, daemon, daemon_command};
+
+/// A directory with one file in it.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("azora.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+#[test]
+fn wrong_files_exit_2_with_line_and_key() {
+    let check = |text: &str, needle: &str| {
+        let (_directory, path) = file(text);
+        for ran in [azora(&["config", "check", &path]), daemon(&["--test", "--config", &path])] {
+            ran.exits(2).complains(&[&path, needle, "azora config init"]);
+        }
+    };
+    check("[tun]\nname = \"azora0\"\nmtuu = 1300\n", ":3:1: unknown field `mtuu`");
+    check("[tun]\nmtu = 9000\n", ":2:7: mtu 9000 is outside 1280 to 1420");
+    check("[relay]\nenabled = true\n", ":1:2: unknown field `relay`");
+    check("[net]\nbootstrap = [\"x\"]\n", ":2:");
+    check("not toml\n", ":1:");
+    daemon(&["--test", "--config", "/nonexistent"]).exits(2).complains(&["/nonexistent"]);
+    let (_directory, path) = file("[net]\nlisten = []\n");
+    azora(&["config", "check", &path]).exits(2).complains(&["net.listen"]);
+}
+
+#[test]
+fn good_files_exit_0() {
+    let (_directory, path) = file("[tun]\nmtu = 1300\n");
+    assert_eq!(azora(&["config", "check", &path]).exits(0).out, format!("{path}: ok\n"));
+    assert_eq!(daemon(&["--test", "--config", &path]).exits(0).err, "");
+    let shown = azora(&["config", "show", "--config", &path]).exits(0).out;
+    let mtu = shown.lines().find(|line| line.starts_with("tun.mtu")).unwrap();
+    assert!(mtu.starts_with("tun.mtu = 1300 ") && mtu.ends_with("# file"), "{mtu}");
+    let (_directory, again) = file(&shown);
+    azora(&["config", "check", &again]).exits(0);
+}
+
+#[test]
+fn wrong_flags_and_variables_of_the_daemon_exit_2() {
+    let check = |arguments: &[&str], needle: &str| {
+        daemon(arguments).exits(2).complains(&[needle]);
+    };
+    check(&["--test", "--tun", "userspace-networking"], "not available yet");
+    check(&["--test", "--tun", "a/b"], "interface name");
+    check(&["--test", "--listen", "5747"], "IP:PORT");
+    check(&["--test", "--listen", "[::]:1", "--listen", "[::]:1"], "twice");
+    check(&["--test", "--bootstrap", "192.0.2.1:5747"], "NODEID@IP:PORT");
+    check(&["--test", "--dht", "both"], "auto, server, client");
+    check(&["--test", "--inbound", "maybe"], "deny, allow");
+    check(&["--test", "--log", "loud"], "error, warn, info, debug, trace");
+    check(&["--test", "--metrics", "9747"], "IP:PORT");
+    check(&["--test", "--state-dir", ""], "state-dir");
+    check(&["--test", "--socks5-server", "127.0.0.1:1"], "--socks5-server");
+    let ran: crate::run::Ran =
+        daemon_command().env("AZORA_LOG", "loud").arg("--test").output().unwrap().into();
+    ran.exits(2).complains(&["loud"]);
+    daemon(&["--test", "--no-lan-discovery", "--dht", "client", "--listen", "127.0.0.1:0"]).exits(0);
+}
+
+#[test]
+fn init_writes_the_example_and_never_over_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("etc/azora.toml");
+    let init = ["config", "init", "--config", path.to_str().unwrap()];
+    azora(&init).exits(0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), auramesh::config::EXAMPLE);
+    azora(&["config", "check", path.to_str().unwrap()]).exits(0);
+    std::fs::write(&path, "# mine\n").unwrap();
+    azora(&init).exits(1).complains(&["exists already", "--force"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine\n");
+    azora(&[&init[..], &["--force"]].concat()).exits(0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), auramesh::config::EXAMPLE);
+    let wrong: crate::run::Ran = azora_command()
+        .env("AZORA_CONFIG", "/proc/azora.toml")
+        .args(["config", "init"])
+        .output()
+        .unwrap()
+        .into();
+    wrong.exits(1).complains(&["/proc/azora.toml"]);
+}

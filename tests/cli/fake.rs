@@ -1,0 +1,239 @@
+//! The real control server with invented answers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use auramesh::control::message::*;
+use auramesh::control::server::{self, Handler, Listener, PeerCredentials, answer};
+use auramesh::control::target::Target;
+use auramesh::proto::identity::{Identity, NodeId};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::run::{Ran, azora_command};
+
+/// A node ID for each number.
+pub(crate) fn node_id(seed: u8) -> NodeId {
+    Identity::from_seed([seed; 32]).node_id()
+}
+
+/// Own node, a healthy peer, a peer that never answers.
+pub(crate) const OWN: u8 = 1;
+pub(crate) const PEER: u8 = 2;
+pub(crate) const SILENT: u8 = 3;
+
+pub(crate) fn endpoint() -> SocketAddr {
+    "198.51.100.7:5747".parse().unwrap()
+}
+
+/// A daemon that is none.
+pub(crate) struct Fake {
+    pub(crate) socket: PathBuf,
+    pub(crate) directory: tempfile::TempDir,
+    seen: Arc<Mutex<Vec<Request>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    /// A healthy node.
+    pub(crate) fn healthy() -> Self {
+        Self::start(Vec::new())
+    }
+
+    /// A node that nobody knows.
+    pub(crate) fn lonely() -> Self {
+        Self::start(vec![
+            Health {
+                code: "no-contacts".into(),
+                text: "no other node is known".into(),
+                fix: "azora peers add NODEID@IP:PORT".into(),
+            },
+            Health { code: "clock".into(), text: "the clock is wrong".into(), fix: "set it".into() },
+        ])
+    }
+
+    fn start(health: Vec<Health>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("run/azora.sock");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let handler = Arc::new(Answers { health, seen: seen.clone() });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
+        let path = socket.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = Listener::bind(&path).await.unwrap();
+                bound.send(()).unwrap();
+                tokio::select! {
+                    () = server::serve(listener, handler) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        is_bound.recv().unwrap();
+        Self { socket, directory, seen, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Runs `azora` against it.
+    pub(crate) fn azora(&self, arguments: &[&str]) -> Ran {
+        azora_command().env("AZORA_SOCKET", &self.socket).args(arguments).output().unwrap().into()
+    }
+
+    /// What was asked since the last time.
+    pub(crate) fn asked(&self) -> Vec<Request> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+struct Answers {
+    health: Vec<Health>,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Handler for Answers {
+    fn handle(&self, request: Request, _: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
+        self.seen.lock().unwrap().push(request.clone());
+        Box::pin(async move { self.answer(request) })
+    }
+}
+
+impl Answers {
+    fn answer(&self, request: Request) -> Result<Value, Failure> {
+        let silent = Target::Node(node_id(SILENT));
+        match request {
+            Request::Own => answer(&OwnNode { node_id: node_id(OWN), address: node_id(OWN).address() }),
+            Request::Status => answer(&self.status()),
+            Request::Peers => answer(&self.status().peers),
+            Request::Up | Request::Down | Request::PeersAdd { .. } => answer(&Done {}),
+            Request::PeersRemove { .. } => {
+                Err(Failure::new("that node is no peer", "`azora peers` lists them"))
+            }
+            Request::Ping { target, seq, .. } if target == silent => {
+                answer(&PingOutcome::Lost(PingLoss { seq, lost: "no record found".into() }))
+            }
+            Request::Ping { seq, .. } => answer(&PingOutcome::Reply(PingReply {
+                seq,
+                node_id: node_id(PEER),
+                rtt_ms: 0.4 + seq as f64,
+                path: if seq == 1 { PathKind::Relay } else { PathKind::Direct },
+                endpoint: Some(endpoint()),
+            })),
+            Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
+            Request::DhtStatus => answer(&dht()),
+            Request::Probe { target } => answer(&probe(target, target != silent)),
+            Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
+            Request::FirewallAdd(matches) => answer(&rule(9, matches)),
+            Request::FirewallRemove { index: 8 } => answer(&Done {}),
+            Request::FirewallRemove { index } => {
+                Err(Failure::new(format!("there is no rule {index}"), "`azora firewall list` numbers them"))
+            }
+            Request::Wait { .. } => answer(&self.readiness()),
+            _ => Err(Failure::new("not faked", "fake it")),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let missing = self.health.iter().map(|health| health.text.clone()).collect();
+        Readiness { ready: self.health.is_empty(), missing }
+    }
+
+    fn status(&self) -> Status {
+        let mut peers: Vec<_> = [PEER, SILENT].map(peer).into();
+        if !self.health.is_empty() {
+            peers.clear();
+        }
+        Status {
+            version: "0.1.0".into(),
+            node_id: node_id(OWN),
+            address: node_id(OWN).address(),
+            state: NodeState::Running,
+            interface: InterfaceStatus { name: "azora0".into(), up: true, mtu: 1420 },
+            listen: vec!["0.0.0.0:5747".parse().unwrap(), "[::]:5747".parse().unwrap()],
+            endpoints: vec!["203.0.113.7:5747".parse().unwrap()],
+            dht: DhtSummary { mode: DhtRole::Server, contacts: 37, network_size_estimate: Some(120) },
+            health: self.health.clone(),
+            peers,
+            drops: BTreeMap::from([("unauthenticated".into(), 0), ("policy".into(), 3)]),
+        }
+    }
+}
+
+fn peer(seed: u8) -> PeerStatus {
+    let flowing = seed == PEER;
+    PeerStatus {
+        node_id: node_id(seed),
+        address: node_id(seed).address(),
+        name: None,
+        state: if flowing { PeerState::Flowing } else { PeerState::Known },
+        path: if flowing { PathStatus::direct(endpoint()) } else { PathStatus::NONE },
+        standby: Vec::new(),
+        rtt_ms: flowing.then_some(0.31),
+        loss: flowing.then_some(0.0),
+        mtu: 1420,
+        cipher: flowing.then(|| "aes-256-gcm".into()),
+        session_age_s: flowing.then_some(12.0),
+        last_rx_s: flowing.then_some(0.4),
+        rx_bytes: 2048,
+        tx_bytes: 100,
+        drops: BTreeMap::from([("replay".into(), 0)]),
+    }
+}
+
+fn lookup(target: Target, found: bool) -> LookupReport {
+    LookupReport {
+        target,
+        found,
+        node_id: found.then(|| node_id(PEER)),
+        endpoints: if found { vec![endpoint()] } else { Vec::new() },
+        rounds: 2,
+        rpcs: 7,
+        elapsed_ms: 3.1,
+        holders: if found { vec![node_id(OWN)] } else { Vec::new() },
+        record_age_s: found.then_some(40.0),
+        record_seq: found.then_some(3),
+    }
+}
+
+fn dht() -> DhtStatus {
+    DhtStatus {
+        mode: DhtRole::Server,
+        contacts: 37,
+        network_size_estimate: None,
+        buckets: vec![Bucket { distance_bits: 256, contacts: 20, replacements: 4 }],
+        records_stored: 11,
+    }
+}
+
+fn probe(target: Target, works: bool) -> ProbeReport {
+    let stage = |name: &str, ok: bool| ProbeStage {
+        name: name.into(),
+        ok,
+        detail: format!("{name} seen at {}", endpoint()),
+        fix: (!ok).then(|| "open UDP port 5747 there".into()),
+        elapsed_ms: 1.5,
+    };
+    ProbeReport { target, stages: vec![stage("key", true), stage("handshake", works)] }
+}
+
+pub(crate) fn ssh() -> FirewallMatch {
+    FirewallMatch { proto: Some(FirewallProtocol::Tcp), port: Some(22), peer: Some(node_id(PEER)) }
+}
+
+const fn rule(index: u32, matches: FirewallMatch) -> FirewallRule {
+    FirewallRule { index, matches }
+}

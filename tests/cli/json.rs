@@ -1,0 +1,144 @@
+//! The JSON of every reading command, over a real socket.
+
+use auramesh::control::message::{Request, Status};
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, OWN, PEER, SILENT, node_id};
+use crate::run::azora;
+
+/// Keys of an object, in the order in which they are printed.
+fn keys(out: &str, object: &Value) -> Vec<String> {
+    let mut keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
+    keys.sort_by_key(|key| out.find(&format!("\"{key}\":")));
+    keys
+}
+
+fn id(seed: u8) -> String {
+    node_id(seed).to_string()
+}
+
+fn address(seed: u8) -> String {
+    node_id(seed).address().to_string()
+}
+
+#[test]
+fn status_is_as_documented() {
+    let ran = Fake::healthy().azora(&["status", "--json"]).exits(0);
+    let status = ran.json();
+    let documented = "version node_id address state interface listen endpoints dht health peers drops";
+    assert_eq!(keys(&ran.out, &status).join(" "), documented);
+    assert_eq!(status["state"], "running");
+    assert_eq!(status["node_id"], id(OWN));
+    assert_eq!(status["address"], address(OWN));
+    assert_eq!(status["interface"], json!({"name": "azora0", "up": true, "mtu": 1420}));
+    assert_eq!(status["listen"], json!(["0.0.0.0:5747", "[::]:5747"]));
+    assert_eq!(status["dht"], json!({"mode": "server", "contacts": 37, "network_size_estimate": 120}));
+    assert_eq!(status["health"], json!([]));
+    assert_eq!(status["drops"]["policy"], 3);
+    let flowing = json!({
+        "node_id": id(PEER), "address": address(PEER), "name": null, "state": "flowing",
+        "path": {"kind": "direct", "endpoint": "198.51.100.7:5747", "via": []}, "standby": [],
+        "rtt_ms": 0.31, "loss": 0.0, "mtu": 1420, "cipher": "aes-256-gcm", "session_age_s": 12.0,
+        "last_rx_s": 0.4, "rx_bytes": 2048, "tx_bytes": 100, "drops": {"replay": 0}
+    });
+    assert_eq!(status["peers"][0], flowing);
+    assert_eq!(status["peers"][1]["path"], json!({"kind": "none", "endpoint": null, "via": []}));
+    assert_eq!(status["peers"][1]["rtt_ms"], Value::Null);
+    assert!(serde_json::from_str::<Status>(&ran.out).is_ok(), "programs in Rust read it as the type");
+    let health = Fake::lonely().azora(&["status", "--json"]).exits(0).json()["health"][0].clone();
+    assert_eq!(health["code"], "no-contacts");
+    assert!(health["text"].is_string() && health["fix"].is_string());
+}
+
+#[test]
+fn own_node_and_inspect() {
+    let fake = Fake::healthy();
+    let own = json!({"node_id": id(OWN), "address": address(OWN)});
+    assert_eq!(fake.azora(&["id", "--json"]).exits(0).json(), own);
+    assert_eq!(fake.azora(&["ip", "--json"]).exits(0).json(), own);
+    assert_eq!(fake.asked().len(), 2);
+    let offline = azora(&["inspect", &id(PEER), "--json"]).exits(0).json();
+    assert_eq!(offline, json!({"node_id": id(PEER), "address": address(PEER)}));
+    assert_eq!(azora(&["inspect", &format!("{}.azora", id(PEER)), "--json"]).exits(0).json(), offline);
+    let known = fake.azora(&["inspect", &address(PEER), "--json"]).exits(0).json();
+    assert_eq!(known["node_id"], id(PEER));
+    assert_eq!(known["endpoints"], json!(["198.51.100.7:5747"]));
+}
+
+#[test]
+fn ping_prints_one_object_a_line() {
+    let fake = Fake::healthy();
+    let arguments = ["ping", &id(PEER), "-c", "3", "--interval", "0.001", "--json"];
+    let ran = fake.azora(&arguments).exits(0);
+    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let first = json!({
+        "seq": 1, "node_id": id(PEER), "rtt_ms": 1.4, "path": "relay", "endpoint": "198.51.100.7:5747"
+    });
+    assert_eq!(lines[0], first);
+    assert_eq!(lines[1]["path"], "direct");
+    let last = json!({"sent": 3, "received": 3, "rtt_ms": {"min": 1.4, "p50": 2.4, "max": 3.4}});
+    assert_eq!(lines[3], last);
+    let asked: Vec<_> = fake.asked().into_iter().collect();
+    assert!(matches!(asked[2], Request::Ping { timeout_ms: 5000, seq: 3, .. }), "one request a ping");
+
+    let until: Vec<_> = arguments.iter().copied().chain(["--until-direct"]).collect();
+    assert_eq!(fake.azora(&until).exits(0).out.lines().count(), 3, "two pings and the statistics");
+
+    let silent = ["ping", &id(SILENT), "-c", "2", "--interval", "0.001", "--json"];
+    let ran = fake.azora(&silent).exits(1);
+    assert_eq!(ran.out.lines().last().unwrap(), "{\"sent\":2,\"received\":0,\"rtt_ms\":null}");
+    assert_eq!(ran.out.lines().next().unwrap(), "{\"seq\":1,\"lost\":\"no record found\"}");
+}
+
+#[test]
+fn dht_and_probe() {
+    let fake = Fake::healthy();
+    let ran = fake.azora(&["dht", "lookup", &address(PEER), "--json"]).exits(0);
+    let expected = json!({
+        "target": address(PEER), "found": true, "node_id": id(PEER), "endpoints": ["198.51.100.7:5747"],
+        "rounds": 2, "rpcs": 7, "elapsed_ms": 3.1, "holders": [id(OWN)], "record_age_s": 40.0, "record_seq": 3
+    });
+    assert_eq!(ran.json(), expected);
+    assert_eq!(fake.azora(&["dht", "lookup", &id(SILENT), "--json"]).exits(1).json()["found"], false);
+    let status = fake.azora(&["dht", "status", "--json"]).exits(0).json();
+    assert_eq!(status["buckets"], json!([{"distance_bits": 256, "contacts": 20, "replacements": 4}]));
+    let probe = fake.azora(&["probe", &id(PEER), "--json"]).exits(0).json();
+    assert_eq!(probe["stages"][0]["name"], "key");
+    let failed = fake.azora(&["probe", &id(SILENT), "--json"]).exits(1).json();
+    assert_eq!(failed["stages"][1]["ok"], false);
+    assert_eq!(failed["stages"][1]["fix"], "open UDP port 5747 there");
+}
+
+#[test]
+fn firewall_peers_wait_and_config() {
+    let fake = Fake::healthy();
+    let rules = json!([
+        {"index": 7, "proto": null, "port": null, "peer": null},
+        {"index": 8, "proto": "tcp", "port": 22, "peer": id(PEER)}
+    ]);
+    assert_eq!(fake.azora(&["firewall", "list", "--json"]).exits(0).json(), rules);
+    assert_eq!(fake.azora(&["peers", "--json"]).exits(0).json()[0]["state"], "flowing");
+    assert_eq!(fake.azora(&["wait", "--json"]).exits(0).json(), json!({"ready": true, "missing": []}));
+    let settings = fake.azora(&["config", "show", "--json"]).exits(0).json();
+    assert_eq!(settings[4], json!({"key": "tun.mtu", "value": "1420", "origin": "default"}));
+}
+
+#[test]
+fn report_has_everything_and_no_addresses() {
+    let fake = Fake::healthy();
+    let secret = ["198.51.100.7", "203.0.113.7"];
+    let report = fake.azora(&["report", "--json"]).exits(0);
+    let parsed = report.json();
+    assert_eq!(parsed["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(parsed["daemon"]["dht"]["contacts"], 37);
+    let here = &parsed["daemon"]["status"];
+    assert_eq!(here["node_id"], id(OWN));
+    assert_eq!(here["address"], address(OWN));
+    assert_eq!(here["listen"], json!(["0.0.0.0:5747", "[::]:5747"]));
+    let text = fake.azora(&["report"]).exits(0);
+    for hidden in secret {
+        assert!(!report.out.contains(hidden) && !text.out.contains(hidden), "{hidden}");
+        assert!(fake.azora(&["report", "--with-addresses"]).exits(0).out.contains(hidden));
+    }
+    assert!(text.out.contains("192.0.2.1:5747"), "a stand-in with the port: {}", text.out);
+}

@@ -1,0 +1,131 @@
+//! What people read.
+
+use std::time::{Duration, Instant};
+
+use auramesh::control::message::Request;
+
+use crate::fake::{Fake, OWN, PEER, SILENT, node_id, ssh};
+use crate::run::azora;
+
+#[test]
+fn status_says_first_what_is_wrong_and_what_to_do() {
+    let healthy = Fake::healthy();
+    let out = healthy.azora(&["status"]).exits(0).out;
+    let expected = format!(
+        "running, all is well\n\
+         node id    {}\n\
+         address    {}\n\
+         interface  azora0 up, mtu 1420\n\
+         listen     0.0.0.0:5747, [::]:5747\n\
+         seen as    203.0.113.7:5747\n\
+         dht        server, 37 contacts, about 120 nodes in the network\n\
+         peers      2, 1 with data in the last 30 s\n\
+         drops      policy 3\n\
+         version    0.1.0\n",
+        node_id(OWN),
+        node_id(OWN).address()
+    );
+    assert_eq!(out, expected);
+    let with_peers = healthy.azora(&["status", "--peers"]).exits(0).out;
+    assert!(with_peers.starts_with(&out));
+    assert!(with_peers.contains(&node_id(SILENT).to_string()));
+    let lonely = Fake::lonely().azora(&["status"]).exits(0).out;
+    let mut lines = lonely.lines();
+    let first = "running, but no other node is known; try: azora peers add NODEID@IP:PORT";
+    assert_eq!(lines.next(), Some(first));
+    assert_eq!(lines.next(), Some("  also the clock is wrong; try: set it"));
+}
+
+#[test]
+fn checks_print_one_line_and_exit_0_or_1() {
+    let check = |fake: &Fake, what: &str, code: i32, line: &str| {
+        assert_eq!(fake.azora(&["status", "--check", what]).exits(code).out, line);
+    };
+    let (healthy, lonely) = (Fake::healthy(), Fake::lonely());
+    check(&healthy, "live", 0, "live\n");
+    check(&healthy, "ready", 0, "ready\n");
+    check(&lonely, "live", 0, "live\n");
+    check(&lonely, "ready", 1, "not ready: no other node is known, the clock is wrong\n");
+}
+
+#[test]
+fn peers_are_a_table() {
+    let out = Fake::healthy().azora(&["peers"]).exits(0).out;
+    let lines: Vec<Vec<&str>> =
+        out.lines().map(|line| line.split("  ").filter(|c| !c.is_empty()).map(str::trim).collect()).collect();
+    assert_eq!(lines[0], ["STATE", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST RX", "NODE ID"]);
+    let (address, id) = (node_id(PEER).address().to_string(), node_id(PEER).to_string());
+    let expected =
+        ["flowing", &address, "direct 198.51.100.7:5747", "0.310 ms", "2.0 KiB", "100 B", "0.4 s", &id];
+    assert_eq!(lines[1], expected);
+    assert!(Fake::lonely().azora(&["peers"]).exits(0).out.starts_with("no peers yet; `azora peers add"));
+}
+
+#[test]
+fn ping_names_who_by_which_path_and_how_fast() {
+    let fake = Fake::healthy();
+    let (peer, silent) = (node_id(PEER).to_string(), node_id(SILENT).to_string());
+    let out = fake.azora(&["ping", &peer, "-c", "2", "--interval", "0.001"]).exits(0).out;
+    let (address, short) = (node_id(PEER).address(), &peer[..10]);
+    let expected = format!(
+        "reply from {address} ({short}): relay 198.51.100.7:5747 1.400 ms\n\
+         reply from {address} ({short}): direct 198.51.100.7:5747 2.400 ms\n\
+         2 sent, 2 received, 0% lost, rtt min/p50/max 1.400/1.400/2.400 ms\n"
+    );
+    assert_eq!(out, expected);
+    let out = fake.azora(&["ping", &silent, "-c", "1"]).exits(1).out;
+    assert_eq!(out, "no reply to 1: no record found\n1 sent, 0 received, 100% lost\n");
+}
+
+#[test]
+fn probe_names_the_fix() {
+    let out = Fake::healthy().azora(&["probe", &node_id(SILENT).to_string()]).exits(1).out;
+    let lines: Vec<_> = out.lines().collect();
+    assert!(lines[0].starts_with("key        ok      1.500 ms"), "{out}");
+    assert!(lines[1].starts_with("handshake  FAILED  1.500 ms"), "{out}");
+    assert_eq!(lines[2], "try: open UDP port 5747 there");
+}
+
+#[test]
+fn lookups_and_inspections_say_what_is_known() {
+    let fake = Fake::healthy();
+    let found = fake.azora(&["dht", "lookup", &node_id(PEER).to_string()]).exits(0).out;
+    assert!(found.starts_with("found      2 rounds, 7 requests, 3.100 ms\n"), "{found}");
+    assert!(found.contains("record     number 3, signed 40.0 s ago\n"), "{found}");
+    let missing = fake.azora(&["dht", "lookup", &node_id(SILENT).to_string()]).exits(1).out;
+    assert!(missing.starts_with("not found  "), "{missing}");
+    let status = fake.azora(&["dht", "status"]).exits(0).out;
+    assert!(status.contains("2^256     20        4\n"), "{status}");
+    let id = node_id(PEER).to_string();
+    let offline = azora(&["inspect", &id]).exits(0).out;
+    assert_eq!(offline, format!("node id  {id}\naddress  {}\n", node_id(PEER).address()));
+}
+
+#[test]
+fn changes_say_what_they_did() {
+    let fake = Fake::healthy();
+    let peer = node_id(PEER).to_string();
+    assert_eq!(fake.azora(&["up"]).exits(0).out, "the interface is up\n");
+    assert!(fake.azora(&["down"]).exits(0).out.contains("azora up"));
+    let rule = ["firewall", "add", "in", "allow", "-p", "tcp", "--port", "22", "--peer", &peer];
+    let out = fake.azora(&rule).exits(0).out;
+    assert_eq!(out, format!("rule 9: in allow -p tcp --port 22 --peer {peer}\n"));
+    assert_eq!(fake.asked().last(), Some(&Request::FirewallAdd(ssh())));
+    let rules = fake.azora(&["firewall", "list"]).exits(0).out;
+    assert!(
+        rules.starts_with("N  PROTOCOL  PORT  PEER\n7  any       any   any\n8  tcp       22    "),
+        "{rules}"
+    );
+    let added = fake.azora(&["peers", "add", &format!("{peer}@192.0.2.9:5747")]).exits(0).out;
+    assert!(added.starts_with("added ") && added.ends_with(" at 192.0.2.9:5747\n"), "{added}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the real time that a real process takes")]
+fn wait_ends_when_ready_or_late() {
+    assert_eq!(Fake::healthy().azora(&["wait"]).exits(0).out, "ready\n");
+    let start = Instant::now();
+    let late = Fake::lonely().azora(&["wait", "--timeout", "0.3"]).exits(1);
+    late.complains(&["not ready after 0.3 s: no other node is known", "azora status"]);
+    assert!(start.elapsed() < Duration::from_secs(10));
+}

@@ -1,0 +1,141 @@
+//! Exit codes 2 and 3: wrong usage, and no daemon.
+
+use std::os::unix::net::UnixListener;
+
+use auramesh::control::message::Request;
+
+use crate::fake::{Fake, OWN, PEER, node_id};
+use crate::run::azora;
+
+#[test]
+fn wrong_usage_exits_2() {
+    let id = node_id(PEER).to_string();
+    let check = |arguments: &[&str], needle: &str| {
+        azora(arguments).exits(2).complains(&[needle]);
+    };
+    check(&[], "Usage: azora");
+    check(&["frobnicate"], "frobnicate");
+    check(&["status", "--frobnicate"], "--frobnicate");
+    check(&["status", "--check", "alive"], "live, ready");
+    check(&["ping"], "TARGET");
+    check(&["ping", "laptop"], "NODEID@IP:PORT");
+    check(&["ping", "2001:db8::1"], "600::/8");
+    check(&["ping", &id, "-c", "0"], "0");
+    check(&["ping", &id, "--interval", "0"], "seconds");
+    check(&["ping", &id, "--timeout", "61"], "60 seconds");
+    check(&["ping", &id, "--timeout", "NaN"], "seconds");
+    check(&["inspect", &id[..51]], "52 characters");
+    check(&["key"], "Usage: azora key");
+    check(&["dht"], "Usage: azora dht");
+    check(&["peers", "add", &id], "NODEID@IP:PORT");
+    check(&["peers", "add", &format!("{id}@192.0.2.1:0")], "port 0");
+    check(&["peers", "--json", "remove", &id], "--json");
+    check(&["firewall", "add"], "Usage: azora firewall add");
+    check(&["firewall", "add", "out", "allow"], "out");
+    check(&["firewall", "add", "in", "allow", "--port", "22"], "tcp or udp");
+    check(&["firewall", "add", "in", "allow", "-p", "icmp", "--port", "22"], "tcp or udp");
+    check(&["firewall", "add", "in", "allow", "-p", "sctp"], "tcp, udp, icmp");
+    check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "65536"], "65536");
+    check(&["completions", "tcsh"], "bash");
+    check(&["id", "--socket", ""], "--socket");
+}
+
+#[test]
+fn no_daemon_exits_3() {
+    let directory = tempfile::tempdir().unwrap();
+    let (none, stale) = (directory.path().join("none.sock"), directory.path().join("stale.sock"));
+    drop(UnixListener::bind(&stale).unwrap());
+    let id = node_id(PEER).to_string();
+    let commands: &[&[&str]] = &[
+        &["id"],
+        &["ip"],
+        &["inspect", "600::1"],
+        &["up"],
+        &["down"],
+        &["status"],
+        &["peers"],
+        &["peers", "remove", &id],
+        &["ping", &id],
+        &["dht", "lookup", &id],
+        &["dht", "status"],
+        &["probe", &id],
+        &["firewall", "list"],
+        &["firewall", "add", "in", "allow"],
+        &["firewall", "remove", "1"],
+        &["wait", "--timeout", "0.3"],
+    ];
+    for socket in [none, stale] {
+        let socket = socket.to_str().unwrap();
+        for command in commands {
+            let ran = azora(&[command, ["--socket", socket].as_slice()].concat()).exits(3);
+            ran.complains(&[socket, "no daemon answers", "try: start it"]);
+        }
+        let ran = azora(&["status", "--check", "live", "--socket", socket]).exits(1);
+        assert!(ran.out.starts_with("not live: no daemon answers at "), "{ran:?}");
+        azora(&["report", "--socket", socket]).exits(0);
+    }
+}
+
+#[test]
+fn the_socket_comes_from_flag_environment_or_file() {
+    let fake = Fake::healthy();
+    let socket = fake.socket.to_str().unwrap();
+    let id = format!("{}\n", node_id(OWN));
+    assert_eq!(azora(&["--socket", socket, "id"]).exits(0).out, id);
+    assert_eq!(azora(&["id", "--socket", socket]).exits(0).out, id);
+    assert_eq!(fake.azora(&["id"]).exits(0).out, id);
+    fake.azora(&["id", "--socket", "/nonexistent"]).exits(3);
+    let file = fake.directory.path().join("azora.toml");
+    std::fs::write(&file, format!("[node]\nsocket = \"{socket}\"\n")).unwrap();
+    assert_eq!(azora(&["--config", file.to_str().unwrap(), "id"]).exits(0).out, id);
+    assert_eq!(fake.azora(&["peers", "add", &format!("{}@192.0.2.1:1", node_id(PEER))]).exits(0).err, "");
+}
+
+#[test]
+fn failures_of_the_daemon_exit_1_with_their_next_step() {
+    let fake = Fake::healthy();
+    let ran = fake.azora(&["peers", "remove", &node_id(PEER).to_string()]);
+    ran.exits(1).complains(&["azora: that node is no peer\n", "try: `azora peers` lists them\n"]);
+    fake.azora(&["firewall", "remove", "1"]).exits(1).complains(&["no rule 1", "azora firewall list"]);
+    assert_eq!(fake.azora(&["firewall", "remove", "8"]).exits(0).out, "removed rule 8\n");
+    assert!(matches!(fake.asked().last(), Some(Request::FirewallRemove { index: 8 })));
+}
+
+/// Two users on one machine: the second may neither open the socket nor, when let in, change anything.
+#[test]
+fn another_user_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root to become another user");
+        return;
+    }
+    let fake = Fake::healthy();
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let program = fake.directory.path().join("azora");
+    // By another process: a descriptor of ours open for writing could be inherited by a child of another test, and
+    // the copy could not be run then (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_azora")).arg(&program).status();
+    assert!(copied.unwrap().success());
+    open(&program, 0o755);
+    open(fake.directory.path(), 0o755);
+    let stranger = |arguments: &[&str]| -> crate::run::Ran {
+        let mut command = crate::run::plain(&program);
+        command.env("AZORA_SOCKET", &fake.socket).args(arguments).uid(65_534).gid(65_534);
+        command.output().unwrap().into()
+    };
+    stranger(&["id"]).exits(1).complains(&["not permitted", "sudo"]);
+    open(fake.socket.parent().unwrap(), 0o755);
+    stranger(&["id"]).exits(1).complains(&["not permitted", "sudo"]);
+    open(&fake.socket, 0o666);
+    stranger(&["id"]).exits(0);
+    fake.asked();
+    for change in [&["up"][..], &["down"], &["firewall", "add", "in", "allow"], &["firewall", "remove", "8"]]
+    {
+        stranger(change).exits(1).complains(&["only root and the daemon's user", "sudo"]);
+    }
+    assert!(fake.asked().is_empty(), "the handler heard nothing of it");
+}

@@ -1,0 +1,316 @@
+//! Machines for one test: namespaces, a bridge between them, and everything gone again at the end.
+//!
+//! ```text
+//!   azPxCn1 ─ eth0 ══ p1 ┐
+//!   azPxCn2 ─ eth0 ══ p2 ┤ br0 in azPxClan          P: process, C: counter of the test
+//!   azPxCn3 ─ eth0 ══ p3 ┘
+//! ```
+//! A namespace has 10.77.0.N/24 or fd77::N/64 on `eth0`, never both: a test says which underlay it uses.
+
+pub(crate) mod capture;
+pub(crate) mod node;
+pub(crate) mod pinger;
+pub(crate) mod process;
+
+use std::cell::Cell;
+use std::fs::{self, File, Permissions};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use tempfile::TempDir;
+
+use crate::lab::node::Node;
+use crate::lab::process::{Process, Ran, run};
+
+/// One lab at a time: the tests measure time and processor use.
+static SERIAL: Mutex<()> = Mutex::new(());
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+static CHECKED: Once = Once::new();
+
+/// Programs that the tests call, and the Debian package of each.
+const TOOLS: [(&str, &str); 12] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("iperf3", "iperf3"),
+    ("ssh", "openssh-client"),
+    ("sshd", "openssh-server"),
+    ("timeout", "coreutils"),
+    ("prlimit", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("mount", "mount"),
+];
+
+/// The version of IP that carries the mesh's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Underlay {
+    V4,
+    V6,
+}
+
+/// Whether `AZORA_TEST_LONG` asks for the long figures.
+pub(crate) fn long() -> bool {
+    std::env::var_os("AZORA_TEST_LONG").is_some()
+}
+
+/// One namespace with an underlay address.
+pub(crate) struct Machine {
+    pub(crate) netns: String,
+    pub(crate) number: u8,
+    pub(crate) ip: IpAddr,
+    pub(crate) dir: PathBuf,
+}
+
+/// The namespaces of one test.
+pub(crate) struct Lab {
+    prefix: String,
+    count: Cell<u8>,
+    dir: TempDir,
+    _serial: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// An empty bridge. Fails when this machine cannot run the tests.
+    pub(crate) fn new() -> Self {
+        CHECKED.call_once(|| {
+            check_machine();
+            remove_leftovers();
+        });
+        let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
+        let prefix = format!("az{}x{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+        // Daemons of other users find their own directory below it.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let lab = Self { prefix, count: Cell::new(0), dir, _serial: serial };
+        let lan = lab.lan();
+        ip(&format!("netns add {lan}"));
+        ip(&format!("-n {lan} link add br0 type bridge"));
+        ip(&format!("-n {lan} link set br0 up"));
+        lab
+    }
+
+    /// The namespace that holds the bridge; a capture there sees every frame between two machines.
+    pub(crate) fn lan(&self) -> String {
+        format!("{}lan", self.prefix)
+    }
+
+    /// A machine on the bridge.
+    pub(crate) fn machine(&self, underlay: Underlay) -> Machine {
+        let number = self.count.get() + 1;
+        self.count.set(number);
+        let (lan, netns) = (self.lan(), format!("{}n{number}", self.prefix));
+        let ip_address = match underlay {
+            Underlay::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
+            Underlay::V6 => IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())),
+        };
+        ip(&format!("netns add {netns}"));
+        ip(&format!("-n {lan} link add p{number} type veth peer name eth0 netns {netns}"));
+        ip(&format!("-n {lan} link set p{number} master br0 up"));
+        inside(&netns, || {
+            fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap();
+            let off = if underlay == Underlay::V4 { "1" } else { "0" };
+            fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", off).unwrap();
+        });
+        ip(&format!("-n {netns} link set lo up"));
+        ip(&format!("-n {netns} link set eth0 up"));
+        let dir = self.dir.path().join(format!("n{number}"));
+        fs::create_dir(&dir).unwrap();
+        let machine = Machine { netns, number, ip: ip_address, dir };
+        machine.add_address(ip_address);
+        machine
+    }
+
+    /// A machine with an identity, its daemon not yet started.
+    pub(crate) fn node(&self, underlay: Underlay) -> Node {
+        Node::new(self.machine(underlay))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            print_logs(self.dir.path());
+        }
+        remove_namespaces(|name| name.starts_with(&self.prefix));
+    }
+}
+
+impl Machine {
+    /// The arguments run by `ip netns exec` in this machine.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns, program]);
+        command
+    }
+
+    /// Runs a shell line in this machine; it may fail.
+    pub(crate) fn sh(&self, line: &str) -> Ran {
+        run(self.command("sh").args(["-c", line]))
+    }
+
+    /// Runs a shell line in this machine, which must succeed; its output.
+    pub(crate) fn must(&self, line: &str) -> String {
+        let ran = self.sh(line);
+        assert_eq!(ran.code, 0, "`{line}` in {}: {}{}", self.netns, ran.out, ran.err);
+        ran.out
+    }
+
+    /// Starts a program in this machine that runs until the value is dropped.
+    pub(crate) fn spawn(&self, line: &str, log: &str) -> Process {
+        Process::spawn(self.command("sh").args(["-c", &format!("exec {line}")]), &self.dir.join(log))
+    }
+
+    /// Runs `work` on a thread inside this machine's network; sockets made there stay there.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.netns, work)
+    }
+
+    /// Adds an underlay address that is usable at once.
+    pub(crate) fn add_address(&self, address: IpAddr) {
+        let (length, flags) = if address.is_ipv4() { (24, "") } else { (64, " nodad") };
+        ip(&format!("-n {} addr add {address}/{length} dev eth0{flags}", self.netns));
+    }
+
+    /// Moves to another underlay address, as a laptop that changes networks does.
+    pub(crate) fn roam(&mut self, address: IpAddr) {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        let old = self.ip;
+        ip(&format!("-n {} addr del {old}/{length} dev eth0", self.netns));
+        self.add_address(address);
+        self.ip = address;
+    }
+
+    /// Names of the network interfaces here, `lo` included.
+    pub(crate) fn interfaces(&self) -> Vec<String> {
+        self.inside(|| {
+            let all = nix::net::if_::if_nameindex().unwrap();
+            all.iter().map(|entry| entry.name().to_string_lossy().into_owned()).collect()
+        })
+    }
+}
+
+/// Runs `work` on a thread of its own inside a network namespace.
+pub(crate) fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(Path::new("/run/netns").join(netns)).unwrap();
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Runs `ip` with these words, which must succeed.
+pub(crate) fn ip(words: &str) {
+    let ran = run(Command::new("ip").args(words.split_whitespace()));
+    assert_eq!(ran.code, 0, "ip {words}: {}", ran.err);
+}
+
+/// Asks `question` every 20 ms until it has an answer; the time it took.
+pub(crate) fn eventually<T>(
+    limit: Duration,
+    what: &str,
+    mut question: impl FnMut() -> Option<T>,
+) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = question() {
+            return (answer, start.elapsed());
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The value at `percent` of sorted samples.
+pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// Bytes that look random and are the same in every run (xorshift64*).
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn check_machine() {
+    let mut missing = Vec::new();
+    if !nix::unistd::Uid::effective().is_root() {
+        missing.push("root: namespaces and devices need it, try `sudo -E scripts/test`".to_owned());
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        missing.push("/dev/net/tun: load the module with `modprobe tun`".to_owned());
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let places: Vec<_> = path.split(':').chain(["/usr/sbin", "/sbin"]).collect();
+    for (tool, package) in TOOLS {
+        if !places.iter().any(|place| Path::new(place).join(tool).exists()) {
+            missing.push(format!("{tool}: apt-get install {package}"));
+        }
+    }
+    assert!(missing.is_empty(), "the namespace tests cannot run here, missing:\n  {}", missing.join("\n  "));
+}
+
+/// Namespaces of a run that was killed before it could clean up.
+fn remove_leftovers() {
+    remove_namespaces(|name| {
+        let digits = name.strip_prefix("az").and_then(|rest| rest.split_once('x'));
+        digits.is_some_and(|(process, _)| {
+            process.parse::<u32>().is_ok() && !Path::new("/proc").join(process).exists()
+        })
+    });
+}
+
+fn remove_namespaces(ours: impl Fn(&str) -> bool) {
+    let list = run(Command::new("ip").args(["netns", "list"])).out;
+    for name in list.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| ours(name)) {
+        let left = run(Command::new("ip").args(["netns", "pids", name])).out;
+        for process in left.split_whitespace() {
+            run(Command::new("kill").args(["-9", process]));
+        }
+        run(Command::new("ip").args(["netns", "del", name]));
+    }
+}
+
+fn print_logs(dir: &Path) {
+    const LINES_PER_LOG: usize = 40;
+    for number in 1..=u8::MAX {
+        let Ok(files) = fs::read_dir(dir.join(format!("n{number}"))) else { break };
+        for file in files
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        {
+            let text = String::from_utf8_lossy(&fs::read(&file).unwrap_or_default()).into_owned();
+            let lines: Vec<_> = text.lines().collect();
+            println!(
+                "--- machine {number}, end of {}",
+                file.file_name().unwrap_or_default().to_string_lossy()
+            );
+            for line in &lines[lines.len().saturating_sub(LINES_PER_LOG)..] {
+                println!("{line}");
+            }
+        }
+    }
+}

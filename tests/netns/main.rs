@@ -1,0 +1,23 @@
+//! The real daemon on real devices: every test builds its machines as Linux namespaces on one bridge.
+//!
+//! Needs root, `/dev/net/tun` and the tools that [`lab`] names; a machine without them fails the tests, loudly.
+//! The tests run one at a time, since they measure. `AZORA_TEST_LONG=1` takes the long figures of each test.
+
+#![expect(clippy::unwrap_used, reason = "a step of the lab that fails is a failed test")]
+#![expect(clippy::disallowed_methods, reason = "these tests measure real time and read AZORA_TEST_LONG")]
+#![expect(clippy::print_stdout, reason = "the figures are part of the result")]
+
+mod bench;
+mod guard;
+mod hostile;
+mod idle;
+mod inputs;
+mod interface;
+mod lab;
+mod lifecycle;
+mod machine;
+mod outages;
+mod policy;
+mod programs;
+mod reach;
+mod wire;

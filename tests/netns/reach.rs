@@ -1,0 +1,120 @@
+//! Any node reaches any other by address, knowing one neighbour or nobody.
+
+use std::time::Duration;
+
+use crate::lab::node::Node;
+use crate::lab::{Lab, Underlay, eventually, percentile};
+
+const FIRST_REPLY_MS: f64 = 1000.0;
+const FIRST_REPLY_MEDIAN_MS: f64 = 100.0;
+
+/// Node 8 knows only 1, 7 only 2, 6 only 3, 5 only 4; 2, 3 and 4 know only 1, the bootstrap of all.
+#[test]
+fn eight_nodes_that_know_one_neighbour_each_reach_all_others() {
+    let lab = Lab::new();
+    let mut nodes: Vec<Node> = Vec::new();
+    for knows in [None, Some(1), Some(1), Some(1), Some(4), Some(3), Some(2), Some(1)] {
+        let node = lab.node(Underlay::V4);
+        let node = match knows {
+            Some(number) => node.knows(&nodes[number - 1]),
+            None => node,
+        };
+        nodes.push(node.started());
+    }
+
+    let mut first_contact = Vec::new();
+    let mut all = Vec::new();
+    for from in (0..nodes.len()).rev() {
+        for to in (0..nodes.len()).filter(|&to| to != from) {
+            let ms = first_reply(&nodes[from], &nodes[to]);
+            all.push(ms);
+            if from > to {
+                first_contact.push(ms);
+            }
+        }
+    }
+    println!(
+        "first reply, 56 ordered pairs: p50 {:.1} ms, p95 {:.1} ms, max {:.1} ms; 28 first contacts: p50 {:.1} ms",
+        percentile(&all, 50),
+        percentile(&all, 95),
+        percentile(&all, 100),
+        percentile(&first_contact, 50),
+    );
+    assert!(percentile(&all, 50) <= FIRST_REPLY_MEDIAN_MS);
+    assert!(percentile(&first_contact, 50) <= FIRST_REPLY_MEDIAN_MS);
+
+    let found = nodes[7].json(&["dht", "lookup", &nodes[6].address.to_string()]);
+    assert_eq!(found["found"], true, "{found}");
+    assert_eq!(found["node_id"], nodes[6].id.as_str());
+    assert!(!found["holders"].as_array().unwrap().is_empty(), "who held the record: {found}");
+    assert_eq!(found["endpoints"][0], nodes[6].endpoint().to_string());
+
+    new_pairs_meet_without_the_bootstrap(&lab, nodes);
+}
+
+/// Kills node 1; node 8, which was told of nobody else, starts anew, and a ninth node joins through node 2.
+fn new_pairs_meet_without_the_bootstrap(lab: &Lab, mut nodes: Vec<Node>) {
+    nodes[0].kill();
+    nodes[7].kill();
+    nodes[7].start();
+    let ninth = lab.node(Underlay::V4).knows(&nodes[1]).started();
+    for other in &nodes[1..] {
+        first_reply(&ninth, other);
+    }
+    for other in &nodes[1..7] {
+        first_reply(&nodes[7], other);
+    }
+    let tenth = lab.node(Underlay::V4).knows(&nodes[6]).started();
+    first_reply(&ninth, &tenth);
+    first_reply(&nodes[4], &tenth);
+}
+
+fn first_reply(from: &Node, to: &Node) -> f64 {
+    let ms = from.ping(to.address, 2);
+    let ms = ms.unwrap_or_else(|| panic!("machine {} gets no reply from {}", from.number, to.number));
+    assert!(ms <= FIRST_REPLY_MS, "machine {} to {}: first reply after {ms} ms", from.number, to.number);
+    ms
+}
+
+#[test]
+fn two_nodes_on_one_lan_find_each_other_without_any_bootstrap() {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let lab = Lab::new();
+        let one = lab.node(underlay).without("--no-lan-discovery").started();
+        let two = lab.node(underlay).without("--no-lan-discovery").started();
+        let (_, took) = eventually(Duration::from_secs(5), "the LAN neighbour is a contact", || {
+            (two.status()["dht"]["contacts"].as_u64()? >= 1).then_some(())
+        });
+        println!("{underlay:?}: LAN neighbour known {took:?} after ready");
+        first_reply(&one, &two);
+        first_reply(&two, &one);
+    }
+}
+
+#[test]
+fn an_address_that_nobody_has_is_answered_with_no_route() {
+    let lab = Lab::new();
+    let one = lab.node(Underlay::V4).started();
+    let two = lab.node(Underlay::V4).knows(&one).started();
+    assert!(two.ping(one.address, 2).is_some());
+    let said = two.sh("ping -6 -n -c 3 -i 1 -W 2 6ff:1234::1").out;
+    assert!(said.contains("No route") || said.contains("unreachable"), "{said}");
+}
+
+#[test]
+fn a_node_without_contacts_says_so() {
+    let lab = Lab::new();
+    let nowhere = lab.node(Underlay::V4);
+    let alone = lab.node(Underlay::V4).knows(&nowhere);
+    let mut alone = alone;
+    alone.launch();
+    let (health, took) = eventually(Duration::from_secs(30), "health names the dead bootstrap", || {
+        let ran = alone.azora(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&ran.out).ok()?;
+        status["health"].as_array()?.first().cloned()
+    });
+    println!("after {took:?}: {health}");
+    assert!(health["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{health}");
+    assert_eq!(alone.azora(&["status", "--check", "live"]).code, 0);
+    assert_eq!(alone.azora(&["status", "--check", "ready"]).code, 1);
+}
