@@ -248,9 +248,11 @@ impl Node {
                 self.handle_heard(now, wall, local_index, source, epoch_advanced);
             }
             Notice::Woke { peer } => {
+                if let Some(known) = self.peers.of_mut(&peer) {
+                    known.notices += 1;
+                    self.dirty = true;
+                }
                 self.watch(now, peer);
-                // Only a new snapshot can report again.
-                self.dirty = true;
             }
         }
         self.drain(now, wall);
@@ -281,7 +283,7 @@ impl Node {
             self.end_effort(id, false);
             return self.install(now, wall, session, source);
         }
-        // A notice leaves the flag in the snapshot set: only a new snapshot can report again.
+        peer.notices += 1;
         self.dirty = true;
         let is_current = peer.current.as_ref().is_some_and(|session| session.local_index() == index);
         if epoch_advanced && is_current {

@@ -20,6 +20,7 @@ use crate::proto::wire::envelope::MAC_LEN;
 use crate::proto::wire::record::NodeRecord;
 
 use super::command::Ticket;
+use super::snapshot::Part;
 
 /// Most peers kept, with a session or without.
 pub const PEERS_MAX: usize = 1024;
@@ -137,6 +138,10 @@ pub(super) struct Peer {
     /// The peer moved to a new epoch: until then its old keys live.
     pub(super) epoch_grace: Option<Instant>,
     pub(super) last_used: Instant,
+    /// Notices of the data path: each leaves a flag set in the snapshot, so only a new part can report again.
+    pub(super) notices: u64,
+    /// What the data path was given.
+    pub(super) part: Option<Part>,
 }
 
 impl Peer {
@@ -170,6 +175,8 @@ impl Peer {
             greeted: now,
             epoch_grace: None,
             last_used: now,
+            notices: 0,
+            part: None,
         }
     }
 
@@ -243,6 +250,10 @@ impl Peers {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.by_id.values()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.by_id.values_mut()
     }
 
     /// The peer, made if need be. `None` when the table is full of peers in use.
