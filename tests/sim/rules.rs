@@ -114,6 +114,24 @@ fn simultaneous_open_ends_in_one_session() {
 }
 
 #[test]
+fn retries_that_cross_end_in_one_session() {
+    for seed in SEEDS {
+        let mut world = World::exact(seed, Conditions::default());
+        let (a, b) = quiet_pair(&mut world);
+        let (ids, mut lost) = ([world.id(a), world.id(b)], [false; 2]);
+        let endpoints = [world.endpoint(a), world.endpoint(b)];
+        world.filter(move |seen| {
+            let to = usize::from(seen.to == endpoints[1]);
+            let first = !lost[to] && seen.setup_kind(&ids[to]) == Some(Kind::Initiation);
+            lost[to] |= first;
+            !first
+        });
+        world.run_for(Duration::from_secs(2));
+        assert!(agree(&world, a, b), "seed {seed}");
+    }
+}
+
+#[test]
 fn lost_response_costs_one_retry() {
     let mut world = World::new(220, Conditions::default());
     let (a, b) = pair(&mut world);

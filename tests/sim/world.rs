@@ -317,6 +317,7 @@ impl World {
         let ticket = Ticket(self.tickets);
         let command = command(ticket);
         self.with(id, |host, now| {
+            let now = host.control_time(now);
             let wall = host.wall(now);
             host.node.handle_command(now, wall, command);
         });
@@ -402,6 +403,7 @@ impl World {
             host.wake_at = None;
         }
         if host.node.poll_timeout().is_some_and(|at| at <= now) {
+            let now = host.control_time(now);
             let wall = host.wall(now);
             host.wakeups += 1;
             host.node.handle_timeout(now, wall);
