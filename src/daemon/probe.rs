@@ -1,12 +1,14 @@
 //! `azora probe`: how far a connection gets, stage by stage.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::control::message::{ProbeReport, ProbeStage};
 use crate::control::target::Target;
 use crate::engine::{AskError, Handle};
+use crate::host::clock;
 use crate::proto::node;
 use crate::proto::path::is_possible;
+use crate::proto::timer::Instant;
 
 use super::status::ms;
 
@@ -45,13 +47,13 @@ impl Probe<'_> {
             Ok(detail) => (true, detail, None),
             Err((detail, fix)) => (false, detail, Some(fix.into())),
         };
-        let elapsed_ms = ms(since.elapsed());
+        let elapsed_ms = ms(clock::now().saturating_since(since));
         self.stages.push(ProbeStage { name: name.into(), ok, detail, fix, elapsed_ms });
         ok.then_some(())
     }
 
     fn key(&mut self) -> Option<()> {
-        let since = begin();
+        let since = clock::now();
         let own = self.target.address() == self.handle.node_id().address();
         let outcome = match self.target.node_id() {
             _ if own => Err(("this is the node itself".into(), "probe another node")),
@@ -62,7 +64,7 @@ impl Probe<'_> {
     }
 
     async fn dht(&mut self) -> Option<()> {
-        let since = begin();
+        let since = clock::now();
         let outcome = match self.handle.lookup(self.target.address()).await {
             Ok(found) => match &found.record {
                 Some(record) => Ok(format!(
@@ -89,7 +91,7 @@ impl Probe<'_> {
     }
 
     async fn candidates(&mut self) -> Option<()> {
-        let since = begin();
+        let since = clock::now();
         let address = self.target.address();
         let known = self.handle.with(move |node, now, _| {
             node.status(now)
@@ -115,7 +117,7 @@ impl Probe<'_> {
     }
 
     async fn handshake(&mut self) -> Option<()> {
-        let since = begin();
+        let since = clock::now();
         let outcome = match self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await {
             Ok(reply) => Ok(format!("session with {} at {}", reply.node_id, reply.endpoint)),
             Err(AskError::Timeout(_)) | Err(AskError::Ping(node::PingFailure::NoAnswer)) => Err((
@@ -128,7 +130,7 @@ impl Probe<'_> {
     }
 
     async fn rtt(&mut self) -> Option<()> {
-        let since = begin();
+        let since = clock::now();
         let mut samples = Vec::new();
         for _ in 0..RTT_SAMPLES {
             if let Ok(reply) = self.handle.ping(node_target(self.target), RTT_PATIENCE).await {
@@ -145,10 +147,6 @@ impl Probe<'_> {
         };
         self.stage("rtt", since, outcome)
     }
-}
-
-fn begin() -> Instant {
-    Instant::now()
 }
 
 /// The target in the node's words.

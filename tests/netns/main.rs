@@ -9,6 +9,7 @@
 
 mod bench;
 mod guard;
+mod hostile;
 mod idle;
 mod inputs;
 mod interface;

@@ -4,6 +4,7 @@
 //! cryptography; only clock, network and kernel are simulated.
 
 mod host;
+mod mesh;
 mod network;
 mod packet;
 mod pair;

@@ -18,7 +18,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 pub use drops::{DropReason, Drops};
 
@@ -33,8 +32,6 @@ use crate::proto::wire::{DATAGRAM_LEN_MAX, Family, Malformed, family};
 
 /// Largest inner packet that fits into a datagram over IPv6 on Ethernet, in bytes.
 pub const INNER_LEN_MAX: usize = DATAGRAM_LEN_MAX - 40 - 8 - OVERHEAD;
-/// A session that was silent for longer than this is reported to `node` when it sends again.
-pub const SILENCE: Duration = Duration::from_secs(3);
 
 /// Where packets for one mesh address go.
 #[derive(Debug)]
@@ -49,9 +46,9 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route over `session`.
-    pub const fn new(session: Session, endpoint: SocketAddr, mtu: usize) -> Self {
-        Self { session, endpoint, mtu, noticed: AtomicBool::new(false) }
+    /// A route over `session`. Unless `watched`, its next packet is reported.
+    pub const fn new(session: Session, endpoint: SocketAddr, mtu: usize, watched: bool) -> Self {
+        Self { session, endpoint, mtu, noticed: AtomicBool::new(watched) }
     }
 }
 
@@ -118,7 +115,7 @@ pub enum Notice {
         /// The sender has moved to the next ratchet epoch.
         epoch_advanced: bool,
     },
-    /// A session sends again after a silence.
+    /// A session that `node` does not watch sends again.
     Woke {
         /// To whom.
         peer: NodeId,
@@ -173,9 +170,8 @@ pub fn outbound(
     now: Instant,
 ) -> (Outbound, Option<Notice>) {
     let packet = &buffer[HEADER_LEN..HEADER_LEN + len];
-    let inner = match Inner::parse(packet) {
-        Ok(inner) => inner,
-        Err(_) => return (shared.drop_outbound(DropReason::NotIpv6), None),
+    let Ok(inner) = Inner::parse(packet) else {
+        return (shared.drop_outbound(DropReason::NotIpv6), None);
     };
     if inner.source != snapshot.own.ipv6() {
         return (shared.drop_outbound(DropReason::SourceNotOurs), None);
@@ -189,9 +185,7 @@ pub fn outbound(
         return (Outbound::TooBig(route.mtu as u32), None);
     }
     policy::outbound(&snapshot.rules, &shared.flows, &route.session.peer(), &inner, now);
-    let woke = now.saturating_since(route.session.last_sent().unwrap_or(route.session.established()))
-        > SILENCE
-        && !route.noticed.swap(true, Ordering::Relaxed);
+    let woke = !route.noticed.load(Ordering::Relaxed) && !route.noticed.swap(true, Ordering::Relaxed);
     let notice = woke.then_some(Notice::Woke { peer: route.session.peer() });
     match route.session.seal(Kind::Data, buffer, len, route.mtu, now) {
         Ok(len) => (Outbound::Send { len, to: route.endpoint }, notice),
@@ -243,10 +237,10 @@ fn inbound_session<'p>(
     if datagram.len() > DATAGRAM_LEN_MAX || mask(&snapshot.own_key, datagram).is_err() {
         return shared.drop_inbound(DropReason::Malformed);
     }
-    let header = match datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse) {
-        Ok(header) => header,
+    let header = datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse);
+    let Ok(header) = header else {
         // Garbage has a random header: most of what ends here never was a session packet.
-        Err(_) => return shared.drop_inbound(DropReason::Unauthenticated),
+        return shared.drop_inbound(DropReason::Unauthenticated);
     };
     let Some(receiver) = snapshot.receivers.get(&header.receiver_index) else {
         return shared.drop_inbound(DropReason::UnknownSession);

@@ -153,6 +153,11 @@ impl Dht {
         self.mode = mode;
     }
 
+    /// Server or client.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// A session stands, so the key is good, and the peer answered at `contact.endpoint`. Only nodes that serve the
     /// DHT enter the table.
     pub fn handle_peer_up(&mut self, now: Instant, contact: Contact, serves_dht: bool) {
@@ -301,7 +306,7 @@ impl Dht {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.rpcs.poll_timeout(), self.timers.next()].into_iter().flatten().min()
+        [self.rpcs.poll_timeout(), self.timers.earliest()].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.

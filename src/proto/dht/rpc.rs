@@ -187,7 +187,7 @@ impl Rpcs {
 
     /// The next deadline.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        self.deadlines.next()
+        self.deadlines.earliest()
     }
 
     /// Number of questions on their way.

@@ -149,13 +149,12 @@ impl Node {
     }
 
     pub(super) fn send_ping(&mut self, now: Instant, id: NodeId, ticket: Ticket) {
-        if self.pings.len() >= PINGS_MAX {
-            self.pings.retain(|_, (_, sent)| now.saturating_since(*sent) < Duration::from_secs(10));
-        }
         let nonce = self.rng.next_u64();
         if self.pings.len() < PINGS_MAX && self.send_control(now, id, &[Control::Ping { nonce }]) {
             self.pings.insert(nonce, (ticket, now));
-            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
+            if self.timers.deadline(&Timer::Pings).is_none() {
+                self.timers.arm(Timer::Pings, now + super::timeout::PING_LIFE);
+            }
         } else {
             self.event(Event::Ping(ticket, Err(PingFailure::TooMany)));
         }

@@ -81,11 +81,16 @@ impl Node {
             return;
         }
         (self.local, self.endpoints) = (local, endpoints);
+        // Whom we could not reach we may reach now.
+        self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
+        if !self.bootstrap.is_empty() {
+            self.timers.arm(Timer::Bootstrap, now);
+        }
+        self.dht.handle_network_change(now);
         self.renew_record(now, wall);
         // Peers learn our new address from the first packet that comes from it.
         for id in self.recent_peers() {
             self.probe(now, id);
-            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
         }
         self.drain(now, wall);
     }
@@ -93,8 +98,7 @@ impl Node {
     /// Signs our record anew and spreads it.
     pub(super) fn renew_record(&mut self, now: Instant, wall: WallTime) {
         let sequence = self.record.as_ref().map_or(0, |record| record.content().sequence) + 1;
-        let capabilities =
-            if self.dht.status().mode == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
+        let capabilities = if self.dht.mode() == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
         let content = Content {
             sequence: sequence.max(wall.as_unix_ms()),
             issued: wall,

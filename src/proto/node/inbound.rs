@@ -9,6 +9,7 @@ use crate::proto::path;
 use crate::proto::session::gate::Admission;
 use crate::proto::session::noise::Incoming;
 use crate::proto::session::sealed;
+use crate::proto::session::transport::Session;
 use crate::proto::session::{EPOCH_OVERLAP, REJECT_AFTER};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::announce::Announce;
@@ -22,6 +23,8 @@ use super::{Event, Node, PingReply, Timer};
 
 /// An answered handshake waits this long for its first packet.
 pub(super) const UNCONFIRMED_MAX: Duration = Duration::from_secs(5);
+/// A peer heard within this time is not asked whether it lost its keys.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// While our own initiation is younger than this, the lower node ID stays initiator of a simultaneous open.
 const SIMULTANEOUS_OPEN: Duration = Duration::from_millis(500);
 
@@ -40,7 +43,7 @@ impl Node {
         let outcome = match envelope.kind {
             Kind::Initiation => self
                 .admit(now, source, &envelope, loaded)
-                .and_then(|()| self.handle_initiation(now, source, &envelope)),
+                .and_then(|()| self.handle_initiation(now, wall, source, &envelope)),
             Kind::Sealed => self
                 .admit(now, source, &envelope, loaded)
                 .and_then(|()| self.handle_sealed(now, wall, source, &envelope)),
@@ -100,16 +103,21 @@ impl Node {
     fn handle_initiation(
         &mut self,
         now: Instant,
+        wall: WallTime,
         source: SocketAddr,
         envelope: &Envelope<'_>,
     ) -> Result<(), DropReason> {
         let incoming = Incoming::open(&self.identity, &self.session_config, envelope)
             .map_err(|_| DropReason::Handshake)?;
         let id = incoming.peer();
-        if self.is_replayed(now, id, incoming.timestamp()) || self.is_ours_to_open(now, id) || self.stopping {
+        if self.is_replayed(now, id, incoming.timestamp()) {
+            self.doubt(now, wall, id);
             return Err(DropReason::Handshake);
         }
-        if self.peers.entry(id, now).is_none() {
+        if self.is_ours_to_open(now, id) || self.stopping {
+            return Ok(());
+        }
+        if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
             let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
             self.close(now, quietest, CloseReason::Crowded);
         }
@@ -139,6 +147,17 @@ impl Node {
     fn is_replayed(&self, now: Instant, id: NodeId, timestamp: WallTime) -> bool {
         let last = self.peers.of(&id).and_then(|peer| peer.initiated);
         last.is_some_and(|(seen, at)| timestamp <= seen && now.saturating_since(at) < REJECT_AFTER)
+    }
+
+    /// An old initiation is a replay, or by a node that restarted with its clock set back. Ask the node itself where we
+    /// know it to be: if it lost its keys, we open the next session.
+    fn doubt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        match peer.last_proof() {
+            Some(proof) if now.saturating_since(proof) >= DOUBT_AFTER => self.probe(now, id),
+            Some(_) => {}
+            None => self.connect(now, wall, id),
+        }
     }
 
     /// Both sides opened at once: the lower node ID stays initiator.
@@ -223,7 +242,9 @@ impl Node {
                 self.handle_heard(now, wall, local_index, source, epoch_advanced);
             }
             Notice::Woke { peer } => {
-                self.timers.arm(Timer::Session(peer), now + super::timeout::SESSION_LOOK)
+                self.watch(now, peer);
+                // Only a new snapshot can report again.
+                self.dirty = true;
             }
         }
         self.drain(now, wall);
@@ -237,26 +258,42 @@ impl Node {
         source: SocketAddr,
         epoch_advanced: bool,
     ) {
+        let own = self.node_id();
         let Some(id) = self.peers.at_index(index) else { return };
         let Some(peer) = self.peers.of_mut(&id) else { return };
         if let Some(session) = peer.next.take_if(|next| next.local_index() == index) {
             self.timers.disarm(&Timer::Unconfirmed(id));
+            let crossed = peer.current.as_ref().filter(|current| crosses(current, &session));
+            if crossed.is_some_and(|current| current.is_initiator() == (own < id)) {
+                // Both sides have both sessions now and send on the same one.
+                if let Some(old) = peer.previous.replace(session) {
+                    self.peers.release_index(old.local_index());
+                }
+                self.dirty = true;
+                return;
+            }
             self.end_effort(id, false);
             return self.install(now, wall, session, source);
         }
         // A notice leaves the flag in the snapshot set: only a new snapshot can report again.
         self.dirty = true;
-        if peer.path.handle_heard(source) {
-            self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
-        }
-        if epoch_advanced && let Some(peer) = self.peers.of_mut(&id) {
+        let is_current = peer.current.as_ref().is_some_and(|session| session.local_index() == index);
+        if epoch_advanced && is_current {
             peer.epoch_grace = Some(now + EPOCH_OVERLAP);
+        }
+        if peer.path.handle_heard(source) || epoch_advanced {
+            self.watch(now, id);
         }
     }
 
     /// Control messages of an authenticated peer.
     pub fn handle_control(&mut self, now: Instant, wall: WallTime, index: u32, plaintext: &[u8]) {
         let Some(id) = self.peers.at_index(index) else { return self.drop(DropReason::UnknownSession) };
+        if let Some(peer) = self.peers.of_mut(&id)
+            && peer.current.as_ref().is_some_and(|session| session.local_index() == index)
+        {
+            peer.control_packets += 1;
+        }
         match Control::parse_all(plaintext) {
             Ok(messages) => {
                 for message in messages {
@@ -264,6 +301,9 @@ impl Node {
                 }
             }
             Err(_) => self.drop(DropReason::Malformed),
+        }
+        if self.peers.of(&id).is_some_and(|peer| peer.record.is_none()) {
+            self.greet_again(now, id);
         }
         self.drain(now, wall);
     }
@@ -291,6 +331,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         if let Some(probe) = peer.probe.take_if(|probe| probe.nonce == nonce) {
             peer.rtt = Some(now.saturating_since(probe.sent));
+            peer.proved = Some(now);
         }
         let endpoint = peer.path.current();
         if let (Some((ticket, sent)), Some(endpoint)) = (self.pings.remove(&nonce), endpoint) {
@@ -305,6 +346,12 @@ impl Node {
     fn handle_hello(&mut self, now: Instant, wall: WallTime, id: NodeId, bytes: &[u8]) {
         match NodeRecord::parse(bytes) {
             Ok(record) if record.node_id() == id => {
+                let Some(peer) = self.peers.of_mut(&id) else { return };
+                let known = peer.record.as_ref() == Some(&record);
+                if std::mem::replace(&mut peer.introduced, true) && known {
+                    // It says so again because it has not heard who we are.
+                    self.greet_again(now, id);
+                }
                 if self.learn_record(now, wall, record) {
                     self.report_up(now, id);
                 }
@@ -351,4 +398,11 @@ impl Node {
         }
         self.drain(now, wall);
     }
+}
+
+/// True when two sessions come from handshakes that crossed on the way.
+fn crosses(current: &Session, next: &Session) -> bool {
+    let (a, b) = (current.established(), next.established());
+    let apart = a.saturating_since(b).max(b.saturating_since(a));
+    current.is_initiator() != next.is_initiator() && apart < SIMULTANEOUS_OPEN
 }

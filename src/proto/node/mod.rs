@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! peer      Known ─packet, query, ping─► Connecting ─response─► Authenticated ─180 s, closed─► Known
-//!             ▲                              │ retries: 0.3 s doubling to 2 s                    (keys erased)
+//!             ▲                              │ retries after 0.3 s to 2 s                       (keys erased)
 //!             └───── given up, told so ◄─────┘
 //! address   packet to an unknown one ─► Resolving (DHT lookup) ─record─► a known peer
 //!                                            └─nobody has it─► ICMPv6 no route; remembered for a while
@@ -118,6 +118,8 @@ enum Timer {
     Fetch(u64),
     /// The next attempt to reach the configured contacts.
     Bootstrap,
+    /// Pings that were not answered.
+    Pings,
 }
 
 /// Why a lookup runs.
@@ -255,7 +257,7 @@ impl Node {
 
     /// When to call [`Node::handle_timeout`].
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.timers.next(), self.dht.poll_timeout()].into_iter().flatten().min()
+        [self.timers.earliest(), self.dht.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The contacts to save, best first.

@@ -198,7 +198,16 @@ impl Node {
         ) {
             Ok(total) => {
                 packet.truncate(total);
-                peer.control_sent += 1;
+                peer.control_packets += 1;
+                let asks = |m: &Control| {
+                    matches!(m, Control::Ping { .. } | Control::Find { .. } | Control::Store { .. })
+                };
+                // The first packet of an initiator asks by itself: it confirms the session.
+                if messages.iter().any(asks) || session.last_received().is_none() {
+                    self.watch(now, id);
+                } else {
+                    peer.replied = Some(now);
+                }
                 self.transmit(endpoint, packet);
                 true
             }

@@ -119,10 +119,21 @@ pub(super) struct Peer {
     pub(super) echo: Arc<EchoLimit>,
     /// Limit of the DHT requests that it may make.
     pub(super) requests: TokenBucket,
-    /// Packets of the current session at the last look, our own control packets left out.
+    /// Data packets of the current session at the last look.
     pub(super) seen_packets: u64,
-    /// Control packets that we sent on the current session.
-    pub(super) control_sent: u64,
+    /// Control packets that went either way in the current session.
+    pub(super) control_packets: u64,
+    /// The session is looked at from time to time; otherwise the data path reports when it is used again.
+    pub(super) watched: bool,
+    /// When we last sent what needs no answer.
+    pub(super) replied: Option<Instant>,
+    /// When a ping of the current session was last answered, perhaps by way of another session.
+    pub(super) proved: Option<Instant>,
+    /// The peer has introduced itself in the current session.
+    pub(super) introduced: bool,
+    /// Introductions of ourselves repeated in the current session, and when we last made one.
+    pub(super) repeats: u8,
+    pub(super) greeted: Instant,
     /// The peer moved to a new epoch: until then its old keys live.
     pub(super) epoch_grace: Option<Instant>,
     pub(super) last_used: Instant,
@@ -150,7 +161,13 @@ impl Peer {
             echo: Arc::default(),
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seen_packets: 0,
-            control_sent: 0,
+            control_packets: 0,
+            watched: false,
+            replied: None,
+            proved: None,
+            introduced: false,
+            repeats: 0,
+            greeted: now,
             epoch_grace: None,
             last_used: now,
         }
@@ -158,6 +175,38 @@ impl Peer {
 
     pub(super) fn sessions(&self) -> impl Iterator<Item = &Session> {
         [&self.current, &self.previous, &self.next].into_iter().flatten()
+    }
+
+    /// Makes `session` the one to send on; the last one still receives. Returns the one before, to be forgotten.
+    pub(super) fn adopt(&mut self, session: Session, now: Instant) -> Option<Session> {
+        (self.seen_packets, self.control_packets, self.repeats) = (0, 0, 0);
+        (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
+        (self.introduced, self.greeted, self.last_used) = (false, now, now);
+        let old = self.current.replace(session);
+        std::mem::replace(&mut self.previous, old)
+    }
+
+    /// Data packets that went either way in the current session.
+    pub(super) fn data_packets(&self) -> u64 {
+        let packets = |session: &Session| session.packets_sent() + session.packets_received();
+        self.current.as_ref().map_or(0, packets).saturating_sub(self.control_packets)
+    }
+
+    /// When the peer last showed that it holds the keys of the current session; its beginning counts.
+    pub(super) fn last_proof(&self) -> Option<Instant> {
+        self.current.as_ref().map(|session| last_heard(session).max(self.proved.unwrap_or_default()))
+    }
+
+    /// True while something that we sent in the current session waits for a sign of life.
+    pub(super) fn awaits_answer(&self) -> bool {
+        let sent = self.current.as_ref().and_then(Session::last_sent);
+        sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
+    }
+
+    /// True when all that there is of it is a handshake that it may never confirm.
+    fn is_unconfirmed(&self) -> bool {
+        let used = self.current.is_some() || self.previous.is_some() || self.effort.is_some();
+        self.next.is_some() && !used && self.staged.is_empty()
     }
 
     /// True when nothing is lost by forgetting the peer.
@@ -211,6 +260,14 @@ impl Peers {
 
     fn forget_oldest(&mut self) -> bool {
         let oldest = self.by_id.values().filter(|p| p.is_idle()).min_by_key(|p| p.last_used).map(|p| p.id);
+        oldest.is_some_and(|id| self.remove(&id).is_some())
+    }
+
+    /// Makes room by forgetting the oldest handshake that was not confirmed: whoever sends initiations from other
+    /// people's addresses must not push out sessions.
+    pub(super) fn forget_unconfirmed(&mut self) -> bool {
+        let unconfirmed = self.by_id.values().filter(|p| p.is_unconfirmed());
+        let oldest = unconfirmed.min_by_key(|p| p.last_used).map(|p| p.id);
         oldest.is_some_and(|id| self.remove(&id).is_some())
     }
 

@@ -20,11 +20,15 @@ impl Snapshot {
 
     fn add(&mut self, peer: &Peer, mtu: usize) {
         if let (Some(session), Some(endpoint)) = (&peer.current, peer.path.current()) {
-            self.routes.insert(peer.address, Arc::new(Route::new(session.clone(), endpoint, mtu)));
+            self.routes
+                .insert(peer.address, Arc::new(Route::new(session.clone(), endpoint, mtu, peer.watched)));
         }
         for session in peer.sessions() {
-            let receiver =
-                Receiver::new(session.clone(), peer.address, peer.path.current(), peer.echo.clone());
+            // The first packet of an unconfirmed session is news wherever it comes from, and the second if the
+            // first report got lost.
+            let unconfirmed = peer.next.as_ref().is_some_and(|n| n.local_index() == session.local_index());
+            let endpoint = peer.path.current().filter(|_| !unconfirmed);
+            let receiver = Receiver::new(session.clone(), peer.address, endpoint, peer.echo.clone());
             self.receivers.insert(session.local_index(), Arc::new(receiver));
         }
         if let Some(pending) = peer.effort.as_ref().and_then(|effort| effort.pending.as_ref()) {

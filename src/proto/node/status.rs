@@ -93,7 +93,7 @@ impl Node {
         let session = peer.current.as_ref();
         let age = |at: Instant| now.saturating_since(at);
         let heard = session.map(|s| age(last_heard(s)));
-        let data = session.is_some_and(|s| s.packets_sent() + s.packets_received() > peer.control_sent + 2);
+        let data = peer.data_packets() > 0;
         let state = match (session, heard) {
             (None, _) => PeerState::Known,
             (Some(_), Some(heard)) if data && heard < FLOWING => PeerState::Flowing,

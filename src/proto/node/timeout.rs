@@ -10,20 +10,24 @@ use crate::proto::session::{REJECT_AFTER, REKEY_AFTER};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::Control;
 
-use super::peers::{Probe, last_heard};
-use super::{Node, Timer};
+use super::command::PingFailure;
+use super::connect::EFFORT_MAX;
+use super::peers::Probe;
+use super::{Event, Node, Timer};
 
 /// How often a session in use is looked at.
 pub(super) const SESSION_LOOK: Duration = Duration::from_secs(1);
+/// Least time between two looks.
+const LOOK_GAP_MIN: Duration = Duration::from_millis(50);
 /// A ping unanswered for this long starts a handshake: the peer may have lost its keys.
 const PROBE_PATIENCE: Duration = Duration::from_millis(900);
 /// The responder of a session renews it this much later than the initiator would (WireGuard paper §6.2).
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(15);
-/// Wait between two attempts to reach the configured contacts; doubles up to the longest.
+/// Wait between two efforts to reach the configured contacts; doubles up to the longest.
 pub(super) const BOOTSTRAP_WAIT_MIN: Duration = Duration::from_secs(1);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Pings of commands are forgotten after this.
-const PING_LIFE: Duration = Duration::from_secs(60);
+/// A ping of a command without an answer has failed after this.
+pub(super) const PING_LIFE: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Does all that is due at `now`.
@@ -36,6 +40,7 @@ impl Node {
                 Timer::Resolve(address) => self.resolve_again(now, wall, address),
                 Timer::Fetch(request) => self.fetch_attempt(now, wall, request),
                 Timer::Bootstrap => self.reach_bootstrap(now, wall),
+                Timer::Pings => self.expire_pings(now),
             }
         }
         self.dht.handle_timeout(now, wall);
@@ -49,8 +54,8 @@ impl Node {
         }
     }
 
-    /// Is the session expired, old, unanswered, due for a ratchet step? A session without traffic is left alone
-    /// until it expires; the data path wakes us when it sends again.
+    /// Is the session expired, old, unanswered, due for a ratchet step? A session without data is left alone until it
+    /// expires; the data path tells us when it sends again.
     fn look_at_session(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(session) = peer.current.clone() else { return };
@@ -62,13 +67,13 @@ impl Node {
             self.dirty = true;
         }
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let packets = (session.packets_sent() + session.packets_received()).saturating_sub(peer.control_sent);
+        let packets = peer.data_packets();
         let active = std::mem::replace(&mut peer.seen_packets, packets) != packets;
-        let unanswered = session.last_sent() > session.last_received()
-            && now.saturating_since(last_heard(&session)) >= PROBE_PATIENCE;
-        let lost = peer.probe.is_some_and(|probe| {
-            last_heard(&session) < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE
-        });
+        let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
+        let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
+        let lost = peer
+            .probe
+            .is_some_and(|probe| proof < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE);
         let old = now.saturating_since(session.established())
             >= if session.is_initiator() { REKEY_AFTER } else { REKEY_AFTER + RESPONDER_PATIENCE };
         if active && old || lost {
@@ -80,9 +85,29 @@ impl Node {
             peer.probe = None;
         }
         self.ratchet(now, id, &session);
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let next = match peer.probe {
+            Some(probe) if !lost => probe.sent + PROBE_PATIENCE,
+            None if waits => proof.max(session.last_sent().unwrap_or(proof)) + PROBE_PATIENCE,
+            _ if active || peer.epoch_grace.is_some() => now + SESSION_LOOK,
+            _ => session.established() + REJECT_AFTER,
+        };
         let expires = session.established() + REJECT_AFTER;
-        let next = if active || unanswered && !lost { now + SESSION_LOOK } else { expires };
-        self.timers.arm(Timer::Session(id), next.min(expires));
+        let watched = next < expires;
+        self.dirty |= std::mem::replace(&mut peer.watched, watched) && !watched;
+        self.timers.arm(Timer::Session(id), next.max(now + LOOK_GAP_MIN).min(expires));
+    }
+
+    /// Has a session looked at soon, if that was not planned anyway.
+    pub(super) fn watch(&mut self, now: Instant, id: NodeId) {
+        let timer = Timer::Session(id);
+        let at = now + SESSION_LOOK;
+        if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
+            self.timers.arm(timer, at);
+        }
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.watched = true;
+        }
     }
 
     /// Asks the peer for a sign of life.
@@ -116,20 +141,33 @@ impl Node {
             .filter(|(id, _)| self.peers.of(id).is_none_or(|peer| peer.current.is_none()))
             .map(|(id, endpoint)| (*id, *endpoint))
             .collect();
-        self.bootstrap_wait = if absent.is_empty() {
-            BOOTSTRAP_WAIT_MAX
-        } else {
-            (self.bootstrap_wait * 2).min(BOOTSTRAP_WAIT_MAX)
-        };
         if !self.bootstrap.is_empty() {
-            self.timers.arm(Timer::Bootstrap, now + self.bootstrap_wait);
+            let wait = if absent.is_empty() { BOOTSTRAP_WAIT_MAX } else { self.bootstrap_wait };
+            self.timers.arm(Timer::Bootstrap, now + EFFORT_MAX + wait);
         }
+        self.bootstrap_wait = (self.bootstrap_wait * 2).min(BOOTSTRAP_WAIT_MAX);
         for (id, endpoint) in absent {
             if let Some(peer) = self.peers.entry(id, now) {
                 peer.path.learn(endpoint);
             }
             self.connect(now, wall, id);
         }
-        self.pings.retain(|_, (_, sent)| now.saturating_since(*sent) < PING_LIFE);
+    }
+
+    fn expire_pings(&mut self, now: Instant) {
+        let expired = |(_, sent): &(_, Instant)| now.saturating_since(*sent) >= PING_LIFE;
+        let failed: Vec<_> = self
+            .pings
+            .iter()
+            .filter(|(_, ping)| expired(ping))
+            .map(|(nonce, ping)| (*nonce, ping.0))
+            .collect();
+        for (nonce, ticket) in failed {
+            self.pings.remove(&nonce);
+            self.event(Event::Ping(ticket, Err(PingFailure::NoAnswer)));
+        }
+        if let Some(sent) = self.pings.values().map(|(_, sent)| *sent).min() {
+            self.timers.arm(Timer::Pings, sent + PING_LIFE);
+        }
     }
 }

@@ -96,7 +96,11 @@ impl Rules {
         match *traffic {
             Traffic::Tcp { source, .. } => self.admit(peer, Protocol::Tcp, Some(source)),
             Traffic::Udp { source, .. } => self.admit(peer, Protocol::Udp, Some(source)),
-            _ => self.allow_all,
+            Traffic::EchoRequest(_)
+            | Traffic::EchoReply(_)
+            | Traffic::Error { .. }
+            | Traffic::Tail
+            | Traffic::Other(_) => self.allow_all,
         }
     }
 }
@@ -124,7 +128,11 @@ pub fn inbound(
             Traffic::Error { mtu, .. } => {
                 mtu.is_none_or(|mtu| mtu as usize >= IPV6_MTU_MIN) && flows.is_reply(packet, now)
             }
-            _ => flows.is_reply(packet, now),
+            Traffic::Tcp { .. }
+            | Traffic::Udp { .. }
+            | Traffic::EchoReply(_)
+            | Traffic::Tail
+            | Traffic::Other(_) => flows.is_reply(packet, now),
         };
     if pass && packet.fragment.is_some() {
         flows.remember_fragments(packet, now);

@@ -23,8 +23,8 @@
 //! (replayed initiations), retries, which of two crossing handshakes wins, and when to call the methods above.
 //!
 //! Forward secrecy: ephemeral keys are drawn from a generator that forgets what it gave ([`draw_secret`]) and live in
-//! the boxed Noise state alone, which is dropped with the split. Keys that we hold are wiped when dropped; the chaining
-//! key inside `snow` is not wiped by it, only freed.
+//! the boxed Noise state alone, which is dropped with the split. Keys that we hold are wiped when dropped; `snow`
+//! frees its chaining key and psk without wiping them.
 
 pub mod gate;
 pub mod noise;

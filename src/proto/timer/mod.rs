@@ -132,7 +132,7 @@ impl<K: Ord + Copy> Deadlines<K> {
     }
 
     /// The earliest deadline.
-    pub fn next(&mut self) -> Option<Instant> {
+    pub fn earliest(&mut self) -> Option<Instant> {
         while let Some(Reverse((at, key))) = self.heap.peek().copied() {
             if self.armed.get(&key) == Some(&at) {
                 return Some(at);

@@ -12,12 +12,12 @@ fn due_keys_come_in_order_of_time_and_only_once() {
     d.arm('c', at(30));
     d.arm('a', at(25));
     d.disarm(&'c');
-    assert_eq!(d.next(), Some(at(20)));
+    assert_eq!(d.earliest(), Some(at(20)));
     assert_eq!(d.pop_due(at(19)), None);
     assert_eq!(d.pop_due(at(40)), Some('b'));
     assert_eq!(d.pop_due(at(40)), Some('a'));
     assert_eq!(d.pop_due(at(40)), None);
-    assert_eq!(d.next(), None);
+    assert_eq!(d.earliest(), None);
 }
 
 #[test]

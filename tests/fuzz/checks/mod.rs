@@ -9,8 +9,11 @@ mod inner;
 mod outer;
 mod payload;
 
+/// Panics when a property does not hold for these bytes.
+pub type Check = fn(&[u8]);
+
 /// Name and check of each target.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Check)] = &[
     ("announce", payload::announce),
     ("control", payload::control),
     ("cookie", outer::cookie),

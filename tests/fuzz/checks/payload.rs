@@ -48,7 +48,7 @@ pub(crate) fn control(data: &[u8]) {
                 assert_eq!((request, record), (request_again, record_again));
                 assert!(contacts.starts_with(kept));
             }
-            (message, again) => assert_eq!(again, [message.clone()]),
+            (message, again) => assert_eq!(again, std::slice::from_ref(message)),
         }
     }
 }

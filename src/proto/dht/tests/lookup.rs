@@ -327,3 +327,32 @@ fn a_failed_handshake_makes_room_at_once() {
     walker.dht.handle_peer_failed(walker.now, asked[0].0.node_id);
     assert_eq!(walker.asked(target).len(), 1);
 }
+
+#[test]
+fn the_dead_hold_up_a_walk_for_two_timeouts_only() {
+    let mut walker = Walker::new(5);
+    let (target, start) = (target(99), walker.now);
+    walker.dht.lookup(start, target, Want::Contacts);
+    let dead = identity(3).node_id();
+    while walker.outcome().is_none() {
+        let asked = walker.asked(target);
+        asked
+            .into_iter()
+            .filter(|(to, _)| to.node_id != dead)
+            .for_each(|next| walker.answer(next, None, Vec::new()));
+        walker.wait(Duration::from_millis(10));
+    }
+    let took = walker.now.saturating_since(start);
+    assert!(took <= RPC_TIMEOUT_FIRST * 3 + Duration::from_millis(20), "{took:?}");
+}
+
+#[test]
+fn queries_that_nobody_takes_do_not_pile_up() {
+    let mut walker = Walker::new(60);
+    for i in 0..LOOKUPS_MAX {
+        walker.dht.lookup(walker.now, target(100 + i), Want::Record);
+    }
+    (0..60).for_each(|_| walker.wait(Duration::from_millis(100)));
+    assert_eq!(walker.dht.transmits.len(), TRANSMITS_MAX);
+    assert!(walker.dht.status().counters.transmits_dropped > 0);
+}

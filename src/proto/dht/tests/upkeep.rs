@@ -144,6 +144,25 @@ fn members_are_checked_one_by_one() {
 }
 
 #[test]
+fn a_stranger_met_in_passing_is_visited_once_a_minute() {
+    let mut dht = lonely();
+    (1..=3).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+    let visits = |dht: &mut Dht, s: u64, strangers: &[usize]| -> usize {
+        let running = dht.lookups.len();
+        let contacts = strangers.iter().map(|i| (identity(*i).node_id().position(), contact(*i)));
+        dht.handle_upkeep_answer(at(s), Position([1; 32]), &contacts.collect::<Vec<_>>());
+        dht.lookups.len() - running
+    };
+    assert_eq!(visits(&mut dht, 1, &[1, 2, 3]), 0, "no strangers");
+    assert_eq!(visits(&mut dht, 1, &[50]), 1);
+    assert_eq!(visits(&mut dht, 60, &[51]), 0, "too soon");
+    dht.avoid(at(60), identity(51).node_id());
+    assert_eq!(visits(&mut dht, 62, &[51]), 0, "nobody could reach it lately");
+    assert_eq!(visits(&mut dht, 62, &[52]), 1);
+    assert_eq!(visits(&mut dht, 1000, &[51]), 1);
+}
+
+#[test]
 fn an_idle_bucket_is_refreshed() {
     let mut swarm = Swarm::grown(9, 30);
     swarm.run_for(Duration::from_secs(50 * 60));

@@ -1,0 +1,187 @@
+//! A hostile peer: it holds a genuine session and sends whatever inner packets it likes.
+//!
+//! It is built from the protocol core itself, without the checks of its own data path, on a real socket.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant, SystemTime};
+
+use auramesh::proto::datapath::{self, Inbound};
+use auramesh::proto::dht::Mode;
+use auramesh::proto::identity::{Identity, MeshAddress};
+use auramesh::proto::node::{Config, Node as Core};
+use auramesh::proto::policy::Rules;
+use auramesh::proto::session::{self, transport::Session};
+use auramesh::proto::timer::{self, WallTime};
+use auramesh::proto::wire::envelope::NetworkSecret;
+use auramesh::proto::wire::inner::icmp_checksum;
+use auramesh::proto::wire::session::{HEADER_LEN, Kind};
+
+use crate::lab::node::Node;
+use crate::lab::{Lab, Machine, Underlay, eventually};
+
+/// Packets of each class.
+const PACKETS: u64 = 10_000;
+/// Packets between two pauses, so that the victim's socket buffer never overflows.
+const BURST: u64 = 250;
+
+struct Hostile {
+    core: Core,
+    socket: UdpSocket,
+    started: Instant,
+}
+
+impl Hostile {
+    /// A peer on `machine` that opens a session with the victim.
+    fn connect(machine: &Machine, victim: &Node) -> Self {
+        let socket = machine.inside(|| UdpSocket::bind((machine.ip, 5747))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let config = Config {
+            identity: Identity::from_seed([66; 32]),
+            session: session::Config::new(true, NetworkSecret::default()),
+            dht_mode: Mode::Client,
+            rules: Rules { allow_all: true, allow: Vec::new() },
+            mtu: 1420,
+            bootstrap: vec![(victim.id.parse().unwrap(), victim.endpoint())],
+            remembered: Vec::new(),
+            seed: [67; 32],
+        };
+        let core = Core::new(config, timer::Instant::ZERO);
+        let mut hostile = Self { core, socket, started: Instant::now() };
+        let (now, wall) = hostile.time();
+        hostile.core.handle_links(now, wall, Vec::new(), vec![SocketAddr::new(machine.ip, 5747)]);
+        eventually(Duration::from_secs(5), "a session of the hostile peer", || {
+            hostile.turn();
+            hostile.session(victim).is_some().then_some(())
+        });
+        hostile
+    }
+
+    fn time(&self) -> (timer::Instant, WallTime) {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let now = timer::Instant::ZERO + self.started.elapsed();
+        (now, WallTime::from_unix_ms(unix.as_millis() as u64))
+    }
+
+    /// Takes what came and does what is due.
+    fn turn(&mut self) {
+        let (now, wall) = self.time();
+        self.core.handle_timeout(now, wall);
+        self.flush();
+        let mut buffer = [0; 2048];
+        while let Ok((len, source)) = self.socket.recv_from(&mut buffer) {
+            let (now, wall) = self.time();
+            let (snapshot, shared) = (self.core.snapshot(), self.core.shared());
+            let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, &mut buffer[..len], now);
+            if let Some(notice) = notice {
+                self.core.handle_notice(now, wall, notice);
+            }
+            match verdict {
+                Inbound::Control { local_index, messages } => {
+                    self.core.handle_control(now, wall, local_index, messages);
+                }
+                Inbound::Setup => self.core.handle_setup(now, wall, source, &mut buffer[..len], false),
+                Inbound::Deliver(_) | Inbound::Reply | Inbound::Drop(_) => {}
+            }
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(transmit) = self.core.poll_transmit() {
+            self.socket.send_to(&transmit.datagram, transmit.to).unwrap();
+        }
+    }
+
+    fn session(&mut self, victim: &Node) -> Option<Session> {
+        let address = MeshAddress::from_ipv6(victim.address).unwrap();
+        self.core.snapshot().routes.get(&address).map(|route| route.session.clone())
+    }
+
+    /// Seals an inner packet and sends it, `count` times.
+    fn send(&mut self, victim: &Node, inner: &[u8], count: u64) {
+        let session = self.session(victim).unwrap();
+        let mut buffer = [0; 2048];
+        for i in 1..=count {
+            buffer[HEADER_LEN..HEADER_LEN + inner.len()].copy_from_slice(inner);
+            let now = self.time().0;
+            let len = session.seal(Kind::Data, &mut buffer, inner.len(), 1420, now).unwrap();
+            self.socket.send_to(&buffer[..len], victim.endpoint()).unwrap();
+            if i % BURST == 0 {
+                self.turn();
+            }
+        }
+    }
+}
+
+/// An echo request in IPv6.
+fn echo(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![128, 0, 0, 0, 0, 1, 0, 1];
+    message.extend(b"whatever");
+    let checksum = icmp_checksum(&source, &destination, &message);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0, 0, message.len() as u8, 58, 64];
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(message);
+    packet
+}
+
+/// A UDP datagram in IPv4, the checksum of its header right.
+fn ipv4(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(source);
+    packet.extend(destination);
+    let sum: u32 = packet.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend([0, 9, 0, 9, 0, 8, 0, 0]);
+    packet
+}
+
+/// Packets that the daemon gave to the kernel.
+fn delivered(victim: &Node) -> u64 {
+    victim.must("cat /sys/class/net/azora0/statistics/rx_packets").trim().parse().unwrap()
+}
+
+fn dropped(victim: &Node, reason: &str) -> u64 {
+    victim.status()["drops"][reason].as_u64().unwrap()
+}
+
+#[test]
+fn nine_classes_of_spoofed_inner_packets_are_never_delivered() {
+    let lab = Lab::new();
+    // Open to everybody: what is dropped is not dropped by the policy.
+    let victim = lab.node(Underlay::V6).with(&["--inbound", "allow"]).started();
+    let machine = lab.machine(Underlay::V6);
+    let mut hostile = Hostile::connect(&machine, &victim);
+    let (us, victim_address) = (hostile.core.address().ipv6(), victim.address);
+    let IpAddr::V6(lan) = victim.ip else { panic!("the underlay is IPv6") };
+    let other = Identity::from_seed([68; 32]).node_id().address().ipv6();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+
+    let before = delivered(&victim);
+    hostile.send(&victim, &echo(us, victim_address), 1);
+    eventually(Duration::from_secs(2), "the honest packet", || (delivered(&victim) > before).then_some(()));
+
+    let classes = [
+        ("source", "another node's address", echo(other, victim_address)),
+        ("source", "the victim's own address", echo(victim_address, victim_address)),
+        ("source", "the victim's LAN address", echo(lan, victim_address)),
+        ("source", "a multicast source", echo(all_nodes, victim_address)),
+        ("source", "the unspecified source", echo(Ipv6Addr::UNSPECIFIED, victim_address)),
+        ("destination", "to the victim's LAN address", echo(us, lan)),
+        ("destination", "to all nodes of the link", echo(us, all_nodes)),
+        ("destination", "to another node", echo(us, other)),
+        ("not_ipv6", "IPv4", ipv4([10, 77, 0, 2], [10, 77, 0, 1])),
+    ];
+    for (reason, what, packet) in classes {
+        let (delivered_before, dropped_before) = (delivered(&victim), dropped(&victim, reason));
+        hostile.send(&victim, &packet, PACKETS);
+        let counted = eventually(Duration::from_secs(10), what, || {
+            let counted = dropped(&victim, reason) - dropped_before;
+            (counted >= PACKETS * 9 / 10).then_some(counted)
+        });
+        assert_eq!(delivered(&victim), delivered_before, "{what}: delivered to the kernel");
+        println!("{what}: {PACKETS} sent, {} dropped as {reason}, 0 delivered", counted.0);
+    }
+}
