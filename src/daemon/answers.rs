@@ -135,10 +135,19 @@ impl Answers {
                 path: PathKind::Direct,
                 endpoint: Some(reply.endpoint),
             })),
+            Err(AskError::Timeout(_)) if self.is_alone().await? => {
+                lost("no other node is known yet; azora peers add NODEID@IP:PORT adds one".into())
+            }
             Err(AskError::Timeout(_)) => lost(format!("no reply in {timeout_ms} ms")),
             Err(AskError::Ping(failure)) => lost(failure.to_string()),
             Err(error @ AskError::Stopped) => Err(stopped(error)),
         }
+    }
+
+    /// True while there is nobody to ask.
+    async fn is_alone(&self) -> Result<bool, Failure> {
+        let node = self.node_status().await?;
+        Ok(node.dht.contacts == 0 && node.peers.iter().all(|peer| peer.state == PeerState::Known))
     }
 
     pub(super) async fn status(&self) -> Result<Status, Failure> {

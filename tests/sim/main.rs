@@ -3,9 +3,13 @@
 //! A failing run prints the seed and the command that replays it. The machines run the real node, data path and
 //! cryptography; only clock, network and kernel are simulated.
 
+mod attacker;
 mod host;
+mod hostile;
+mod idle;
 mod mesh;
 mod network;
 mod packet;
 mod pair;
+mod rules;
 mod world;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use auramesh::proto::node::Ticket;
 
-use crate::host::ms;
+use crate::host::{Machine, ms};
 use crate::network::Conditions;
 use crate::packet;
 use crate::world::{HostId, World};
@@ -137,23 +137,34 @@ fn thousand_nodes_find_each_other_with_30_percent_loss() {
 fn split_network_heals_within_two_minutes() {
     let (mut world, mut stopwatch) = join(13, 100, Conditions::default());
     let all = world.running();
-    let (left, right) = all.split_at(all.len() / 2);
-    world.cut_off(left);
-    world.run_for(Duration::from_secs(600));
-    stopwatch.lap(&world, "10 minutes apart");
-    // Nothing crosses, and within each half everybody is still found.
-    let mut lookups = Vec::new();
-    for (from, to) in left.iter().zip(right) {
-        let address = world.mesh_address(*to);
-        lookups.push((*from, world.look_up(*from, address)));
+    let (mut left, mut right) = (all[..50].to_vec(), all[50..].to_vec());
+    world.cut_off(&left);
+    world.run_for(Duration::from_secs(300));
+    // Of these nobody on the other side has ever heard.
+    for half in [&mut left, &mut right] {
+        for i in 0..10 {
+            let bootstrap = vec![(world.id(half[i]), world.endpoint(half[i]))];
+            let machine = Machine { bootstrap, ..world.machine() };
+            half.push(world.add(machine));
+        }
     }
+    world.cut_off(&left);
+    world.run_for(Duration::from_secs(300));
+    stopwatch.lap(&world, "10 minutes apart");
+    let (from, to) = (left[0], right[55]);
+    let address = world.mesh_address(to);
+    let ticket = world.look_up(from, address);
     world.run_for(Duration::from_secs(11));
+    let outcome = world.lookup_outcome(from, ticket);
+    assert!(outcome.is_some_and(|outcome| outcome.record.is_none()), "the halves are not apart");
     world.reunite();
     world.run_for(Duration::from_secs(120));
     stopwatch.lap(&world, "2 minutes together");
     let mut missed = Vec::new();
     for i in 0..500 {
-        let (a, b) = (left[world.draw(left.len())], right[world.draw(right.len())]);
+        // The newcomers come last in each half, and are sought every other time.
+        let newcomers = |world: &mut World| if i % 4 < 2 { 50 + world.draw(10) } else { world.draw(60) };
+        let (a, b) = (left[newcomers(&mut world)], right[newcomers(&mut world)]);
         let (from, to) = if i % 2 == 0 { (a, b) } else { (b, a) };
         let address = world.mesh_address(to);
         let ticket = world.look_up(from, address);

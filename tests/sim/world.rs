@@ -9,6 +9,8 @@ use auramesh::proto::identity::{MeshAddress, NodeId};
 use auramesh::proto::node::{Command, Event, PingFailure, PingReply, Ticket};
 use auramesh::proto::policy::Rules;
 use auramesh::proto::timer::Instant;
+use auramesh::proto::wire::envelope::{Kind, NetworkSecret, RecipientKey};
+use auramesh::proto::wire::{Family, family};
 use rand_chacha::{ChaCha8Rng, ChaCha12Rng};
 use rand_core::{Rng as _, SeedableRng};
 
@@ -36,6 +38,19 @@ pub(crate) struct Seen {
     pub(crate) datagram: Vec<u8>,
 }
 
+impl Seen {
+    /// The kind of a setup packet to `recipient`; `None` for all else.
+    pub(crate) fn setup_kind(&self, recipient: &NodeId) -> Option<Kind> {
+        let key = RecipientKey::new(recipient, &NetworkSecret::default());
+        key.open(&mut self.datagram.clone()).ok().map(|envelope| envelope.kind)
+    }
+
+    /// True for packets inside of a session.
+    pub(crate) fn is_session(&self) -> bool {
+        family(&self.datagram) == Some(Family::Session)
+    }
+}
+
 /// Looks at every datagram before the underlay does; false loses it.
 pub(crate) type Filter = Box<dyn FnMut(&Seen) -> bool>;
 
@@ -51,8 +66,11 @@ pub(crate) struct World {
     /// Machines of which one side of a split consists.
     split: BTreeSet<IpAddr>,
     filter: Option<Filter>,
+    /// Datagrams that arrived where no machine is, for endpoints that somebody listens at.
+    taps: BTreeMap<SocketAddr, Vec<Seen>>,
     log: blake3::Hasher,
     tickets: u64,
+    numbers: u16,
     _replay: Replay,
 }
 
@@ -95,22 +113,24 @@ impl World {
             sequence: 0,
             split: BTreeSet::new(),
             filter: None,
+            taps: BTreeMap::new(),
             log: blake3::Hasher::new(),
             tickets: 0,
+            numbers: 0,
             _replay: Replay(seed),
         }
     }
 
     /// A machine at an address of its own, not started.
     pub(crate) fn machine(&mut self) -> Machine {
-        let n = self.machines.len() as u16;
+        let n = self.next_number();
         let ip = Ipv6Addr::new(0x2a00, n, 0x17, 0, 0, 0, 0, 1);
         self.machine_at(SocketAddr::new(ip.into(), PORT))
     }
 
     /// A machine at an IPv4 address of its own.
     pub(crate) fn machine_v4(&mut self) -> Machine {
-        let [high, low] = (self.machines.len() as u16).to_be_bytes();
+        let [high, low] = self.next_number().to_be_bytes();
         self.machine_at(SocketAddr::new(Ipv4Addr::new(11, high, low, 7).into(), PORT))
     }
 
@@ -125,6 +145,12 @@ impl World {
             wall_offset_ms: 0,
             loaded: false,
         }
+    }
+
+    /// A number that was not handed out before.
+    pub(crate) const fn next_number(&mut self) -> u16 {
+        self.numbers += 1;
+        self.numbers
     }
 
     pub(crate) fn seed(&mut self) -> [u8; 32] {
@@ -245,6 +271,16 @@ impl World {
         self.filter = None;
     }
 
+    /// Listens at an endpoint where no machine is.
+    pub(crate) fn tap(&mut self, endpoint: SocketAddr) {
+        self.taps.entry(endpoint).or_default();
+    }
+
+    /// What arrived at a tapped endpoint since the last call.
+    pub(crate) fn tapped(&mut self, endpoint: SocketAddr) -> Vec<Seen> {
+        self.taps.get_mut(&endpoint).map(std::mem::take).unwrap_or_default()
+    }
+
     /// Puts a datagram onto the underlay, from wherever.
     pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
         let seen = Seen { at: self.now, from, to, datagram };
@@ -345,7 +381,11 @@ impl World {
     }
 
     fn arrive(&mut self, from: SocketAddr, to: SocketAddr, mut datagram: Vec<u8>) {
-        let Some(id) = self.by_endpoint.get(&to).copied() else { return };
+        let Some(id) = self.by_endpoint.get(&to).copied() else {
+            let seen = Seen { at: self.now, from, to, datagram };
+            self.taps.entry(to).and_modify(|seens| seens.push(seen));
+            return;
+        };
         if self.split.contains(&from.ip()) != self.split.contains(&to.ip()) {
             return;
         }

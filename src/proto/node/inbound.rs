@@ -115,6 +115,10 @@ impl Node {
             return Err(DropReason::Handshake);
         }
         if self.is_ours_to_open(now, id) || self.stopping {
+            // Refused is refused for good: it must not come back as a replay.
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.initiated = Some((incoming.timestamp(), now));
+            }
             return Ok(());
         }
         if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
@@ -154,7 +158,9 @@ impl Node {
     fn doubt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of(&id) else { return };
         match peer.last_proof() {
-            Some(proof) if now.saturating_since(proof) >= DOUBT_AFTER => self.probe(now, id),
+            Some(proof) if peer.probe.is_none() && now.saturating_since(proof) >= DOUBT_AFTER => {
+                self.probe(now, id);
+            }
             Some(_) => {}
             None => self.connect(now, wall, id),
         }

@@ -1,0 +1,349 @@
+//! What strangers and hostile peers may try: nothing is delivered, nothing is answered, everything is counted.
+
+use std::cell::RefCell;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use auramesh::proto::datapath::DropReason;
+use auramesh::proto::identity::Identity;
+use auramesh::proto::node::PEERS_MAX;
+use auramesh::proto::policy::Rules;
+use auramesh::proto::wire::control::{Contact, Control};
+use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind};
+use auramesh::proto::wire::handshake::{INITIATION_LEN_MIN, Initiation};
+use auramesh::proto::wire::session::{Header, Kind, mask};
+use rand_core::Rng as _;
+
+use crate::attacker::{Attacker, public_key};
+use crate::host::Machine;
+use crate::network::Conditions;
+use crate::packet;
+use crate::pair::{pair, ping};
+use crate::world::{HostId, World};
+
+fn noise(world: &mut World, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    world.rng.fill_bytes(&mut bytes);
+    bytes
+}
+
+/// A settled pair with a live session.
+fn settled(seed: u64) -> (World, HostId, HostId) {
+    let mut world = World::new(seed, Conditions::default());
+    let (a, b) = pair(&mut world);
+    assert!(ping(&mut world, b, a, 0, Duration::from_secs(3)).is_some());
+    world.run_for(Duration::from_secs(3));
+    (world, a, b)
+}
+
+#[test]
+fn random_bytes_of_every_length_are_never_answered() {
+    let (mut world, a, b) = settled(101);
+    let stranger: SocketAddr = "9.9.9.9:9".parse().unwrap();
+    let (from_peer, before) = (world.endpoint(b), world.host(a).sent);
+    for len in (0..=2048).chain([9000, 65_507]) {
+        for first in [None, Some(0x40), Some(0xc0)] {
+            let mut datagram = noise(&mut world, len);
+            if let (Some(first), Some(byte)) = (first, datagram.first_mut()) {
+                *byte = *byte & 0x3f | first;
+            }
+            world.deliver(a, stranger, datagram.clone());
+            world.deliver(a, from_peer, datagram);
+        }
+    }
+    assert_eq!(world.host(a).sent, before);
+    assert!(ping(&mut world, b, a, 1, Duration::from_secs(1)).is_some(), "the peer is still served");
+}
+
+#[test]
+fn cut_and_flipped_packets_are_never_answered() {
+    let (mut world, a, _) = settled(102);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9");
+    let (_, initiation) = attacker.initiation(&world, a);
+    attacker.connect(&mut world, a);
+    let ping = attacker.seal(world.now, Kind::Control, &[1, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    world.run_for(Duration::from_secs(1));
+    let stranger: SocketAddr = "9.8.8.8:8".parse().unwrap();
+    world.tap(stranger);
+    let before = world.host(a).sent;
+    for packet in [initiation, ping] {
+        for cut in 0..packet.len() {
+            world.deliver(a, stranger, packet[..cut].to_vec());
+            let mut flipped = packet.clone();
+            flipped[cut] ^= 1 << (cut % 8);
+            world.deliver(a, stranger, flipped);
+        }
+        let longer = [&packet[..], &[0; 7]].concat();
+        world.deliver(a, stranger, longer);
+    }
+    // mac2 counts under load only, so these are also replays of an initiation: the peer itself is asked, once.
+    assert!(world.host(a).sent <= before + 1);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.tapped(stranger).is_empty());
+}
+
+#[test]
+fn replies_are_never_longer_than_what_they_answer() {
+    let (mut world, a, _) = settled(103);
+    for loaded in [false, true] {
+        world.host_mut(a).machine.loaded = loaded;
+        for i in 0..200 {
+            let mut attacker = Attacker::new(&mut world, &format!("9.9.{i}.9:{}", 9 + i));
+            let (_, initiation) = attacker.initiation(&world, a);
+            world.deliver(a, attacker.endpoint, initiation.clone());
+            world.run_for(Duration::from_millis(500));
+            let replies = world.tapped(attacker.endpoint);
+            assert_eq!(replies.len(), 1);
+            let kind = if loaded { None } else { Some(SetupKind::Response) };
+            assert_eq!(replies[0].setup_kind(&attacker.identity.node_id()), kind);
+            assert!(replies[0].datagram.len() <= initiation.len());
+        }
+    }
+}
+
+#[test]
+fn flood_of_initiations_in_the_name_of_a_peer_harms_nobody() {
+    let (mut world, a, b) = settled(104);
+    let (key, source) = (public_key(&world.id(a)), world.endpoint(b));
+    // Some are noise behind a valid envelope, others copies of the peer's own first initiation.
+    let copy = {
+        let mut peer = Attacker::new(&mut world, "9.9.9.9:9");
+        peer.identity = world.host(b).machine.identity();
+        peer.initiation(&world, a).1
+    };
+    let mut answered = 0;
+    for i in 0..3000u32 {
+        let datagram = if i % 2 == 0 {
+            copy.clone()
+        } else {
+            let mut packet = Initiation::emit(i, INITIATION_LEN_MIN - BODY_AT - 4);
+            let body = noise(&mut world, packet.len() - BODY_AT - 4);
+            packet[BODY_AT + 4..].copy_from_slice(&body);
+            key.close(SetupKind::Initiation, None, [0; 16], &mut packet);
+            packet
+        };
+        world.deliver(a, source, datagram);
+        if i % 100 == 0 {
+            let sequence = 100 + (i / 100) as u16;
+            let request = packet::echo_request(world.address(b), world.address(a), 77, sequence, 56);
+            world.send(b, &request);
+        }
+        world.run_for(Duration::from_millis(1));
+    }
+    world.run_for(Duration::from_secs(1));
+    for sequence in 100..130 {
+        answered += usize::from(world.host(b).echo_reply_at(77, sequence).is_some());
+    }
+    assert_eq!(answered, 30, "the session carries data through the flood");
+    assert!(world.host(a).drops(DropReason::Handshake) + world.host(a).drops(DropReason::RateLimited) > 2900);
+}
+
+#[test]
+fn forged_packets_of_a_session_leave_it_as_it_was() {
+    let (mut world, a, b) = settled(105);
+    let (key, source) = (public_key(&world.id(a)), world.endpoint(b));
+    let index = *world
+        .host(b)
+        .snapshot
+        .routes
+        .values()
+        .map(|route| route.session.remote_index())
+        .collect::<Vec<_>>()
+        .first()
+        .unwrap();
+    let before = world.host(a).drops(DropReason::Unauthenticated);
+    for i in 0..10_000u64 {
+        let counter = if i % 2 == 0 { i } else { 1_000_000 + i };
+        let kind = if i % 3 == 0 { Kind::Control } else { Kind::Data };
+        let header = Header { kind, epoch: i % 5 == 0, receiver_index: index, counter }.emit();
+        let mut packet = [&header[..], &noise(&mut world, 80)].concat();
+        mask(&key, &mut packet).unwrap();
+        world.deliver(a, source, packet);
+    }
+    let host = world.host(a);
+    let refused = host.drops(DropReason::Unauthenticated) + host.drops(DropReason::Replay) - before;
+    assert_eq!(refused, 10_000);
+    assert!(ping(&mut world, b, a, 1, Duration::from_secs(1)).is_some());
+    // What really came can not come again.
+    let replayed = Rc::new(RefCell::new(Vec::new()));
+    let copies = replayed.clone();
+    world.filter(move |seen| {
+        copies.borrow_mut().push(seen.clone());
+        true
+    });
+    assert!(ping(&mut world, b, a, 2, Duration::from_secs(1)).is_some());
+    world.unfilter();
+    let (delivered, replays) = (world.host(a).delivered.len(), world.host(a).drops(DropReason::Replay));
+    let to_a = world.endpoint(a);
+    let copies: Vec<_> = replayed.borrow().iter().filter(|seen| seen.to == to_a).cloned().collect();
+    for seen in &copies {
+        world.deliver(a, seen.from, seen.datagram.clone());
+    }
+    assert_eq!(world.host(a).delivered.len(), delivered);
+    assert!(!copies.is_empty());
+    assert_eq!(world.host(a).drops(DropReason::Replay), replays + copies.len() as u64);
+}
+
+/// How often each class of spoofed packets is sent.
+const SPOOFED: u64 = 10_000;
+
+#[test]
+fn spoofed_inner_packets_are_never_delivered() {
+    let mut world = World::new(106, Conditions::default());
+    let open = Rules { allow_all: true, ..Rules::default() };
+    let machine = Machine { rules: open, ..world.machine() };
+    let victim = world.add(machine);
+    let other = world.machine().identity().address().ipv6();
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9");
+    attacker.connect(&mut world, victim);
+    let (own, to) = (attacker.identity.address().ipv6(), world.address(victim));
+    let lan: Ipv6Addr = "fd12::5".parse().unwrap();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let mut ipv4 = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 9, 10, 0, 0, 1];
+    ipv4.extend([0, 53, 0, 53, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let udp = |source, destination| packet::udp(source, destination, (53, 53), b"spoofed");
+    let classes = [
+        ("source of another peer", udp(other, to), DropReason::Source),
+        ("source of the victim", udp(to, to), DropReason::Source),
+        ("source of the LAN", udp(lan, to), DropReason::Source),
+        ("source multicast", udp(all_nodes, to), DropReason::Source),
+        ("source unspecified", udp(Ipv6Addr::UNSPECIFIED, to), DropReason::Source),
+        ("destination in the LAN", udp(own, lan), DropReason::Destination),
+        ("destination ff02::1", udp(own, all_nodes), DropReason::Destination),
+        ("destination another node", udp(own, other), DropReason::Destination),
+        ("an IPv4 packet", ipv4, DropReason::NotIpv6),
+    ];
+    for (class, packet, reason) in classes {
+        let before = world.host(victim).drops(reason);
+        for _ in 0..SPOOFED {
+            let datagram = attacker.seal(world.now, Kind::Data, &packet);
+            world.deliver(victim, attacker.endpoint, datagram);
+        }
+        assert_eq!(world.host(victim).delivered.len(), 0, "{class}");
+        assert_eq!(world.host(victim).drops(reason), before + SPOOFED, "{class}");
+    }
+    // Empty, one byte, cut short.
+    for bytes in [&[][..], &[0x60], &udp(own, to)[..45]] {
+        let datagram = attacker.seal(world.now, Kind::Data, bytes);
+        world.deliver(victim, attacker.endpoint, datagram);
+    }
+    assert_eq!(world.host(victim).delivered.len(), 0);
+    let datagram = attacker.seal(world.now, Kind::Data, &udp(own, to));
+    world.deliver(victim, attacker.endpoint, datagram);
+    assert_eq!(world.host(victim).delivered.len(), 1, "what is not spoofed comes through");
+}
+
+#[test]
+fn contacts_that_name_victims_are_never_contacted() {
+    let mut world = World::new(107, Conditions::default());
+    let machine = world.machine_at("11.1.1.1:5747".parse().unwrap());
+    let victim = world.add(machine);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    attacker.connect(&mut world, victim);
+    let sent = Rc::new(RefCell::new(Vec::new()));
+    let log = sent.clone();
+    world.filter(move |seen| {
+        log.borrow_mut().push(seen.to);
+        true
+    });
+    let own = world.endpoint(victim);
+    let forbidden: Vec<SocketAddr> = [
+        "127.0.0.1:5747",
+        "[::1]:5747",
+        "192.168.1.1:5747",
+        "10.0.0.1:5747",
+        "172.16.3.4:5747",
+        "169.254.169.254:5747",
+        "100.64.0.1:5747",
+        "9.9.9.8:0",
+        "9.9.9.8:22",
+        "0.0.0.0:5747",
+        "[::]:5747",
+        "224.0.0.1:5747",
+        "255.255.255.255:5747",
+        "[ff02::1]:5747",
+        "[fe80::1]:5747",
+        "[fd00::1]:5747",
+        "[600::1]:5747",
+        "[::ffff:10.0.0.1]:5747",
+        "[64:ff9b::a00:1]:5747",
+    ]
+    .into_iter()
+    .map(|endpoint| endpoint.parse().unwrap())
+    .chain([own])
+    .collect();
+    let honest: SocketAddr = "9.7.7.7:5747".parse().unwrap();
+    let unknown = Identity::from_seed(world.seed()).address();
+    let ticket = world.look_up(victim, unknown);
+    let mut told = 0;
+    for _ in 0..40 {
+        world.run_for(Duration::from_millis(250));
+        for message in attacker.hear(&mut world) {
+            let Control::Find { request, .. } = message else { continue };
+            for group in forbidden.iter().chain([&honest]).copied().collect::<Vec<_>>().chunks(10).rev() {
+                let contacts = group
+                    .iter()
+                    .map(|endpoint| {
+                        let identity = Identity::from_seed(world.seed());
+                        Contact {
+                            node_id: identity.node_id(),
+                            x25519: identity.x25519_public(),
+                            endpoint: *endpoint,
+                        }
+                    })
+                    .collect();
+                attacker.say(&mut world, victim, &Control::Found { request, record: None, contacts });
+                told += 1;
+                if told % 2 == 1 {
+                    break;
+                }
+            }
+        }
+        if world.lookup_outcome(victim, ticket).is_some() && told > 4 {
+            break;
+        }
+    }
+    assert!(told > 1, "the victim asks its peer");
+    world.run_for(Duration::from_secs(5));
+    let sent = sent.borrow();
+    for endpoint in &forbidden {
+        assert!(!sent.contains(endpoint), "{endpoint} was contacted");
+    }
+}
+
+#[test]
+fn one_address_with_many_identities_gets_few_places() {
+    let mut world = World::new(108, Conditions::default());
+    let machine = world.machine();
+    let victim = world.add(machine);
+    for i in 0..150 {
+        let mut attacker = Attacker::new(&mut world, &format!("9.9.9.9:{}", 2000 + i));
+        attacker.connect(&mut world, victim);
+    }
+    let status = world.host(victim).node.status(world.now).dht;
+    assert!((1..=10).contains(&status.contacts), "{}", status.contacts);
+    assert!(status.buckets.iter().all(|bucket| bucket.contacts <= 2));
+    assert!(status.counters.crowded > 100);
+}
+
+#[test]
+fn handshakes_that_nobody_confirms_do_not_push_out_sessions() {
+    let (mut world, a, b) = settled(109);
+    let before = world.host(a).snapshot.routes.len();
+    for i in 0..PEERS_MAX + 100 {
+        let mut stranger = Attacker::new(&mut world, &format!("9.{}.{}.9:2000", i / 250, i % 250));
+        let (_, initiation) = stranger.initiation(&world, a);
+        world.deliver(a, stranger.endpoint, initiation);
+        world.run_for(Duration::from_millis(1));
+    }
+    assert_eq!(world.host(a).snapshot.routes.len(), before);
+    let setups = Rc::new(RefCell::new(0));
+    let count = setups.clone();
+    world.filter(move |seen| {
+        *count.borrow_mut() += usize::from(!seen.is_session());
+        true
+    });
+    assert!(ping(&mut world, b, a, 1, Duration::from_secs(1)).is_some());
+    assert_eq!(*setups.borrow(), 0, "on the session that stood before");
+}
