@@ -68,6 +68,8 @@ pub(crate) struct Host {
     pub(crate) sent: u64,
     /// Bytes sent, without IP and UDP headers.
     pub(crate) sent_bytes: u64,
+    /// So many notices of the data path find no room in the inbox.
+    pub(crate) notices_lost: u32,
     /// The earliest wake-up in the event queue.
     pub(crate) wake_at: Option<Instant>,
     out: Vec<Transmit>,
@@ -97,6 +99,7 @@ impl Host {
             wakeups: 0,
             sent: 0,
             sent_bytes: 0,
+            notices_lost: 0,
             wake_at: None,
             out: Vec::new(),
         };
@@ -142,7 +145,12 @@ impl Host {
             Inbound::Drop(_) => Kernel::Nothing,
         };
         if let Some(notice) = notice {
-            self.node.handle_notice(now, wall, notice);
+            if self.notices_lost > 0 {
+                self.notices_lost -= 1;
+                datapath::notice_lost(&snapshot, notice);
+            } else {
+                self.node.handle_notice(now, wall, notice);
+            }
         }
         match verdict {
             Kernel::Deliver(packet) => self.deliver(now, packet),

@@ -4,6 +4,7 @@
 //! cryptography; only clock, network and kernel are simulated.
 
 mod attacker;
+mod faults;
 mod host;
 mod hostile;
 mod idle;
