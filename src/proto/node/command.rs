@@ -13,16 +13,12 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CloseReason, Control, Want};
 
 use super::peers::WAITING_PINGS_MAX;
-use super::{Event, Node, Purpose, Timer};
+use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most pings of commands on the wire at once.
 const PINGS_MAX: usize = 256;
 /// Most configured contacts.
 pub(super) const BOOTSTRAP_MAX: usize = 256;
-
-/// Names a command, so that its outcome finds back to who gave it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
 
 /// Whom a command is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

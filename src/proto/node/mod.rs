@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use rand_core::{Rng as _, SeedableRng};
 
-pub use command::{Command, PingFailure, PingReply, Target, Ticket};
+pub use command::{Command, PingFailure, PingReply, Target};
 pub use peers::PEERS_MAX;
 pub use status::{PeerState, PeerStatus, Status};
 
@@ -78,6 +78,10 @@ pub struct Config {
     /// All randomness of the node follows from this.
     pub seed: [u8; 32],
 }
+
+/// Names a command, so that its outcome finds back to who gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
 
 /// A datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use crate::proto::wire::control::{CONTROL_LEN_MAX, Control, Want};
 use crate::proto::wire::inner::{IcmpError, icmp_error};
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
-use super::command::{PingFailure, Ticket};
+use super::command::PingFailure;
 use super::peers::{OUTBOX_MAX, STAGED_BYTES_MAX, Staged};
-use super::{Event, Node, Purpose, Timer};
+use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most addresses being resolved at once.
 pub(super) const RESOLVING_MAX: usize = 256;

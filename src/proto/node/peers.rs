@@ -19,7 +19,7 @@ use crate::proto::wire::control::Control;
 use crate::proto::wire::envelope::MAC_LEN;
 use crate::proto::wire::record::NodeRecord;
 
-use super::command::Ticket;
+use super::Ticket;
 use super::snapshot::Part;
 
 /// Most peers kept, with a session or without.
