@@ -223,7 +223,8 @@ impl Host {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
-                event => self.events.push((now, event)),
+                Event::PeerUp(_) | Event::RecordChanged => {}
+                event @ (Event::Ping(..) | Event::Lookup(..)) => self.events.push((now, event)),
             }
         }
         self.sent += out.len() as u64;

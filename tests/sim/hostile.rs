@@ -20,6 +20,7 @@ use crate::host::Machine;
 use crate::network::Conditions;
 use crate::packet;
 use crate::pair::{pair, ping};
+use crate::traffic::route;
 use crate::world::{HostId, World};
 
 fn noise(world: &mut World, len: usize) -> Vec<u8> {
@@ -143,15 +144,7 @@ fn flood_of_initiations_in_the_name_of_a_peer_harms_nobody() {
 fn forged_packets_of_a_session_leave_it_as_it_was() {
     let (mut world, a, b) = settled(105);
     let (key, source) = (public_key(&world.id(a)), world.endpoint(b));
-    let index = *world
-        .host(b)
-        .snapshot
-        .routes
-        .values()
-        .map(|route| route.session.remote_index())
-        .collect::<Vec<_>>()
-        .first()
-        .unwrap();
+    let index = route(&world, b, a).expect("a session").remote_index();
     let before = world.host(a).drops(DropReason::Unauthenticated);
     for i in 0..10_000u64 {
         let counter = if i % 2 == 0 { i } else { 1_000_000 + i };

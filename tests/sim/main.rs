@@ -5,6 +5,7 @@
 
 mod attacker;
 mod faults;
+mod handshakes;
 mod host;
 mod hostile;
 mod idle;
@@ -12,5 +13,7 @@ mod mesh;
 mod network;
 mod packet;
 mod pair;
-mod rules;
+mod refusals;
+mod sessions;
+mod traffic;
 mod world;

@@ -330,17 +330,17 @@ impl World {
     }
 
     pub(crate) fn lookup_outcome(&self, id: HostId, ticket: Ticket) -> Option<&Outcome> {
-        self.host(id).events.iter().find_map(|(_, event)| match event {
-            Event::Lookup(of, outcome) if *of == ticket => Some(&**outcome),
-            _ => None,
-        })
+        let mut outcomes = self.host(id).events.iter().filter_map(|(_, event)| {
+            if let Event::Lookup(of, outcome) = event { Some((*of, &**outcome)) } else { None }
+        });
+        outcomes.find(|(of, _)| *of == ticket).map(|(_, outcome)| outcome)
     }
 
     pub(crate) fn ping_outcome(&self, id: HostId, ticket: Ticket) -> Option<Result<PingReply, PingFailure>> {
-        self.host(id).events.iter().find_map(|(_, event)| match event {
-            Event::Ping(of, outcome) if *of == ticket => Some(*outcome),
-            _ => None,
-        })
+        let mut outcomes = self.host(id).events.iter().filter_map(|(_, event)| {
+            if let Event::Ping(of, outcome) = event { Some((*of, *outcome)) } else { None }
+        });
+        outcomes.find(|(of, _)| *of == ticket).map(|(_, outcome)| outcome)
     }
 
     /// Lets time pass.

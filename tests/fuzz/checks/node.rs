@@ -97,18 +97,18 @@ impl Pair {
 
     fn happen(&mut self, what: u8, bytes: &[u8]) {
         match what % 8 {
-            0 => self.from_stranger(bytes.to_vec()),
-            1 => self.from_stranger_in_envelope(bytes),
-            2 => self.from_peer(Kind::Control, bytes),
-            3 => self.from_peer(Kind::Data, bytes),
-            4 => self.from_interface(bytes),
+            0 => self.take_from_stranger(bytes.to_vec()),
+            1 => self.take_from_stranger_in_envelope(bytes),
+            2 => self.take_from_peer(Kind::Control, bytes),
+            3 => self.take_from_peer(Kind::Data, bytes),
+            4 => self.take_from_interface(bytes),
             5 => self.node.handle_announce(self.now, wall(self.now), endpoint(STRANGER), bytes),
             6 => self.advance(Duration::from_millis(bytes.iter().map(|ms| u64::from(*ms)).sum())),
             _ => self.exchange(),
         }
     }
 
-    fn from_stranger(&mut self, datagram: Vec<u8>) {
+    fn take_from_stranger(&mut self, datagram: Vec<u8>) {
         let len = datagram.len();
         // What the node has to say for other reasons goes first.
         drain(&mut self.node, endpoint(STRANGER));
@@ -117,16 +117,16 @@ impl Pair {
         assert!(answers.iter().map(Vec::len).sum::<usize>() <= len, "an answer longer than what it answers");
     }
 
-    fn from_stranger_in_envelope(&mut self, bytes: &[u8]) {
+    fn take_from_stranger_in_envelope(&mut self, bytes: &[u8]) {
         let Some((kind, body)) = bytes.split_first() else { return };
         let mut packet = vec![0; BODY_AT];
         packet.extend(body.iter().take(SETUP_LEN_MAX - BODY_AT));
         let key = RecipientKey::new(&self.node.node_id(), &NetworkSecret::default());
         key.close(SETUP_KINDS[usize::from(*kind) % SETUP_KINDS.len()], None, [0; 16], &mut packet);
-        self.from_stranger(packet);
+        self.take_from_stranger(packet);
     }
 
-    fn from_peer(&mut self, kind: Kind, bytes: &[u8]) {
+    fn take_from_peer(&mut self, kind: Kind, bytes: &[u8]) {
         let Some(route) = self.sealing.routes.get(&self.node.address()) else { return };
         let len = bytes.len().min(MTU);
         let mut packet = vec![0; HEADER_LEN + len + OVERHEAD + PADDING_MULTIPLE];
@@ -142,7 +142,7 @@ impl Pair {
         }
     }
 
-    fn from_interface(&mut self, bytes: &[u8]) {
+    fn take_from_interface(&mut self, bytes: &[u8]) {
         let len = bytes.len().min(MTU);
         let mut buffer = vec![0; HEADER_LEN + len + OVERHEAD + PADDING_MULTIPLE];
         buffer[HEADER_LEN..HEADER_LEN + len].copy_from_slice(&bytes[..len]);
