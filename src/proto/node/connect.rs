@@ -257,16 +257,28 @@ impl Node {
         true
     }
 
-    /// A session stands: use it, tell the other side who we are, and send what waited.
-    pub(super) fn install(&mut self, now: Instant, wall: WallTime, session: Session, source: SocketAddr) {
+    /// A session stands: use it, tell the other side who we are, and send what waited. `proven`: what we sent to
+    /// `source` arrived there.
+    pub(super) fn install(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        session: Session,
+        source: SocketAddr,
+        proven: bool,
+    ) {
         let id = session.peer();
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(source);
+        peer.challenge = None;
         if let Some(old) = peer.adopt(session, now) {
             self.peers.release_index(old.local_index());
         }
         self.unreachable.remove(&id.address());
         self.dirty = true;
+        if !proven {
+            self.challenge(now, id);
+        }
         self.greet(now, id);
         self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
         self.watch(now, id);
@@ -299,7 +311,8 @@ impl Node {
     pub(super) fn greet_again(&mut self, now: Instant, id: NodeId) {
         let Some(hello) = self.hello() else { return };
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        if peer.repeats < REPEATS_MAX && now.saturating_since(peer.greeted) >= REPEAT_GAP {
+        let due = peer.challenge.is_none() && peer.repeats < REPEATS_MAX;
+        if due && now.saturating_since(peer.greeted) >= REPEAT_GAP {
             (peer.repeats, peer.greeted) = (peer.repeats + 1, now);
             self.send_control(now, id, &[hello]);
         }

@@ -109,6 +109,10 @@ pub(super) struct Peer {
     pub(super) next: Option<Session>,
     pub(super) effort: Option<Effort>,
     pub(super) cookie: Option<([u8; MAC_LEN], Instant)>,
+    /// Where the answer to its newest initiation went.
+    pub(super) answered: Option<SocketAddr>,
+    /// The ping that the endpoint in use has to answer first: whoever names it may not receive there.
+    pub(super) challenge: Option<u64>,
     /// Newest initiation accepted from it, and when.
     pub(super) initiated: Option<(WallTime, Instant)>,
     pub(super) staged: Staged,
@@ -152,6 +156,8 @@ impl Peer {
             next: None,
             effort: None,
             cookie: None,
+            answered: None,
+            challenge: None,
             initiated: None,
             staged: Staged::default(),
             outbox: VecDeque::new(),
