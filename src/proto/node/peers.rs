@@ -209,6 +209,11 @@ impl Peer {
         sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
     }
 
+    /// True while packets or pings wait for a session.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.staged.is_empty() || !self.waiting_pings.is_empty()
+    }
+
     /// True when all that there is of it is a handshake that it may never confirm.
     fn is_unconfirmed(&self) -> bool {
         let used = self.current.is_some() || self.previous.is_some() || self.effort.is_some();
