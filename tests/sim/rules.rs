@@ -503,3 +503,21 @@ fn peer_at_another_endpoint_than_we_know_is_found_through_the_network() {
         world.ping_outcome(asker, ticket)
     );
 }
+
+#[test]
+fn contact_configured_with_two_endpoints_is_tried_at_both() {
+    let dead: SocketAddr = "9.9.9.9:9999".parse().unwrap();
+    for dead_first in [false, true] {
+        let mut world = World::new(238, Conditions::default());
+        let (a, mut b) = (world.machine(), world.machine());
+        let id = a.identity().node_id();
+        b.bootstrap = vec![(id, a.endpoint), (id, dead)];
+        if dead_first {
+            b.bootstrap.reverse();
+        }
+        let (a, b) = (world.add(a), world.add(b));
+        world.run_for(Duration::from_secs(5));
+        assert!(route(&world, b, a).is_some(), "dead first: {dead_first}");
+        assert_eq!(world.host(b).node.status(world.now).configured, 1);
+    }
+}
