@@ -131,10 +131,11 @@ impl Daemon {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => reload(&mut config, &firewall).await,
-                error = daemon.engine.failure() => {
-                    tracing::error!(%error, "the interface cannot be read any more");
-                    break Err(Error::InterfaceGone { name: config.tun.name.clone() });
-                }
+                error = daemon.engine.failure() => break Err(if tun::is_deleted(&error) {
+                    Error::InterfaceGone { name: config.tun.name.clone() }
+                } else {
+                    system("the data path has stopped")(error)
+                }),
                 error = daemon.keeper.failure() => break Err(error),
             }
         };
