@@ -177,7 +177,7 @@ impl Daemon {
             tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
-        let health = health::Facts::new(config, saver.failed(), keeper.clone());
+        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
         let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, listen));
         if let Some(address) = config.metrics.listen {
