@@ -111,8 +111,12 @@ impl Node {
     }
 
     pub(super) fn add_bootstrap(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
-        if id != self.node_id() && self.bootstrap.len() < BOOTSTRAP_MAX && path::is_possible(&endpoint) {
-            self.bootstrap.insert(id, endpoint);
+        let has_room = self.bootstrap.len() < BOOTSTRAP_MAX || self.bootstrap.contains_key(&id);
+        if id != self.node_id() && has_room && path::is_possible(&endpoint) {
+            let endpoints = self.bootstrap.entry(id).or_default();
+            endpoints.retain(|known| *known != endpoint);
+            endpoints.insert(0, endpoint);
+            endpoints.truncate(path::CANDIDATES_MAX);
             self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
             self.timers.arm(Timer::Bootstrap, now);
         }
