@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
+use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, Position};
 use auramesh::proto::node::PEERS_MAX;
 use auramesh::proto::policy::Rules;
@@ -366,4 +367,36 @@ fn peer_that_names_another_endpoint_gets_nothing_sent_there_but_a_question() {
     world.run_for(Duration::from_secs(1));
     let heard = attacker.hear(&mut world);
     assert!(heard.iter().any(|heard| matches!(heard, Control::Found { request: 16, .. })));
+}
+
+#[test]
+fn strangers_who_fill_the_table_do_not_keep_us_from_going_out() {
+    let mut world = World::new(111, Conditions::default());
+    let nodes = world.add_mesh(4, Duration::from_millis(50));
+    let target = Machine {
+        mode: Mode::Client,
+        bootstrap: vec![(world.id(nodes[0]), world.endpoint(nodes[0]))],
+        ..world.machine()
+    };
+    let (a, from, to) = (nodes[1], target.endpoint, world.endpoint(nodes[1]));
+    // The two have never met.
+    world.filter(move |seen| (seen.from, seen.to) != (from, to));
+    let target = world.add(target);
+    world.run_for(Duration::from_secs(20));
+    let mut strangers: Vec<_> = (0..PEERS_MAX + 10)
+        .map(|i| {
+            let mut stranger = Attacker::new(&mut world, &format!("9.{}.{}.9:2000", i / 250, i % 250));
+            let (initiator, packet) = stranger.initiation(&world, a);
+            world.deliver(a, stranger.endpoint, packet);
+            world.run_for(Duration::from_millis(1));
+            (stranger, initiator)
+        })
+        .collect();
+    world.run_for(Duration::from_millis(600));
+    for (stranger, initiator) in &mut strangers {
+        stranger.confirm(&mut world, a, initiator);
+    }
+    assert_eq!(world.host(a).snapshot.routes.len(), PEERS_MAX, "the table is full of strangers");
+    world.unfilter();
+    assert!(ping(&mut world, a, target, 0, Duration::from_secs(5)).is_some());
 }

@@ -123,11 +123,9 @@ impl Node {
             }
             return Ok(());
         }
-        if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
-            let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
-            self.close(now, quietest, CloseReason::Crowded);
+        if !self.make_room(now, id) {
+            return Err(DropReason::QueueFull);
         }
-        self.peers.entry(id, now).ok_or(DropReason::QueueFull)?;
         let index = self.peers.allocate_index(id, &mut self.rng);
         let (timestamp, x25519) = (incoming.timestamp(), *incoming.peer_x25519());
         let accepted = incoming.accept(&self.identity, index, source, now, &mut self.rng);
@@ -147,6 +145,15 @@ impl Node {
         self.timers.arm(Timer::Unconfirmed(id), now + UNCONFIRMED_MAX);
         self.dirty = true;
         Ok(())
+    }
+
+    /// Sees to it that a peer has a place in the table, at the cost of the one that was silent for longest.
+    pub(super) fn make_room(&mut self, now: Instant, id: NodeId) -> bool {
+        if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
+            let Some(quietest) = self.peers.quietest() else { return false };
+            self.close(now, quietest, CloseReason::Crowded);
+        }
+        self.peers.entry(id, now).is_some()
     }
 
     /// An initiation not newer than the last one of the same node. The memory ends with the sessions it could

@@ -140,7 +140,9 @@ impl Node {
             return;
         };
         self.timers.disarm(&Timer::Resolve(address));
-        let Some(id) = self.peers.at_address(&address) else { return };
+        let Some(id) = self.peers.at_address(&address) else {
+            return self.fail_waiting(waiting.staged.take().into_iter(), waiting.pings.into_iter());
+        };
         if let Some(peer) = self.peers.of_mut(&id) {
             let dropped = peer.staged.append(&mut waiting.staged);
             peer.waiting_pings.extend(waiting.pings);
