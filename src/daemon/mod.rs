@@ -216,8 +216,9 @@ impl Daemon {
         self.tasks.shutdown().await;
         saver::save(&self.engine.handle(), &self.state).await;
         self.engine.stop().await;
-        if let Some(keeper) = Arc::into_inner(self.keeper) {
-            keeper.close().await;
+        match Arc::into_inner(self.keeper) {
+            Some(keeper) => keeper.close().await,
+            None => tracing::error!("interface and guard stay behind: something still holds them"),
         }
     }
 }

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 pub use handle::{AskError, Handle};
-pub use inbox::{INBOX_LEN_MAX, LOADED_LEN};
+pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
 
 use crate::proto::node::Node;
 use crate::tun::Device;

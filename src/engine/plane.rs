@@ -94,9 +94,7 @@ impl Plane {
         let packet = HEADER_LEN..HEADER_LEN + len;
         match verdict {
             Outbound::Send { len, to } => self.send(&buffer[..len], to),
-            Outbound::Queue if len <= INNER_LEN_MAX => {
-                self.inbox.put(Item::Unrouted(buffer[packet].to_vec()))
-            }
+            Outbound::Queue if len <= INNER_LEN_MAX => self.inbox.put_unrouted(&buffer[packet]),
             Outbound::Queue => {
                 self.answer(snapshot, IcmpError::TooBig(INNER_LEN_MAX as u32), &buffer[packet])
             }

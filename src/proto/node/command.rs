@@ -132,7 +132,12 @@ impl Node {
         {
             peer.path.learn(endpoint);
         }
-        match self.peers.at_address(&address) {
+        let known = self.peers.at_address(&address);
+        let session = known.and_then(|id| self.peers.of(&id)).and_then(|peer| peer.current.as_ref());
+        if let (Some(id), true) = (known, session.is_some_and(|session| session.is_expired(now))) {
+            self.forget_sessions(id);
+        }
+        match known {
             Some(id) if self.peers.of(&id).is_some_and(|peer| peer.current.is_some()) => {
                 self.send_ping(now, id, ticket)
             }

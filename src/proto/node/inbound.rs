@@ -150,7 +150,8 @@ impl Node {
     /// Sees to it that a peer has a place in the table, at the cost of the one that was silent for longest.
     pub(super) fn make_room(&mut self, now: Instant, id: NodeId) -> bool {
         if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
-            let Some(quietest) = self.peers.quietest() else { return false };
+            let is_configured = |id: &NodeId| self.bootstrap.contains_key(id);
+            let Some(quietest) = self.peers.quietest(is_configured) else { return false };
             self.close(now, quietest, CloseReason::Crowded);
         }
         self.peers.entry(id, now).is_some()

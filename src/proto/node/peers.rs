@@ -293,10 +293,11 @@ impl Peers {
         oldest.is_some_and(|id| self.remove(&id).is_some())
     }
 
-    /// The peer whose session was silent for longest: the one to give up when others need the place.
-    pub(super) fn quietest(&self) -> Option<NodeId> {
-        let heard = |p: &Peer| p.current.as_ref().map(last_heard);
-        self.by_id.values().filter_map(|p| heard(p).map(|at| (at, p.id))).min().map(|(_, id)| id)
+    /// The peer to give up when others need the place: of those that came to us the one silent for longest, then of
+    /// those that we went to; never one to be kept.
+    pub(super) fn quietest(&self, is_kept: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        let rank = |p: &Peer| p.current.as_ref().map(|s| (s.is_initiator(), last_heard(s), p.id));
+        self.by_id.values().filter(|p| !is_kept(&p.id)).filter_map(rank).min().map(|(_, _, id)| id)
     }
 
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<Peer> {
