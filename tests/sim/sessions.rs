@@ -1,6 +1,8 @@
 //! The life of a session: restarts, moves, silence, renewal and the end.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
@@ -138,6 +140,47 @@ fn rekey_under_load_and_loss_leaves_no_gap() {
             assert!(pings.iter().all(|(_, reply)| reply.is_some()), "no packet is lost by renewing");
         }
         assert!(world.host(a).snapshot.receivers.len() <= 3, "old sessions are forgotten");
+    }
+}
+
+#[test]
+fn late_packets_of_the_last_session_do_not_harm_the_next() {
+    for seed in SEEDS {
+        let mut world = World::exact(seed, Conditions::default());
+        let (a, b) = quiet_pair(&mut world);
+        assert!(ping(&mut world, a, b, 9999, Duration::from_secs(3)).is_some());
+        let session = route(&world, a, b).expect("a session");
+        let age = world.now.saturating_since(session.established());
+        steady(&mut world, a, b, Duration::from_millis(100), Duration::from_millis(118_500) - age);
+        // From here on all packets of the session are late: those of its next epoch too.
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let hold = held.clone();
+        world.filter(move |seen| {
+            if seen.is_session() {
+                hold.borrow_mut().push(seen.clone());
+            }
+            !seen.is_session()
+        });
+        let old = session.local_index();
+        let mut renewed = false;
+        for _ in 0..200 {
+            let request = packet::echo_request(world.address(a), world.address(b), 1, 1, 56);
+            world.send(a, &request);
+            world.run_for(Duration::from_millis(100));
+            renewed = route(&world, a, b).is_some_and(|session| session.local_index() != old);
+            if renewed {
+                break;
+            }
+        }
+        assert!(renewed, "seed {seed}");
+        world.unfilter();
+        assert!(ping(&mut world, a, b, 9998, Duration::from_secs(1)).is_some(), "seed {seed}");
+        for seen in held.take() {
+            world.inject(seen.from, seen.to, seen.datagram);
+        }
+        // Past the overlap of the epochs.
+        let pings = steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(20));
+        assert!(pings.iter().all(|(_, reply)| reply.is_some()), "seed {seed}: {:?}", longest_gap(&pings));
     }
 }
 
