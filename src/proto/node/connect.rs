@@ -96,7 +96,9 @@ impl Node {
         effort.attempt += 1;
         let cookie = peer.cookie.filter(|(_, at)| now.saturating_since(*at) < COOKIE_LIFETIME);
         let address = peer.address;
-        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && !peer.staged.is_empty() || targets.is_empty();
+        // Packets wait, or went into a session that is dead.
+        let missed = !peer.staged.is_empty() || peer.current.is_some();
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty();
         if let Some(old) = effort.pending.take() {
             self.peers.release_index(old.initiator.local_index());
         }
