@@ -63,6 +63,11 @@ impl Attacker {
         let (mut initiator, packet) = self.initiation(world, victim);
         world.deliver(victim, self.endpoint, packet);
         world.run_for(Duration::from_millis(600));
+        self.confirm(world, victim, &mut initiator);
+    }
+
+    /// Reads the victim's response and introduces itself.
+    pub(crate) fn confirm(&mut self, world: &mut World, victim: HostId, initiator: &mut Initiator) {
         for seen in world.tapped(self.endpoint) {
             let mut datagram = seen.datagram;
             let Ok(envelope) = public_key(&self.identity.node_id()).open(&mut datagram) else { continue };

@@ -10,6 +10,7 @@ mod host;
 mod hostile;
 mod idle;
 mod mesh;
+mod moves;
 mod network;
 mod packet;
 mod pair;
