@@ -177,6 +177,6 @@ fn loaded_node_is_joined_by_way_of_a_cookie() {
     let b = Machine { remembered: vec![contact], ..world.machine() };
     let b = world.add(b);
     let took = world.run_until(Duration::from_secs(3), |world| agree(world, a, b));
-    assert!(took.is_some_and(|took| took < Duration::from_millis(800)), "{took:?}");
+    assert!(took.is_some_and(|took| took < Duration::from_millis(290)), "{took:?}");
     assert_eq!(world.host(a).drops(DropReason::RateLimited), 1, "one initiation was answered by a cookie");
 }

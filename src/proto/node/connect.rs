@@ -98,7 +98,9 @@ impl Node {
         effort.attempt += 1;
         let cookie = peer.cookie.filter(|(_, at)| now.saturating_since(*at) < COOKIE_LIFETIME);
         let address = peer.address;
-        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && awaited || targets.is_empty();
+        // Somebody waits, or sent into a session that is dead.
+        let missed = awaited || peer.current.is_some();
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty();
         if let Some(old) = effort.pending.take() {
             self.peers.release_index(old.initiator.local_index());
         }
