@@ -37,7 +37,8 @@
 //! 3. `wire` has no behaviour. Parsing any bytes never panics.
 //! 4. File types stay in `config`, API types in `control`; core types are not serializable.
 //! 5. Every queue, table and retry has a limit: a named constant with its unit.
-//! 6. Nothing that does not authenticate is ever answered.
+//! 6. Nothing that does not authenticate is ever answered. Who knows our ID can get a cookie reply, never longer than
+//!    what it sent.
 
 pub mod proto;
 

@@ -64,6 +64,11 @@ impl Firewall {
         self.held().rules()
     }
 
+    /// What happens to flows that no rule names; may change while running.
+    pub(super) fn inbound(&self) -> Inbound {
+        self.held().inbound
+    }
+
     /// The rules as listed.
     pub(super) fn list(&self) -> Vec<FirewallRule> {
         let held = self.held();

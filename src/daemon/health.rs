@@ -8,6 +8,7 @@ use crate::control::message::Health;
 use crate::proto::node::{PeerState, Status};
 use crate::tun::Condition;
 
+use super::firewall::Firewall;
 use super::keeper::Keeper;
 
 /// Facts that health is judged by, beside the node's own.
@@ -16,17 +17,22 @@ pub(super) struct Facts {
     keeper: Arc<Keeper>,
     lan_guard: bool,
     lan_discovery: bool,
-    inbound: Inbound,
+    firewall: Arc<Firewall>,
 }
 
 impl Facts {
-    pub(super) fn new(config: &Config, save_failed: Arc<AtomicBool>, keeper: Arc<Keeper>) -> Self {
+    pub(super) const fn new(
+        config: &Config,
+        save_failed: Arc<AtomicBool>,
+        keeper: Arc<Keeper>,
+        firewall: Arc<Firewall>,
+    ) -> Self {
         Self {
             save_failed,
             keeper,
             lan_guard: config.policy.lan_guard,
             lan_discovery: config.net.lan_discovery,
-            inbound: config.policy.inbound,
+            firewall,
         }
     }
 
@@ -69,7 +75,7 @@ impl Facts {
             let text = "the guard against LAN neighbours is switched off".into();
             add("guard-off", text, "set [policy] lan_guard = true, unless another firewall does its work");
         }
-        if self.inbound == Inbound::Allow {
+        if self.firewall.inbound() == Inbound::Allow {
             let text = "every node of the mesh may open connections to this machine (inbound allow)".into();
             add("inbound-open", text, "use --inbound deny and azora firewall add for what is meant");
         }

@@ -201,14 +201,19 @@ impl Keeper {
 
     /// Takes interface and guard away.
     pub(super) async fn close(self) {
-        if let Some(guard) = &self.guard
-            && let Err(error) = guard.remove().await
-        {
-            tracing::warn!(%error, "the guard stays behind");
-        }
-        if let Err(error) = self.interface.close().await {
-            tracing::warn!(%error, "the interface stays behind");
-        }
+        take_away(self.interface, self.guard).await;
+    }
+}
+
+/// Takes interface and guard away, also when there was no start behind them.
+pub(super) async fn take_away(interface: Interface, guard: Option<Guard>) {
+    if let Some(guard) = guard
+        && let Err(error) = guard.remove().await
+    {
+        tracing::warn!(%error, "the guard stays behind");
+    }
+    if let Err(error) = interface.close().await {
+        tracing::warn!(%error, "the interface stays behind");
     }
 }
 

@@ -120,21 +120,19 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot handle signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot handle signals"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot handle signals"))?;
-        let (mut daemon, firewall) = tokio::select! {
-            started = Self::start(&config) => started?,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-        };
+        // INVARIANT: not cut off half-way by a signal, which waits: the guard outlives whoever installed it.
+        let (mut daemon, firewall) = Self::start(&config).await?;
         let mut config = config;
         let outcome = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => reload(&mut config, &firewall).await,
-                error = daemon.engine.failure() => {
-                    tracing::error!(%error, "the interface cannot be read any more");
-                    break Err(Error::InterfaceGone { name: config.tun.name.clone() });
-                }
+                error = daemon.engine.failure() => break Err(if tun::is_deleted(&error) {
+                    Error::InterfaceGone { name: config.tun.name.clone() }
+                } else {
+                    system("the data path has stopped")(error)
+                }),
                 error = daemon.keeper.failure() => break Err(error),
             }
         };
@@ -159,11 +157,25 @@ impl Daemon {
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig { name: config.tun.name.clone(), mtu: config.tun.mtu, address };
         let interface = Interface::open(&interface).await?;
-        let guard =
-            if config.policy.lan_guard { Some(Guard::install(interface.name()).await?) } else { None };
+        let guard = match config.policy.lan_guard {
+            true => match Guard::install(interface.name()).await {
+                Ok(guard) => Some(guard),
+                Err(error) => {
+                    keeper::take_away(interface, None).await;
+                    return Err(error.into());
+                }
+            },
+            false => None,
+        };
         let node = node::Node::new(node_config(config, identity, remembered, &firewall), clock::now());
         let device = interface.device();
-        let engine = Engine::start(node, device, sockets).map_err(system("cannot start the data path"))?;
+        let engine = match Engine::start(node, device, sockets) {
+            Ok(engine) => engine,
+            Err(error) => {
+                keeper::take_away(interface, guard).await;
+                return Err(system("cannot start the data path")(error));
+            }
+        };
         let handle = engine.handle();
         firewall.attach(handle.clone());
         let discovery = config.net.lan_discovery.then(|| Discovery::open(listen.clone())).flatten();
@@ -176,16 +188,26 @@ impl Daemon {
             tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
-        let health = health::Facts::new(config, saver.failed(), keeper.clone());
+        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
         let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, listen));
+        let mut daemon = Self { engine, keeper, state, tasks };
         if let Some(address) = config.metrics.listen {
-            let listener = control::metrics::bind(address).await?;
-            tasks.spawn(control::metrics::serve(listener, metrics::render(answers.clone())));
+            match control::metrics::bind(address).await {
+                Ok(listener) => {
+                    let render = metrics::render(answers.clone());
+                    daemon.tasks.spawn(control::metrics::serve(listener, render));
+                }
+                Err(error) => {
+                    drop(answers);
+                    daemon.stop().await;
+                    return Err(error.into());
+                }
+            }
         }
-        tasks.spawn(server::serve(listener, answers));
+        daemon.tasks.spawn(server::serve(listener, answers));
         tracing::info!(node = %node_id, %address, interface = %config.tun.name, "ready");
-        Ok((Self { engine, keeper, state, tasks }, firewall))
+        Ok((daemon, firewall))
     }
 
     /// Takes everything away that was set up, in the opposite order.
@@ -194,8 +216,9 @@ impl Daemon {
         self.tasks.shutdown().await;
         saver::save(&self.engine.handle(), &self.state).await;
         self.engine.stop().await;
-        if let Some(keeper) = Arc::into_inner(self.keeper) {
-            keeper.close().await;
+        match Arc::into_inner(self.keeper) {
+            Some(keeper) => keeper.close().await,
+            None => tracing::error!("interface and guard stay behind: something still holds them"),
         }
     }
 }

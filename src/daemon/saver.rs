@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::engine::Handle;
@@ -35,31 +36,42 @@ impl Saver {
     pub(super) async fn run(self) {
         let mut saved: Vec<Contact> = Vec::new();
         loop {
-            sleep(if saved.is_empty() { FIRST_WAIT } else { WAIT }).await;
+            let failed = self.failed.load(Ordering::Relaxed);
+            sleep(if saved.is_empty() && !failed { FIRST_WAIT } else { WAIT }).await;
             let Ok(mut known) = self.handle.with(|node, _, _| node.known()).await else { return };
             known.sort();
             if known == saved {
                 continue;
             }
-            self.failed.store(!write(&self.state, &known), Ordering::Relaxed);
-            saved = known;
+            let written = write(self.state.clone(), known.clone()).await;
+            self.failed.store(!written, Ordering::Relaxed);
+            if written {
+                saved = known;
+            }
         }
     }
 }
 
 /// Saves what the node knows now.
-pub(super) async fn save(handle: &Handle, state: &StateDir) {
+pub(super) async fn save(handle: &Handle, state: &Arc<StateDir>) {
     if let Ok(known) = handle.with(|node, _, _| node.known()).await
         && !known.is_empty()
     {
-        write(state, &known);
+        write(state.clone(), known).await;
     }
 }
 
-fn write(state: &StateDir, known: &[Contact]) -> bool {
-    let saved = state.save_contacts(known);
-    if let Err(error) = &saved {
-        tracing::warn!(%error, "the known contacts are not saved");
+/// Away from the runtime's only thread: the disk may take its time, and handshakes do not wait for it.
+async fn write(state: Arc<StateDir>, known: Vec<Contact>) -> bool {
+    match spawn_blocking(move || state.save_contacts(&known)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the known contacts are not saved");
+            false
+        }
+        Err(error) => {
+            tracing::error!(%error, "the known contacts are not saved");
+            false
+        }
     }
-    saved.is_ok()
 }

@@ -17,7 +17,7 @@ use crate::tun::Device;
 
 use super::Sockets;
 use super::handle::{Answer, Ask};
-use super::inbox::{Item, LOADED_LEN};
+use super::inbox::{Item, LOADED_LEN, Outlet};
 use super::plane::socket_for;
 
 /// Items taken from the inbox before timers and handles get their turn.
@@ -57,7 +57,7 @@ impl Control {
     }
 
     /// Runs until every handle is gone.
-    pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>, mut asks: mpsc::Receiver<Ask>) {
+    pub(super) async fn run(mut self, mut outlet: Outlet, mut asks: mpsc::Receiver<Ask>) {
         loop {
             let due = self.node.poll_timeout();
             let timer = async {
@@ -67,8 +67,12 @@ impl Control {
                 }
             };
             tokio::select! {
-                item = items.recv() => match item {
-                    Some(item) => self.take(item, &mut items),
+                item = outlet.items.recv() => match item {
+                    Some(item) => self.take(item, &mut outlet.items),
+                    None => return,
+                },
+                packet = outlet.unrouted.recv() => match packet {
+                    Some(packet) => self.node.handle_unrouted(clock::now(), clock::wall(), packet),
                     None => return,
                 },
                 ask = asks.recv() => match ask {
@@ -108,7 +112,6 @@ impl Control {
                 self.node.handle_control(now, wall, local_index, &plaintext)
             }
             Item::Notice(notice) => self.node.handle_notice(now, wall, notice),
-            Item::Unrouted(packet) => self.node.handle_unrouted(now, wall, packet),
         }
     }
 

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 pub use handle::{AskError, Handle};
-pub use inbox::{INBOX_LEN_MAX, LOADED_LEN};
+pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
 
 use crate::proto::node::Node;
 use crate::tun::Device;
@@ -85,11 +85,15 @@ impl Engine {
         self.handle.clone()
     }
 
-    /// Waits until the interface fails for good: it was deleted.
+    /// Waits until there is no going on: the interface was deleted ([`crate::tun::is_deleted`]), or a thread or the
+    /// control task has ended.
     pub async fn failure(&mut self) -> io::Error {
-        match (&mut self.failed).await {
-            Ok(error) => error,
-            Err(_) => io::Error::other("the threads of the data path have ended"),
+        tokio::select! {
+            failed = &mut self.failed => match failed {
+                Ok(error) => error,
+                Err(_) => io::Error::other("the threads of the data path have ended"),
+            },
+            _ = &mut self.control => io::Error::other("the control task has ended"),
         }
     }
 

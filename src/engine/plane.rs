@@ -45,6 +45,15 @@ pub(super) struct Plane {
 #[derive(Clone)]
 struct Failure(Arc<Mutex<Option<oneshot::Sender<io::Error>>>>);
 
+impl Drop for Failure {
+    /// A thread that panics must not leave the other one behind as half a data path.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.report(io::Error::other("a thread of the data path has panicked"));
+        }
+    }
+}
+
 impl Failure {
     fn report(&self, error: io::Error) {
         if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -85,9 +94,7 @@ impl Plane {
         let packet = HEADER_LEN..HEADER_LEN + len;
         match verdict {
             Outbound::Send { len, to } => self.send(&buffer[..len], to),
-            Outbound::Queue if len <= INNER_LEN_MAX => {
-                self.inbox.put(Item::Unrouted(buffer[packet].to_vec()))
-            }
+            Outbound::Queue if len <= INNER_LEN_MAX => self.inbox.put_unrouted(&buffer[packet]),
             Outbound::Queue => {
                 self.answer(snapshot, IcmpError::TooBig(INNER_LEN_MAX as u32), &buffer[packet])
             }

@@ -79,7 +79,11 @@ impl Guard {
             return Err(Error::Name(interface.to_string()));
         }
         let guard = Self { interface: interface.to_string(), sound: Mutex::default() };
-        guard.reinstall().await?;
+        if let Err(error) = guard.reinstall().await {
+            // It may be loaded and unreadable; an error leaves nothing behind.
+            let _ = guard.remove().await;
+            return Err(error);
+        }
         Ok(guard)
     }
 

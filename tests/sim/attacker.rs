@@ -35,7 +35,7 @@ pub(crate) fn wall(now: Instant) -> WallTime {
 
 impl Attacker {
     pub(crate) fn new(world: &mut World, endpoint: &str) -> Self {
-        let endpoint = endpoint.parse().unwrap();
+        let endpoint = endpoint.parse().expect("an endpoint");
         world.tap(endpoint);
         let identity = Identity::from_seed(world.seed());
         Self { identity, endpoint, session: None, rng: Rng::from_seed(world.seed()) }
@@ -55,7 +55,7 @@ impl Attacker {
             None,
             &mut self.rng,
         )
-        .unwrap()
+        .expect("the victim's keys are usable")
     }
 
     /// Opens a session with the victim, which then knows it as a peer.
@@ -63,6 +63,11 @@ impl Attacker {
         let (mut initiator, packet) = self.initiation(world, victim);
         world.deliver(victim, self.endpoint, packet);
         world.run_for(Duration::from_millis(600));
+        self.confirm(world, victim, &mut initiator);
+    }
+
+    /// Reads the victim's response and introduces itself.
+    pub(crate) fn confirm(&mut self, world: &mut World, victim: HostId, initiator: &mut Initiator) {
         for seen in world.tapped(self.endpoint) {
             let mut datagram = seen.datagram;
             let Ok(envelope) = public_key(&self.identity.node_id()).open(&mut datagram) else { continue };
@@ -91,8 +96,9 @@ impl Attacker {
         let mut packet = vec![0; HEADER_LEN];
         packet.extend(plaintext);
         packet.resize(packet.len() + OVERHEAD + PADDING_MULTIPLE, 0);
-        let session = self.session.as_ref().unwrap();
-        let len = session.seal(kind, &mut packet, plaintext.len(), MTU.max(CONTROL_LEN_MAX), now).unwrap();
+        let session = self.session.as_ref().expect("connected");
+        let len =
+            session.seal(kind, &mut packet, plaintext.len(), MTU.max(CONTROL_LEN_MAX), now).expect("sealed");
         packet.truncate(len);
         packet
     }
@@ -106,16 +112,17 @@ impl Attacker {
 
     /// What the victim has said in the session since the last call.
     pub(crate) fn hear(&self, world: &mut World) -> Vec<Control> {
-        let (own, session) = (public_key(&self.identity.node_id()), self.session.as_ref().unwrap());
+        let (own, session) =
+            (public_key(&self.identity.node_id()), self.session.as_ref().expect("connected"));
         let mut heard = Vec::new();
         for seen in world.tapped(self.endpoint) {
             let mut datagram = seen.datagram;
             if mask(&own, &mut datagram).is_ok()
-                && let Ok(header) = Header::parse(datagram.first_chunk().unwrap())
+                && let Ok(header) = Header::parse(datagram.first_chunk().expect("a header"))
                 && header.kind == Kind::Control
                 && let Ok(opened) = session.open(&header, &mut datagram, seen.at)
             {
-                heard.extend(Control::parse_all(opened.plaintext).unwrap());
+                heard.extend(Control::parse_all(opened.plaintext).expect("well-formed"));
             }
         }
         heard

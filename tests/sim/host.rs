@@ -21,6 +21,8 @@ use crate::packet;
 
 /// MTU of the interface in bytes.
 pub(crate) const MTU: usize = 1400;
+/// Time from the data path to the control task.
+const HAND_OVER: Duration = Duration::from_micros(30);
 /// Calendar time at the start of every simulation.
 pub(crate) const WALL_START_MS: u64 = 1_800_000_000_000;
 
@@ -68,6 +70,9 @@ pub(crate) struct Host {
     pub(crate) sent: u64,
     /// Bytes sent, without IP and UDP headers.
     pub(crate) sent_bytes: u64,
+    /// So many notices of the data path find no room in the inbox.
+    pub(crate) notices_lost: u32,
+    control_now: Instant,
     /// The earliest wake-up in the event queue.
     pub(crate) wake_at: Option<Instant>,
     out: Vec<Transmit>,
@@ -97,6 +102,8 @@ impl Host {
             wakeups: 0,
             sent: 0,
             sent_bytes: 0,
+            notices_lost: 0,
+            control_now: now,
             wake_at: None,
             out: Vec::new(),
         };
@@ -131,9 +138,10 @@ impl Host {
 
     /// A datagram from the underlay.
     pub(crate) fn handle_datagram(&mut self, now: Instant, source: SocketAddr, datagram: &mut [u8]) {
+        let (data, now) = (now, self.control_time(now));
         let wall = self.wall(now);
         let snapshot = self.snapshot.clone();
-        let (verdict, notice) = datapath::inbound(&snapshot, &self.shared, source, datagram, now);
+        let (verdict, notice) = datapath::inbound(&snapshot, &self.shared, source, datagram, data);
         let verdict = match verdict {
             Inbound::Deliver(packet) => Kernel::Deliver(packet.to_vec()),
             Inbound::Control { local_index, messages } => Kernel::Control(local_index, messages.to_vec()),
@@ -142,7 +150,12 @@ impl Host {
             Inbound::Drop(_) => Kernel::Nothing,
         };
         if let Some(notice) = notice {
-            self.node.handle_notice(now, wall, notice);
+            if self.notices_lost > 0 {
+                self.notices_lost -= 1;
+                datapath::notice_lost(&snapshot, notice);
+            } else {
+                self.node.handle_notice(now, wall, notice);
+            }
         }
         match verdict {
             Kernel::Deliver(packet) => self.deliver(now, packet),
@@ -168,6 +181,7 @@ impl Host {
                 self.out.push(Transmit { to, datagram: buffer });
             }
             Outbound::Queue if packet.len() <= INNER_LEN_MAX => {
+                let now = self.control_time(now);
                 self.node.handle_unrouted(now, self.wall(now), packet.to_vec());
             }
             Outbound::Queue => self.answer(now, IcmpError::TooBig(INNER_LEN_MAX as u32), packet),
@@ -175,8 +189,15 @@ impl Host {
             Outbound::Drop(_) => {}
         }
         if let Some(notice) = notice {
+            let now = self.control_time(now);
             self.node.handle_notice(now, self.wall(now), notice);
         }
+    }
+
+    /// When the control task comes to it: later than the data path, and never earlier than before.
+    pub(crate) fn control_time(&mut self, now: Instant) -> Instant {
+        self.control_now = self.control_now.max(now + HAND_OVER);
+        self.control_now
     }
 
     fn answer(&mut self, now: Instant, error: IcmpError, packet: &[u8]) {
@@ -202,7 +223,8 @@ impl Host {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
-                event => self.events.push((now, event)),
+                Event::PeerUp(_) | Event::RecordChanged => {}
+                event @ (Event::Ping(..) | Event::Lookup(..)) => self.events.push((now, event)),
             }
         }
         self.sent += out.len() as u64;

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
-use auramesh::proto::identity::Identity;
+use auramesh::proto::dht::Mode;
+use auramesh::proto::identity::{Identity, Position};
 use auramesh::proto::node::PEERS_MAX;
 use auramesh::proto::policy::Rules;
-use auramesh::proto::wire::control::{Contact, Control};
+use auramesh::proto::wire::control::{Contact, Control, Want};
 use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind};
 use auramesh::proto::wire::handshake::{INITIATION_LEN_MIN, Initiation};
 use auramesh::proto::wire::session::{Header, Kind, mask};
@@ -20,6 +21,7 @@ use crate::host::Machine;
 use crate::network::Conditions;
 use crate::packet;
 use crate::pair::{pair, ping};
+use crate::traffic::route;
 use crate::world::{HostId, World};
 
 fn noise(world: &mut World, len: usize) -> Vec<u8> {
@@ -143,15 +145,7 @@ fn flood_of_initiations_in_the_name_of_a_peer_harms_nobody() {
 fn forged_packets_of_a_session_leave_it_as_it_was() {
     let (mut world, a, b) = settled(105);
     let (key, source) = (public_key(&world.id(a)), world.endpoint(b));
-    let index = *world
-        .host(b)
-        .snapshot
-        .routes
-        .values()
-        .map(|route| route.session.remote_index())
-        .collect::<Vec<_>>()
-        .first()
-        .unwrap();
+    let index = route(&world, b, a).expect("a session").remote_index();
     let before = world.host(a).drops(DropReason::Unauthenticated);
     for i in 0..10_000u64 {
         let counter = if i % 2 == 0 { i } else { 1_000_000 + i };
@@ -274,39 +268,26 @@ fn contacts_that_name_victims_are_never_contacted() {
     .chain([own])
     .collect();
     let honest: SocketAddr = "9.7.7.7:5747".parse().unwrap();
-    let unknown = Identity::from_seed(world.seed()).address();
-    let ticket = world.look_up(victim, unknown);
-    let mut told = 0;
+    let named: Vec<_> = forbidden.iter().chain([&honest]).copied().collect();
+    let mut answers = named.chunks(5).cycle();
     for _ in 0..40 {
+        let unknown = Identity::from_seed(world.seed()).address();
+        world.look_up(victim, unknown);
         world.run_for(Duration::from_millis(250));
         for message in attacker.hear(&mut world) {
             let Control::Find { request, .. } = message else { continue };
-            for group in forbidden.iter().chain([&honest]).copied().collect::<Vec<_>>().chunks(10).rev() {
-                let contacts = group
-                    .iter()
-                    .map(|endpoint| {
-                        let identity = Identity::from_seed(world.seed());
-                        Contact {
-                            node_id: identity.node_id(),
-                            x25519: identity.x25519_public(),
-                            endpoint: *endpoint,
-                        }
-                    })
-                    .collect();
-                attacker.say(&mut world, victim, &Control::Found { request, record: None, contacts });
-                told += 1;
-                if told % 2 == 1 {
-                    break;
-                }
-            }
-        }
-        if world.lookup_outcome(victim, ticket).is_some() && told > 4 {
-            break;
+            let contact = |endpoint: &SocketAddr| {
+                let identity = Identity::from_seed(world.seed());
+                let (node_id, x25519) = (identity.node_id(), identity.x25519_public());
+                Contact { node_id, x25519, endpoint: *endpoint }
+            };
+            let contacts = answers.next().unwrap_or_default().iter().map(contact).collect();
+            attacker.say(&mut world, victim, &Control::Found { request, record: None, contacts });
         }
     }
-    assert!(told > 1, "the victim asks its peer");
     world.run_for(Duration::from_secs(5));
     let sent = sent.borrow();
+    assert!(sent.contains(&honest), "the victim does ask whom its peer names");
     for endpoint in &forbidden {
         assert!(!sent.contains(endpoint), "{endpoint} was contacted");
     }
@@ -346,4 +327,76 @@ fn handshakes_that_nobody_confirms_do_not_push_out_sessions() {
     });
     assert!(ping(&mut world, b, a, 1, Duration::from_secs(1)).is_some());
     assert_eq!(*setups.borrow(), 0, "on the session that stood before");
+}
+
+#[test]
+fn peer_that_names_another_endpoint_gets_nothing_sent_there_but_a_question() {
+    let (mut world, a, _) = settled(110);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    attacker.connect(&mut world, a);
+    let find = |request| Control::Find { request, want: Want::Contacts, target: Position([7; 32]) };
+    attacker.say(&mut world, a, &find(4));
+    world.run_for(Duration::from_secs(3));
+    assert!(attacker.hear(&mut world).iter().any(|heard| matches!(heard, Control::Found { request: 4, .. })));
+    let third: SocketAddr = "9.8.8.8:8888".parse().unwrap();
+    world.tap(third);
+    let mut plaintext = Vec::new();
+    (0..15).for_each(|nonce| Control::Ping { nonce }.emit(&mut plaintext));
+    find(8).emit(&mut plaintext);
+    let mut sent = 0;
+    for _ in 0..100 {
+        let datagram = attacker.seal(world.now, Kind::Control, &plaintext);
+        sent += datagram.len();
+        world.deliver(a, third, datagram);
+        world.run_for(Duration::from_millis(50));
+    }
+    let received: usize = world.tapped(third).iter().map(|seen| seen.datagram.len()).sum();
+    assert!(received > 0 && received <= sent, "{received} bytes for {sent}");
+    // Whoever has really moved says so and is served again.
+    attacker.endpoint = "9.7.7.7:7777".parse().unwrap();
+    world.tap(attacker.endpoint);
+    attacker.say(&mut world, a, &find(12));
+    world.run_for(Duration::from_secs(1));
+    for heard in attacker.hear(&mut world) {
+        assert!(!matches!(heard, Control::Found { .. }), "answered before it was asked");
+        if let Control::Ping { nonce } = heard {
+            attacker.say(&mut world, a, &Control::Pong { nonce, observed: attacker.endpoint });
+        }
+    }
+    attacker.say(&mut world, a, &find(16));
+    world.run_for(Duration::from_secs(1));
+    let heard = attacker.hear(&mut world);
+    assert!(heard.iter().any(|heard| matches!(heard, Control::Found { request: 16, .. })));
+}
+
+#[test]
+fn strangers_who_fill_the_table_do_not_keep_us_from_going_out() {
+    let mut world = World::new(111, Conditions::default());
+    let nodes = world.add_mesh(4, Duration::from_millis(50));
+    let target = Machine {
+        mode: Mode::Client,
+        bootstrap: vec![(world.id(nodes[0]), world.endpoint(nodes[0]))],
+        ..world.machine()
+    };
+    let (a, from, to) = (nodes[1], target.endpoint, world.endpoint(nodes[1]));
+    // The two have never met.
+    world.filter(move |seen| (seen.from, seen.to) != (from, to));
+    let target = world.add(target);
+    world.run_for(Duration::from_secs(20));
+    let mut strangers: Vec<_> = (0..PEERS_MAX + 10)
+        .map(|i| {
+            let mut stranger = Attacker::new(&mut world, &format!("9.{}.{}.9:2000", i / 250, i % 250));
+            let (initiator, packet) = stranger.initiation(&world, a);
+            world.deliver(a, stranger.endpoint, packet);
+            world.run_for(Duration::from_millis(1));
+            (stranger, initiator)
+        })
+        .collect();
+    world.run_for(Duration::from_millis(600));
+    for (stranger, initiator) in &mut strangers {
+        stranger.confirm(&mut world, a, initiator);
+    }
+    assert_eq!(world.host(a).snapshot.routes.len(), PEERS_MAX, "the table is full of strangers");
+    world.unfilter();
+    assert!(ping(&mut world, a, target, 0, Duration::from_secs(5)).is_some());
 }

@@ -4,12 +4,17 @@
 //! cryptography; only clock, network and kernel are simulated.
 
 mod attacker;
+mod faults;
+mod handshakes;
 mod host;
 mod hostile;
 mod idle;
 mod mesh;
+mod moves;
 mod network;
 mod packet;
 mod pair;
-mod rules;
+mod refusals;
+mod sessions;
+mod traffic;
 mod world;

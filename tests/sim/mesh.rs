@@ -25,6 +25,7 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
+    #[expect(clippy::print_stdout, reason = "what the scenario measured")]
     fn lap(&mut self, world: &World, what: &str) {
         let took = self.0.elapsed();
         let datagrams: u64 = world.running().iter().map(|id| world.host(*id).sent).sum();
@@ -95,11 +96,13 @@ fn join(seed: u64, nodes: usize, conditions: Conditions) -> (World, Stopwatch) {
 }
 
 /// How many of the pings were answered, and how fast.
+#[expect(clippy::print_stdout, reason = "what the scenario measured")]
 fn show(asked: usize, times: &[Duration]) {
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
     println!("pings: {} of {asked}, median {}, worst {}", times.len(), ms(median), ms(worst));
 }
 
+#[expect(clippy::print_stdout, reason = "what the scenario measured")]
 fn check_all_found(world: &mut World, stopwatch: &mut Stopwatch, n: usize) {
     let (found, failed) = look_up_random(world, n);
     stopwatch.lap(world, "lookups");

@@ -77,3 +77,14 @@ fn tcp_is_refused_by_default_and_replies_pass() {
     assert_eq!(world.host(a).delivered.len(), before + 1, "one reply");
     assert_eq!(world.host(a).drops(DropReason::Policy), 4);
 }
+
+#[test]
+fn underlay_may_be_ipv4() {
+    let mut world = World::new(4, Conditions::default());
+    let first = world.machine_v4();
+    let bootstrap = vec![(first.identity().node_id(), first.endpoint)];
+    let a = world.add(first);
+    let second = Machine { bootstrap, ..world.machine_v4() };
+    let b = world.add(second);
+    assert!(ping(&mut world, b, a, 1, Duration::from_secs(3)).is_some());
+}

@@ -317,6 +317,7 @@ impl World {
         let ticket = Ticket(self.tickets);
         let command = command(ticket);
         self.with(id, |host, now| {
+            let now = host.control_time(now);
             let wall = host.wall(now);
             host.node.handle_command(now, wall, command);
         });
@@ -329,17 +330,17 @@ impl World {
     }
 
     pub(crate) fn lookup_outcome(&self, id: HostId, ticket: Ticket) -> Option<&Outcome> {
-        self.host(id).events.iter().find_map(|(_, event)| match event {
-            Event::Lookup(of, outcome) if *of == ticket => Some(&**outcome),
-            _ => None,
-        })
+        let mut outcomes = self.host(id).events.iter().filter_map(|(_, event)| {
+            if let Event::Lookup(of, outcome) = event { Some((*of, &**outcome)) } else { None }
+        });
+        outcomes.find(|(of, _)| *of == ticket).map(|(_, outcome)| outcome)
     }
 
     pub(crate) fn ping_outcome(&self, id: HostId, ticket: Ticket) -> Option<Result<PingReply, PingFailure>> {
-        self.host(id).events.iter().find_map(|(_, event)| match event {
-            Event::Ping(of, outcome) if *of == ticket => Some(*outcome),
-            _ => None,
-        })
+        let mut outcomes = self.host(id).events.iter().filter_map(|(_, event)| {
+            if let Event::Ping(of, outcome) = event { Some((*of, *outcome)) } else { None }
+        });
+        outcomes.find(|(of, _)| *of == ticket).map(|(_, outcome)| outcome)
     }
 
     /// Lets time pass.
@@ -402,6 +403,7 @@ impl World {
             host.wake_at = None;
         }
         if host.node.poll_timeout().is_some_and(|at| at <= now) {
+            let now = host.control_time(now);
             let wall = host.wall(now);
             host.wakeups += 1;
             host.node.handle_timeout(now, wall);

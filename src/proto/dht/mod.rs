@@ -170,9 +170,13 @@ impl Dht {
             return;
         }
         let was_alone = self.table.is_alone();
-        if self.table.admit(now, contact) == Admission::Refused {
-            self.counters.crowded += 1;
-            self.avoid(now, contact.node_id);
+        match self.table.admit(now, contact) {
+            Admission::Added => self.hand_over(now, contact),
+            Admission::Refused => {
+                self.counters.crowded += 1;
+                self.avoid(now, contact.node_id);
+            }
+            Admission::Updated | Admission::Waiting => {}
         }
         self.known.handle_seen(now, contact);
         self.handle_table_grown(now, was_alone);

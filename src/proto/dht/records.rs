@@ -100,6 +100,27 @@ impl Records {
         (held.expires > now).then_some(&held.bytes)
     }
 
+    /// Positions and bytes of records to whose position `node` is closer than we are. All that are closer to us than
+    /// the node is share more bits with us than with it, so the search begins behind them.
+    pub(super) fn nearer_to(
+        &self,
+        now: Instant,
+        node: &Position,
+    ) -> impl Iterator<Item = (Position, &[u8])> + use<'_> {
+        let node = *node;
+        let mut from = Distance([0; 32]);
+        let shared = self.local.distance(&node).leading_zeros() as usize;
+        if let Some(byte) = from.0.get_mut(shared / 8) {
+            *byte = 0x80 >> (shared % 8);
+        }
+        self.by_distance.range(from..).filter(move |(_, held)| held.expires > now).filter_map(
+            move |(distance, held)| {
+                let position = Position(self.local.distance(&Position(distance.0)).0);
+                (position.distance(&node) < *distance).then_some((position, held.bytes.as_ref()))
+            },
+        )
+    }
+
     /// True when exactly these bytes are held for `target`, so that their signature needs no second check.
     pub(super) fn holds(&self, now: Instant, target: &Position, bytes: &[u8]) -> bool {
         self.find(now, target) == Some(bytes)

@@ -49,7 +49,7 @@ const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
 const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
 /// Most nodes avoided.
 const AVOIDED_MAX: usize = 64;
-/// How often our record is placed anew, give or take [`REPUBLISH_SPREAD_PERCENT`].
+/// How often our record is placed anew, give or take a fifth.
 pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
 /// Spread of the republications, so that nodes started together do not act together.
 const REPUBLISH_SPREAD_PERCENT: u32 = 20;

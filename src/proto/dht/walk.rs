@@ -15,6 +15,9 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
 
+/// Most records that one new member is handed.
+const HAND_OVER_MAX: usize = 8;
+
 impl Dht {
     pub(super) fn handle_found(
         &mut self,
@@ -142,6 +145,29 @@ impl Dht {
         if self.size.expected_rank(&distance) <= K as f64 {
             let record = Arc::from(record.bytes());
             self.ask(now, contact, Owner::WriteBack, Question::Store { record });
+        }
+    }
+
+    /// Hands a new member the records that it is closer to than we are, where of all we know nobody else stands
+    /// between (Kademlia paper §2.5): what was placed among few nodes stays findable when many have joined.
+    pub(super) fn hand_over(&mut self, now: Instant, to: Contact) {
+        let is_ours_to_give = |position: &Position| {
+            let ours = position.distance(&self.position);
+            let others = self.table.closest(position, 3, Some(to.node_id));
+            let mut others =
+                others.iter().map(|other| other.node_id.position()).filter(|other| other != position);
+            others.next().is_none_or(|nearest| ours < position.distance(&nearest))
+        };
+        let node = to.node_id.position();
+        let records: Vec<Arc<[u8]>> = self
+            .records
+            .nearer_to(now, &node)
+            .filter(|(position, _)| *position != node && is_ours_to_give(position))
+            .take(HAND_OVER_MAX)
+            .map(|(_, bytes)| Arc::from(bytes))
+            .collect();
+        for record in records {
+            self.ask(now, to, Owner::WriteBack, Question::Store { record });
         }
     }
 

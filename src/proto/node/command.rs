@@ -111,8 +111,12 @@ impl Node {
     }
 
     pub(super) fn add_bootstrap(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
-        if id != self.node_id() && self.bootstrap.len() < BOOTSTRAP_MAX && path::is_possible(&endpoint) {
-            self.bootstrap.insert(id, endpoint);
+        let has_room = self.bootstrap.len() < BOOTSTRAP_MAX || self.bootstrap.contains_key(&id);
+        if id != self.node_id() && has_room && path::is_possible(&endpoint) {
+            let endpoints = self.bootstrap.entry(id).or_default();
+            endpoints.retain(|known| *known != endpoint);
+            endpoints.insert(0, endpoint);
+            endpoints.truncate(path::CANDIDATES_MAX);
             self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
             self.timers.arm(Timer::Bootstrap, now);
         }
@@ -128,7 +132,12 @@ impl Node {
         {
             peer.path.learn(endpoint);
         }
-        match self.peers.at_address(&address) {
+        let known = self.peers.at_address(&address);
+        let session = known.and_then(|id| self.peers.of(&id)).and_then(|peer| peer.current.as_ref());
+        if let (Some(id), true) = (known, session.is_some_and(|session| session.is_expired(now))) {
+            self.forget_sessions(id);
+        }
+        match known {
             Some(id) if self.peers.of(&id).is_some_and(|peer| peer.current.is_some()) => {
                 self.send_ping(now, id, ticket)
             }

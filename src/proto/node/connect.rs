@@ -71,10 +71,11 @@ impl Node {
             return self.attempt(now, wall, id);
         }
         let candidates = peer.path.candidates().to_vec();
-        let address = peer.address;
+        let (address, awaited) = (peer.address, peer.is_awaited());
         peer.effort = Some(Effort { started: now, attempt: 0, pending: None });
         self.timers.arm(Timer::Handshake(id), now + EFFORT_MAX);
-        if candidates.is_empty() {
+        // The endpoint that was configured may be out of date, and the network know better.
+        if candidates.is_empty() || awaited {
             self.look_up_record(now, address);
         }
         for endpoint in candidates {
@@ -86,6 +87,7 @@ impl Node {
     pub(super) fn attempt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let timestamp = self.timestamp(wall);
         let Some(peer) = self.peers.of_mut(&id) else { return };
+        let awaited = peer.is_awaited();
         let Some(effort) = &mut peer.effort else { return };
         let patience = if peer.staged.is_empty() { EFFORT_MAX } else { EFFORT_WITH_PACKETS_MAX };
         let targets = peer.path.targets(effort.attempt);
@@ -96,7 +98,7 @@ impl Node {
         effort.attempt += 1;
         let cookie = peer.cookie.filter(|(_, at)| now.saturating_since(*at) < COOKIE_LIFETIME);
         let address = peer.address;
-        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && !peer.staged.is_empty() || targets.is_empty();
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && awaited || targets.is_empty();
         if let Some(old) = effort.pending.take() {
             self.peers.release_index(old.initiator.local_index());
         }
@@ -257,16 +259,28 @@ impl Node {
         true
     }
 
-    /// A session stands: use it, tell the other side who we are, and send what waited.
-    pub(super) fn install(&mut self, now: Instant, wall: WallTime, session: Session, source: SocketAddr) {
+    /// A session stands: use it, tell the other side who we are, and send what waited. `proven`: what we sent to
+    /// `source` arrived there.
+    pub(super) fn install(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        session: Session,
+        source: SocketAddr,
+        proven: bool,
+    ) {
         let id = session.peer();
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(source);
+        peer.challenge = None;
         if let Some(old) = peer.adopt(session, now) {
             self.peers.release_index(old.local_index());
         }
         self.unreachable.remove(&id.address());
         self.dirty = true;
+        if !proven {
+            self.challenge(now, id);
+        }
         self.greet(now, id);
         self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
         self.watch(now, id);
@@ -299,7 +313,8 @@ impl Node {
     pub(super) fn greet_again(&mut self, now: Instant, id: NodeId) {
         let Some(hello) = self.hello() else { return };
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        if peer.repeats < REPEATS_MAX && now.saturating_since(peer.greeted) >= REPEAT_GAP {
+        let due = peer.challenge.is_none() && peer.repeats < REPEATS_MAX;
+        if due && now.saturating_since(peer.greeted) >= REPEAT_GAP {
             (peer.repeats, peer.greeted) = (peer.repeats + 1, now);
             self.send_control(now, id, &[hello]);
         }

@@ -53,6 +53,8 @@ impl Node {
         match self.lookups.remove(&id) {
             Some(Purpose::Resolve(address)) => match outcome.record.clone() {
                 Some(record) => {
+                    // Somebody waits for it: strangers who fill the table do not keep us from going out.
+                    self.make_room(now, record.node_id());
                     self.learn_record(now, wall, record);
                     self.resolved(now, wall, address);
                 }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rand_core::Rng as _;
+
 use crate::proto::datapath::{DropReason, Notice};
 use crate::proto::identity::NodeId;
 use crate::proto::path;
@@ -121,11 +123,9 @@ impl Node {
             }
             return Ok(());
         }
-        if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
-            let quietest = self.peers.quietest().ok_or(DropReason::QueueFull)?;
-            self.close(now, quietest, CloseReason::Crowded);
+        if !self.make_room(now, id) {
+            return Err(DropReason::QueueFull);
         }
-        self.peers.entry(id, now).ok_or(DropReason::QueueFull)?;
         let index = self.peers.allocate_index(id, &mut self.rng);
         let (timestamp, x25519) = (incoming.timestamp(), *incoming.peer_x25519());
         let accepted = incoming.accept(&self.identity, index, source, now, &mut self.rng);
@@ -136,6 +136,7 @@ impl Node {
         self.transmit(source, reply);
         let Some(peer) = self.peers.of_mut(&id) else { return Ok(()) };
         peer.initiated = Some((timestamp, now));
+        peer.answered = Some(source);
         peer.x25519 = Some(x25519);
         peer.last_used = now;
         if let Some(old) = peer.next.replace(session) {
@@ -144,6 +145,16 @@ impl Node {
         self.timers.arm(Timer::Unconfirmed(id), now + UNCONFIRMED_MAX);
         self.dirty = true;
         Ok(())
+    }
+
+    /// Sees to it that a peer has a place in the table, at the cost of the one that was silent for longest.
+    pub(super) fn make_room(&mut self, now: Instant, id: NodeId) -> bool {
+        if self.peers.entry(id, now).is_none() && !self.peers.forget_unconfirmed() {
+            let is_configured = |id: &NodeId| self.bootstrap.contains_key(id);
+            let Some(quietest) = self.peers.quietest(is_configured) else { return false };
+            self.close(now, quietest, CloseReason::Crowded);
+        }
+        self.peers.entry(id, now).is_some()
     }
 
     /// An initiation not newer than the last one of the same node. The memory ends with the sessions it could
@@ -190,13 +201,13 @@ impl Node {
         if pending.initiator.local_index() != index {
             return Err(DropReason::UnknownSession);
         }
-        let sent = pending.sent;
+        let (sent, proven) = (pending.sent, pending.targets.contains(&source));
         let established = pending.initiator.finish(envelope, now).map_err(|_| DropReason::Handshake)?;
         self.end_effort(id, true);
         if let Some(peer) = self.peers.of_mut(&id) {
             peer.rtt = Some(now.saturating_since(sent));
         }
-        self.install(now, wall, established.session, source);
+        self.install(now, wall, established.session, source, proven);
         Ok(())
     }
 
@@ -248,9 +259,11 @@ impl Node {
                 self.handle_heard(now, wall, local_index, source, epoch_advanced);
             }
             Notice::Woke { peer } => {
+                if let Some(known) = self.peers.of_mut(&peer) {
+                    known.notices += 1;
+                    self.dirty = true;
+                }
                 self.watch(now, peer);
-                // Only a new snapshot can report again.
-                self.dirty = true;
             }
         }
         self.drain(now, wall);
@@ -278,18 +291,33 @@ impl Node {
                 self.dirty = true;
                 return;
             }
+            let proven = peer.answered == Some(source);
             self.end_effort(id, false);
-            return self.install(now, wall, session, source);
+            return self.install(now, wall, session, source, proven);
         }
-        // A notice leaves the flag in the snapshot set: only a new snapshot can report again.
+        peer.notices += 1;
         self.dirty = true;
         let is_current = peer.current.as_ref().is_some_and(|session| session.local_index() == index);
         if epoch_advanced && is_current {
             peer.epoch_grace = Some(now + EPOCH_OVERLAP);
         }
-        if peer.path.handle_heard(source) || epoch_advanced {
+        let moved = peer.path.handle_heard(source);
+        if moved || epoch_advanced {
             self.watch(now, id);
         }
+        if moved {
+            self.challenge(now, id);
+        }
+    }
+
+    /// Asks a peer at a new endpoint to show that it receives there. Until it has, its requests have no answers:
+    /// they are longer than requests, and the endpoint may be somebody else's.
+    pub(super) fn challenge(&mut self, now: Instant, id: NodeId) {
+        let nonce = self.rng.next_u64();
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.challenge = Some(nonce);
+        }
+        self.send_control(now, id, &[Control::Ping { nonce }]);
     }
 
     /// Control messages of an authenticated peer.
@@ -302,7 +330,13 @@ impl Node {
         }
         match Control::parse_all(plaintext) {
             Ok(messages) => {
+                let mut pinged = false;
                 for message in messages {
+                    // One packet is worth one pong.
+                    if matches!(message, Control::Ping { .. }) && std::mem::replace(&mut pinged, true) {
+                        self.drop(DropReason::RateLimited);
+                        continue;
+                    }
                     self.handle_message(now, wall, id, index, message);
                 }
             }
@@ -335,6 +369,7 @@ impl Node {
 
     fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.challenge.take_if(|challenge| *challenge == nonce);
         if let Some(probe) = peer.probe.take_if(|probe| probe.nonce == nonce) {
             peer.rtt = Some(now.saturating_since(probe.sent));
             peer.proved = Some(now);
@@ -377,6 +412,11 @@ impl Node {
     fn handle_request(&mut self, now: Instant, wall: WallTime, id: NodeId, request: &Control) {
         let within_rate = self.peers.of_mut(&id).is_some_and(|peer| peer.requests.take(now));
         if !within_rate {
+            return self.drop(DropReason::RateLimited);
+        }
+        if let Some(nonce) = self.peers.of(&id).and_then(|peer| peer.challenge) {
+            // The first one may be lost.
+            self.send_control(now, id, &[Control::Ping { nonce }]);
             return self.drop(DropReason::RateLimited);
         }
         if let Some(reply) = self.dht.handle_request(now, wall, id, request) {

@@ -150,7 +150,7 @@ pub struct Node {
     resolving: BTreeMap<MeshAddress, Resolving>,
     unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
     fetches: BTreeMap<u64, Fetch>,
-    bootstrap: BTreeMap<NodeId, SocketAddr>,
+    bootstrap: BTreeMap<NodeId, Vec<SocketAddr>>,
     bootstrap_wait: Duration,
     lookups: BTreeMap<LookupId, Purpose>,
     pings: BTreeMap<u64, (Ticket, Instant)>,

@@ -22,6 +22,8 @@ const RESOLVE_AGAIN: Duration = Duration::from_millis(250);
 /// An address that nobody has is not looked up again for this long; the second time for longer.
 const UNREACHABLE_MIN: Duration = Duration::from_secs(2);
 const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
+/// How long it counts as the second time.
+const UNREACHABLE_MEMORY: Duration = Duration::from_secs(60);
 /// Most addresses remembered as nobody's.
 const UNREACHABLE_ENTRIES_MAX: usize = 1024;
 
@@ -85,7 +87,11 @@ impl Node {
         let mut buffer = [0; HEADER_LEN + INNER_LEN_MAX + OVERHEAD + PADDING_MULTIPLE];
         for packet in staged {
             buffer[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(&packet);
-            match datapath::outbound(&snapshot, &shared, &mut buffer, packet.len(), now).0 {
+            let (verdict, notice) = datapath::outbound(&snapshot, &shared, &mut buffer, packet.len(), now);
+            if notice.is_some() {
+                self.watch(now, id);
+            }
+            match verdict {
                 Outbound::Send { len, to } => self.transmit(to, buffer[..len].to_vec()),
                 Outbound::TooBig(mtu) => self.refuse(IcmpError::TooBig(mtu), &packet),
                 Outbound::Queue => self.drop(DropReason::NoRoute),
@@ -140,7 +146,9 @@ impl Node {
             return;
         };
         self.timers.disarm(&Timer::Resolve(address));
-        let Some(id) = self.peers.at_address(&address) else { return };
+        let Some(id) = self.peers.at_address(&address) else {
+            return self.fail_waiting(waiting.staged.take().into_iter(), waiting.pings.into_iter());
+        };
         if let Some(peer) = self.peers.of_mut(&id) {
             let dropped = peer.staged.append(&mut waiting.staged);
             peer.waiting_pings.extend(waiting.pings);
@@ -160,7 +168,9 @@ impl Node {
             return self.timers.arm(Timer::Resolve(address), now + RESOLVE_AGAIN);
         }
         let Some(mut entry) = self.resolving.remove(&address) else { return };
-        let wait = self.unreachable.get(&address).map_or(UNREACHABLE_MIN, |_| UNREACHABLE_MAX);
+        let lately = |(until, _): &(Instant, Duration)| now < *until + UNREACHABLE_MEMORY;
+        let again = self.unreachable.get(&address).is_some_and(lately);
+        let wait = if again { UNREACHABLE_MAX } else { UNREACHABLE_MIN };
         if self.unreachable.len() >= UNREACHABLE_ENTRIES_MAX {
             self.unreachable.retain(|_, (until, _)| now < *until);
         }

@@ -20,6 +20,7 @@ use crate::proto::wire::envelope::MAC_LEN;
 use crate::proto::wire::record::NodeRecord;
 
 use super::Ticket;
+use super::snapshot::Part;
 
 /// Most peers kept, with a session or without.
 pub const PEERS_MAX: usize = 1024;
@@ -109,6 +110,10 @@ pub(super) struct Peer {
     pub(super) next: Option<Session>,
     pub(super) effort: Option<Effort>,
     pub(super) cookie: Option<([u8; MAC_LEN], Instant)>,
+    /// Where the answer to its newest initiation went.
+    pub(super) answered: Option<SocketAddr>,
+    /// The ping that the endpoint in use has to answer first: whoever names it may not receive there.
+    pub(super) challenge: Option<u64>,
     /// Newest initiation accepted from it, and when.
     pub(super) initiated: Option<(WallTime, Instant)>,
     pub(super) staged: Staged,
@@ -137,6 +142,10 @@ pub(super) struct Peer {
     /// The peer moved to a new epoch: until then its old keys live.
     pub(super) epoch_grace: Option<Instant>,
     pub(super) last_used: Instant,
+    /// Notices of the data path: each leaves a flag set in the snapshot, so only a new part can report again.
+    pub(super) notices: u64,
+    /// What the data path was given.
+    pub(super) part: Option<Part>,
 }
 
 impl Peer {
@@ -152,6 +161,8 @@ impl Peer {
             next: None,
             effort: None,
             cookie: None,
+            answered: None,
+            challenge: None,
             initiated: None,
             staged: Staged::default(),
             outbox: VecDeque::new(),
@@ -170,6 +181,8 @@ impl Peer {
             greeted: now,
             epoch_grace: None,
             last_used: now,
+            notices: 0,
+            part: None,
         }
     }
 
@@ -201,6 +214,11 @@ impl Peer {
     pub(super) fn awaits_answer(&self) -> bool {
         let sent = self.current.as_ref().and_then(Session::last_sent);
         sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
+    }
+
+    /// True while packets or pings wait for a session.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.staged.is_empty() || !self.waiting_pings.is_empty()
     }
 
     /// True when all that there is of it is a handshake that it may never confirm.
@@ -245,6 +263,10 @@ impl Peers {
         self.by_id.values()
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.by_id.values_mut()
+    }
+
     /// The peer, made if need be. `None` when the table is full of peers in use.
     pub(super) fn entry(&mut self, id: NodeId, now: Instant) -> Option<&mut Peer> {
         if !self.by_id.contains_key(&id) {
@@ -271,10 +293,11 @@ impl Peers {
         oldest.is_some_and(|id| self.remove(&id).is_some())
     }
 
-    /// The peer whose session was silent for longest: the one to give up when others need the place.
-    pub(super) fn quietest(&self) -> Option<NodeId> {
-        let heard = |p: &Peer| p.current.as_ref().map(last_heard);
-        self.by_id.values().filter_map(|p| heard(p).map(|at| (at, p.id))).min().map(|(_, id)| id)
+    /// The peer to give up when others need the place: of those that came to us the one silent for longest, then of
+    /// those that we went to; never one to be kept.
+    pub(super) fn quietest(&self, is_kept: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        let rank = |p: &Peer| p.current.as_ref().map(|s| (s.is_initiator(), last_heard(s), p.id));
+        self.by_id.values().filter(|p| !is_kept(&p.id)).filter_map(rank).min().map(|(_, _, id)| id)
     }
 
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<Peer> {

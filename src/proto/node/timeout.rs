@@ -139,16 +139,16 @@ impl Node {
             .bootstrap
             .iter()
             .filter(|(id, _)| self.peers.of(id).is_none_or(|peer| peer.current.is_none()))
-            .map(|(id, endpoint)| (*id, *endpoint))
+            .map(|(id, endpoints)| (*id, endpoints.clone()))
             .collect();
         if !self.bootstrap.is_empty() {
             let wait = if absent.is_empty() { BOOTSTRAP_WAIT_MAX } else { self.bootstrap_wait };
             self.timers.arm(Timer::Bootstrap, now + EFFORT_MAX + wait);
         }
         self.bootstrap_wait = (self.bootstrap_wait * 2).min(BOOTSTRAP_WAIT_MAX);
-        for (id, endpoint) in absent {
+        for (id, endpoints) in absent {
             if let Some(peer) = self.peers.entry(id, now) {
-                peer.path.learn(endpoint);
+                endpoints.into_iter().rev().for_each(|endpoint| peer.path.learn(endpoint));
             }
             self.connect(now, wall, id);
         }

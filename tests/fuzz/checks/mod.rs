@@ -6,6 +6,7 @@
 
 mod identity;
 mod inner;
+mod node;
 mod outer;
 mod payload;
 
@@ -21,6 +22,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("envelope", outer::envelope),
     ("handshake", outer::handshake),
     ("inner", inner::inner),
+    ("node", node::node),
     ("node_id", identity::node_id),
     ("record", payload::record),
     ("sealed", outer::sealed),

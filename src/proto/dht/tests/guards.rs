@@ -203,3 +203,26 @@ fn any_message_of_any_peer_is_survived() {
     dht.handle_peer_up(at(1), contact(0), true);
     assert!(dht.contact(identity(0).node_id()).is_none());
 }
+
+#[test]
+fn a_new_member_is_handed_the_records_it_is_nearest_to() {
+    // The newcomer is nearer to the record than we are; another node that we know may stand between.
+    let target = |i: usize| identity(i).node_id().position();
+    let near = |record: usize, node: usize| target(record).distance(&target(node));
+    let (mut given, mut kept) = (0, 0);
+    for holding in 1..=30 {
+        for (newcomer, other) in (31..=40).zip(41..=50) {
+            let mut dht = Dht::new(identity(0).node_id(), Mode::Server, [1; 32], at(0));
+            dht.handle_record(at(0), wall(at(0)), record(holding));
+            dht.handle_peer_up(at(0), contact(other), true);
+            while dht.poll_transmit().is_some() {}
+            dht.handle_peer_up(at(0), contact(newcomer), true);
+            let queries = std::iter::from_fn(|| dht.poll_transmit());
+            let handed = queries.filter(|q| matches!(q.control, Control::Store { .. })).count();
+            let ours = near(holding, newcomer) < near(holding, 0) && near(holding, 0) < near(holding, other);
+            assert_eq!(handed, usize::from(ours));
+            if ours { given += 1 } else { kept += 1 }
+        }
+    }
+    assert!(given > 20 && kept > 20, "{given} given, {kept} kept");
+}

@@ -114,3 +114,20 @@ fn an_address_finds_its_record_and_no_other() {
         assert_eq!(records.find(NOW, &other), None);
     }
 }
+
+#[test]
+fn records_nearer_to_another_node_are_all_found() {
+    let mut records = Records::new(local(), RECORDS_BYTES_MAX);
+    (1..=60).for_each(|i| place(&mut records, i));
+    for node in 61..=90 {
+        let node = identity(node).node_id().position();
+        let mut found: Vec<_> = records.nearer_to(NOW, &node).map(|(position, _)| position).collect();
+        let positions = (1..=60).map(|i| identity(i).node_id().position());
+        let mut expected: Vec<_> = positions.filter(|p| p.distance(&node) < p.distance(&local())).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+    let late = NOW + RECORD_TTL * 3;
+    assert_eq!(records.nearer_to(late, &identity(61).node_id().position()).count(), 0, "expired");
+}

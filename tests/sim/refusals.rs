@@ -1,0 +1,87 @@
+//! Packets and pings that lead nowhere: their senders are told, and what waits is bounded.
+
+use std::time::Duration;
+
+use auramesh::proto::datapath::DropReason;
+use auramesh::proto::identity::Identity;
+use auramesh::proto::node::{Command, PingFailure, Target};
+
+use crate::host::MTU;
+use crate::network::Conditions;
+use crate::packet;
+use crate::pair::ping;
+use crate::traffic::quiet_pair;
+use crate::world::World;
+#[test]
+fn packets_for_nobody_are_answered_by_icmp_and_bounded() {
+    let mut world = World::new(234, Conditions::default());
+    let nodes = world.add_mesh(8, Duration::from_millis(50));
+    world.run_for(Duration::from_secs(10));
+    let (a, own) = (nodes[3], world.address(nodes[3]));
+    let nobody = Identity::from_seed(world.seed()).address();
+    world.send(a, &packet::udp(own, nobody.ipv6(), (1, 2), b"x"));
+    let took = world.run_until(Duration::from_secs(15), |world| world.host(a).icmp_error().is_some());
+    assert_eq!(world.host(a).icmp_error().map(|(_, error)| error), Some((1, 0, 0)), "no route");
+    println!("no route after {took:?}");
+    // Known to be nobody's for a while: answered at once.
+    world.host_mut(a).delivered.clear();
+    world.send(a, &packet::udp(own, nobody.ipv6(), (1, 2), b"x"));
+    assert_eq!(world.host(a).icmp_error().map(|(_, error)| error), Some((1, 0, 0)));
+    // Too big, before and with a session.
+    let b = nodes[5];
+    for _ in 0..2 {
+        world.host_mut(a).delivered.clear();
+        let big = vec![0; MTU - 47];
+        world.send(a, &packet::udp(own, world.address(b), (1, 2), &big));
+        assert_eq!(world.host(a).icmp_error().map(|(_, error)| error), Some((2, 0, MTU as u32)));
+        assert!(ping(&mut world, a, b, 7, Duration::from_secs(2)).is_some());
+    }
+    // A known peer that is gone.
+    let address = world.address(nodes[6]);
+    world.kill(nodes[6]);
+    world.run_for(Duration::from_secs(200));
+    world.host_mut(a).delivered.clear();
+    world.send(a, &packet::udp(own, address, (1, 2), b"x"));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.host(a).icmp_error().map(|(_, error)| error), Some((1, 3, 0)), "address unreachable");
+}
+
+#[test]
+fn waiting_packets_are_bounded_in_bytes() {
+    let mut world = World::new(235, Conditions::default());
+    let (a, b) = quiet_pair(&mut world);
+    world.cut_off(&[b]);
+    let body = vec![0; 1000];
+    let packet = packet::udp(world.address(a), world.address(b), (1, 2), &body);
+    for _ in 0..5000 {
+        world.send(a, &packet);
+    }
+    let dropped = world.host(a).drops(DropReason::QueueFull);
+    assert!(dropped >= 5000 - 256 * 1024 / packet.len() as u64, "{dropped}");
+    world.reunite();
+    world.run_for(Duration::from_secs(10));
+    let arrived = world.host(b).drops(DropReason::Policy);
+    assert!((200..=256).contains(&arrived), "{arrived} waited");
+}
+
+#[test]
+fn ping_command_ends_one_way_or_the_other() {
+    let mut world = World::new(236, Conditions::default());
+    let nodes = world.add_mesh(5, Duration::from_millis(50));
+    world.run_for(Duration::from_secs(10));
+    let (a, b) = (nodes[1], nodes[2]);
+    let target = Target::Address(world.mesh_address(b));
+    let ours = Target::Address(world.mesh_address(a));
+    let nobody = Target::Address(Identity::from_seed(world.seed()).address());
+    let answered = world.command(a, |ticket| Command::Ping(ticket, target));
+    let ourselves = world.command(a, |ticket| Command::Ping(ticket, ours));
+    let unknown = world.command(a, |ticket| Command::Ping(ticket, nobody));
+    world.run_for(Duration::from_secs(12));
+    assert!(matches!(world.ping_outcome(a, answered), Some(Ok(reply)) if reply.node_id == world.id(b)));
+    assert_eq!(world.ping_outcome(a, ourselves), Some(Err(PingFailure::Ourselves)));
+    assert_eq!(world.ping_outcome(a, unknown), Some(Err(PingFailure::NotFound)));
+    world.kill(b);
+    let dead = world.command(a, |ticket| Command::Ping(ticket, target));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.ping_outcome(a, dead), Some(Err(PingFailure::NoAnswer)));
+}
