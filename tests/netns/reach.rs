@@ -69,6 +69,32 @@ fn new_pairs_meet_without_the_bootstrap(lab: &Lab, mut nodes: Vec<Node>) {
     first_reply(&nodes[4], &tenth);
 }
 
+/// In a mesh this small the servers of the DHT all know each other beforehand; its clients are in nobody's table, so
+/// each first ping here is a lookup, a handshake and the packet that waited for both.
+#[test]
+fn clients_of_the_dht_that_never_met_reach_each_other_by_one_lookup() {
+    let lab = Lab::new();
+    let first = lab.node(Underlay::V4).started();
+    let servers =
+        [lab.node(Underlay::V4).knows(&first).started(), lab.node(Underlay::V4).knows(&first).started()];
+    let client = |server: &Node| lab.node(Underlay::V4).with(&["--dht", "client"]).knows(server).started();
+    let clients: Vec<_> = (0..6).map(|number| client(&servers[number % 2])).collect();
+    let mut samples = Vec::new();
+    for (number, from) in clients.iter().enumerate() {
+        for to in &clients[number + 1..] {
+            assert!(from.peer(to).is_none_or(|peer| peer["state"] == "known"), "no session before");
+            samples.push(first_reply(from, to));
+        }
+    }
+    println!(
+        "first contact of {} pairs: p50 {:.1} ms, max {:.1} ms",
+        samples.len(),
+        percentile(&samples, 50),
+        percentile(&samples, 100)
+    );
+    assert!(percentile(&samples, 50) <= FIRST_REPLY_MEDIAN_MS);
+}
+
 fn first_reply(from: &Node, to: &Node) -> f64 {
     let ms = from.ping(to.address, 2);
     let ms = ms.unwrap_or_else(|| panic!("machine {} gets no reply from {}", from.number, to.number));
