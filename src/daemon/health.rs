@@ -2,26 +2,33 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::config::{Config, Inbound};
 use crate::control::message::Health;
+use crate::host::clock;
 use crate::proto::node::{PeerState, Status};
+use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
 use super::firewall::Firewall;
 use super::keeper::Keeper;
 
+/// After a start others get this long to answer before their silence is a problem.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Facts that health is judged by, beside the node's own.
 pub(super) struct Facts {
     save_failed: Arc<AtomicBool>,
     keeper: Arc<Keeper>,
+    started: Instant,
     lan_guard: bool,
     lan_discovery: bool,
     firewall: Arc<Firewall>,
 }
 
 impl Facts {
-    pub(super) const fn new(
+    pub(super) fn new(
         config: &Config,
         save_failed: Arc<AtomicBool>,
         keeper: Arc<Keeper>,
@@ -30,6 +37,7 @@ impl Facts {
         Self {
             save_failed,
             keeper,
+            started: clock::now(),
             lan_guard: config.policy.lan_guard,
             lan_discovery: config.net.lan_discovery,
             firewall,
@@ -50,8 +58,11 @@ impl Facts {
             let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
         }
+        let settled = clock::now().saturating_since(self.started) >= GRACE;
         let up = status.peers.iter().any(|peer| peer.state != PeerState::Known);
-        if status.configured > 0 && status.configured_up == 0 && !up {
+        if !settled {
+            // Nobody could have answered yet.
+        } else if status.configured > 0 && status.configured_up == 0 && !up {
             let text = format!("none of the {} configured peers answers", status.configured);
             add("bootstrap-unreachable", text, "azora probe NODEID@IP:PORT tells how far it gets");
         } else if status.dht.contacts == 0 && !up {

@@ -188,7 +188,7 @@ pub(crate) enum PeersCommand {
         #[arg(value_name = "NODEID@IP:PORT")]
         peer: Bootstrap,
     },
-    /// Forget a peer and end its session
+    /// Forget a peer and end its session; the other side may open a new one (the firewall keeps it out, not this)
     Remove {
         /// Whom
         #[arg(value_name = "NODEID")]

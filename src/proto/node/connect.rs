@@ -22,6 +22,8 @@ use super::command::PingFailure;
 use super::peers::{Effort, Pending};
 use super::{Event, Node, Purpose, Timer};
 
+/// A record request is padded by less than this many bytes at random, within the longest setup packet.
+const FETCH_PADDING_MAX: usize = 320;
 /// Waits between the first attempts of a handshake or of a record fetch. With 30 % loss both ways, six attempts within
 /// [`EFFORT_MAX`] leave 2 % of the handshakes to the next effort.
 const ATTEMPT_WAITS_MS: [u64; 5] = [300, 600, 1000, 1000, 1000];
@@ -189,7 +191,9 @@ impl Node {
         }
         fetch.attempt += 1;
         let (node_id, endpoint, wait) = (fetch.node_id, fetch.endpoint, backoff(fetch.attempt - 1));
-        let payload = emit_record_request(request);
+        let mut payload = emit_record_request(request);
+        // A first datagram of one fixed length would give us away.
+        payload.resize(payload.len() + self.rng.next_u32() as usize % FETCH_PADDING_MAX, 0);
         let network = &self.session_config.network;
         let message = Message::RecordRequest;
         if let Some(packet) =
