@@ -283,7 +283,8 @@ fn without_rights_it_names_the_three_ways() {
     node.kill();
 }
 
-/// As the systemd unit starts it: a user of its own with one capability, which `nft` inherits.
+/// As the systemd unit starts it: a user of its own with one capability, which `nft` inherits, and a `/proc` of
+/// processes only (`ProcSubset=pid`), so that no kernel setting can be written.
 #[test]
 fn cap_net_admin_alone_is_enough() {
     let lab = Lab::new();
@@ -302,7 +303,9 @@ fn cap_net_admin_alone_is_enough() {
         socket.display(),
         other.contact()
     );
-    let mut process = node.spawn(&with_open_tun(&node, &line), "net_admin.log");
+    let line =
+        with_open_tun(&node, &line).replace("exec ", "mount -t proc -o subset=pid proc /proc && exec ");
+    let mut process = node.spawn(&line, "net_admin.log");
     crate::lab::eventually(Duration::from_secs(10), "reaches another node", || {
         assert!(process.is_running(), "{}", process.log());
         node.ping(other.address, 1)
@@ -318,4 +321,40 @@ fn cap_net_admin_alone_is_enough() {
     assert!(!node.must("nft list tables").contains("azora"), "and removed");
     assert_eq!(node.interfaces(), ["lo", "eth0"]);
     node.kill();
+}
+
+/// A reload takes the whole file or nothing of it.
+#[test]
+fn a_bad_configuration_on_reload_changes_nothing() {
+    let lab = Lab::new();
+    let node = lab.node(Underlay::V4);
+    let config = node.dir.join("azora.toml");
+    fs::write(&config, "[policy]\nallow = [{ proto = \"tcp\", port = 22 }]\n").unwrap();
+    let mut node = node.with(&["--config", &config.display().to_string()]).started();
+    let other = lab.node(Underlay::V4).knows(&node).started();
+    other.reaches(&node, Duration::from_secs(5));
+    let rules = node.json(&["firewall", "list"]);
+    for bad in [
+        "[policy]\nallow = []\nunknown = 1\n",
+        "[policy]\nallow = [{ proto = \"tcp\", port = 99999 }]\n",
+        "[tun]\nmtu = -5\n",
+        "[policy\n",
+    ] {
+        let logged = node.log().len();
+        fs::write(&config, bad).unwrap();
+        node.signal(nix::sys::signal::Signal::SIGHUP);
+        let (said, _) = crate::lab::eventually(Duration::from_secs(5), "the log says what is wrong", || {
+            let said = node.log().split_off(logged);
+            said.contains("azora.toml").then_some(said)
+        });
+        println!("{bad:?}: {}", said.trim());
+        assert_eq!(node.json(&["firewall", "list"]), rules, "{bad:?}");
+    }
+    assert!(node.is_running());
+    fs::write(&config, "[policy]\nallow = [{ proto = \"tcp\", port = 443 }]\n").unwrap();
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    crate::lab::eventually(Duration::from_secs(5), "a good file is taken", || {
+        node.json(&["firewall", "list"]).to_string().contains("443").then_some(())
+    });
+    other.reaches(&node, Duration::from_secs(2));
 }
