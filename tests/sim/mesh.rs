@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use auramesh::proto::dht::Outcome;
 use auramesh::proto::node::Ticket;
 
 use crate::host::{Machine, ms};
@@ -55,6 +56,7 @@ pub(crate) fn look_up_random(world: &mut World, n: usize) -> (usize, Vec<(HostId
         let outcome = world.lookup_outcome(from, ticket);
         let record = outcome.and_then(|outcome| outcome.record.as_ref());
         if record.is_none_or(|record| record.node_id() != world.id(to)) {
+            explain(world, from, to, outcome);
             failed.push((from, to));
         }
     }
@@ -84,6 +86,31 @@ pub(crate) fn ping_random(world: &mut World, n: usize, patience: Duration) -> (u
         .collect();
     times.sort_unstable();
     (asked.len(), times)
+}
+
+/// What is to be known of a lookup that failed.
+#[expect(clippy::print_stdout, reason = "for whoever looks into it")]
+fn explain(world: &World, from: HostId, to: HostId, outcome: Option<&Outcome>) {
+    let sought = world.host(to).node.status(world.now).dht;
+    println!(
+        "{to:?} has {} contacts, {} holders; in {:?}",
+        sought.contacts,
+        sought.publish_holders,
+        world
+            .running()
+            .iter()
+            .filter(|id| world.host(**id).node.known().iter().any(|c| c.node_id == world.id(to)))
+            .count()
+    );
+    let Some(outcome) = outcome else { return println!("{from:?} is still looking for it") };
+    let (rpcs, rounds, elapsed) = (outcome.rpcs, outcome.rounds, outcome.elapsed);
+    println!("{from:?} asked {rpcs} nodes in {rounds} rounds and {elapsed:?}:");
+    let position = world.id(to).position();
+    let host = |id| world.running().into_iter().find(|host| world.id(*host) == id);
+    for step in &outcome.steps {
+        let bits = step.asked.position().distance(&position).leading_zeros();
+        println!("  {:?} at {bits} bits: {:?}, {} contacts", host(step.asked), step.answered, step.contacts);
+    }
 }
 
 fn join(seed: u64, nodes: usize, conditions: Conditions) -> (World, Stopwatch) {
