@@ -40,6 +40,8 @@ pub(super) enum Owner {
     Liveness,
     /// To see whether a known node outside of the table is alive.
     Probe,
+    /// To meet nodes of a bucket that is almost empty.
+    Fill,
     /// To place our record.
     Publish,
     /// To place a record where a lookup missed it.
@@ -203,7 +205,7 @@ impl Rpcs {
 impl Rpc {
     const fn attempts_max(&self) -> u8 {
         match self.owner {
-            Owner::Nobody => 2,
+            Owner::Fill | Owner::Nobody => 2,
             Owner::Lookup(_) | Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack => {
                 RPC_ATTEMPTS_MAX
             }

@@ -195,6 +195,14 @@ impl Table {
         self.buckets.get(&index).is_none_or(|b| b.members.len() < K || b.members.iter().any(|m| !m.is_live()))
     }
 
+    /// Buckets farther away than our own neighbourhood with fewer than `n` members that answer, farthest first.
+    pub(super) fn sparse(&self, n: usize) -> Vec<u16> {
+        let live = |bucket: &Bucket| bucket.members.iter().filter(|member| member.is_live()).count();
+        let nearest =
+            self.buckets.iter().rev().find(|(_, bucket)| live(bucket) > 0).map_or(0, |(index, _)| *index);
+        (0..nearest).filter(|index| self.buckets.get(index).is_none_or(|bucket| live(bucket) < n)).collect()
+    }
+
     /// True when nobody here answers.
     pub(super) fn is_alone(&self) -> bool {
         !self.buckets.values().flat_map(|bucket| &bucket.members).any(Member::is_live)

@@ -43,6 +43,11 @@ const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 /// Time between later ones.
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
+/// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
+const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
+/// Most buckets filled at once.
+const FILLS_MAX: usize = 16;
 /// Shortest time between two lookups that fill up the table with strangers met in passing.
 const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
 /// How long a node that nobody could reach is not tried again for the table's sake.
@@ -81,6 +86,8 @@ pub(super) enum Timer {
     Probe,
     /// Refresh the stalest bucket.
     Refresh,
+    /// Meet nodes of buckets that are almost empty.
+    Fill,
     /// Place our record.
     Publish,
     /// Drop expired records.
@@ -92,6 +99,7 @@ pub(super) enum Timer {
 pub(super) struct Upkeep {
     started: Instant,
     self_lookups: usize,
+    fills: usize,
     alone: bool,
     alone_rounds: u32,
     refilled: Option<Instant>,
@@ -104,6 +112,7 @@ impl Upkeep {
         Self {
             started: now,
             self_lookups: 0,
+            fills: 0,
             alone: true,
             alone_rounds: 0,
             refilled: None,
@@ -159,6 +168,7 @@ impl Dht {
             Timer::Liveness => self.check_member(now),
             Timer::Probe => self.probe_known(now),
             Timer::Refresh => self.refresh_bucket(now),
+            Timer::Fill => self.fill_sparse(now),
             Timer::Publish => self.publish_now(now, wall),
             Timer::Purge => {
                 self.records.purge(now);
@@ -183,6 +193,44 @@ impl Dht {
             (self.upkeep.alone, self.upkeep.alone_rounds, self.upkeep.self_lookups) = (false, 0, 0);
             self.timers.arm(Timer::SelfLookup, now);
             self.arm_publish(now, now + JOIN_TIME);
+            self.upkeep.fills = 0;
+            self.arm_fill(now);
+        }
+    }
+
+    fn arm_fill(&mut self, now: Instant) {
+        if let Some(gap) = FILLS_FIRST.get(self.upkeep.fills) {
+            self.upkeep.fills += 1;
+            let at = now + self.spread(*gap, SPREAD_PERCENT);
+            self.timers.arm(Timer::Fill, at);
+        }
+    }
+
+    /// Asks, for each bucket that is almost empty, the node nearest to a random point of it for others.
+    fn fill_sparse(&mut self, now: Instant) {
+        self.arm_fill(now);
+        for index in self.table.sparse(ALPHA).into_iter().take(FILLS_MAX) {
+            let target = self.random_position(index);
+            for contact in self.table.closest(&target, 1, None) {
+                let question = Question::Find { want: Want::Contacts, target };
+                self.ask(now, contact, Owner::Fill, question);
+            }
+        }
+    }
+
+    /// Asks nodes that were named for a bucket that is almost empty: who answers finds a place there.
+    pub(super) fn meet(&mut self, now: Instant, target: Position, named: &[(Position, Contact)]) {
+        let Some(index) = self.table.index(&target) else { return };
+        let is_welcome = |(position, contact): &&(Position, Contact)| {
+            self.table.index(position) == Some(index)
+                && self.table.contact(contact.node_id, position).is_none()
+                && !self.upkeep.avoids(now, contact.node_id)
+        };
+        let strangers = named.iter().filter(is_welcome).filter(|(_, contact)| contact.node_id.is_usable());
+        let strangers: Vec<Contact> = strangers.take(ALPHA).map(|(_, contact)| *contact).collect();
+        for contact in strangers {
+            let question = Question::Find { want: Want::Contacts, target };
+            self.ask(now, contact, Owner::Nobody, question);
         }
     }
 

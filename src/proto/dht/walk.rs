@@ -39,7 +39,16 @@ impl Dht {
             (Owner::Liveness | Owner::Probe, Question::Find { target, .. }) => {
                 self.handle_upkeep_answer(now, target, &contacts);
             }
-            (Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack | Owner::Nobody, _) => {}
+            (Owner::Fill, Question::Find { target, .. }) => self.meet(now, target, &contacts),
+            (
+                Owner::Liveness
+                | Owner::Probe
+                | Owner::Fill
+                | Owner::Publish
+                | Owner::WriteBack
+                | Owner::Nobody,
+                _,
+            ) => {}
         }
     }
 
@@ -210,7 +219,7 @@ impl Dht {
                 self.drive_lookup(now, id);
             }
             Owner::Publish => self.handle_placed(now, false),
-            Owner::Liveness | Owner::Probe | Owner::WriteBack | Owner::Nobody => {}
+            Owner::Liveness | Owner::Probe | Owner::Fill | Owner::WriteBack | Owner::Nobody => {}
         }
     }
 
