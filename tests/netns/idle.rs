@@ -7,6 +7,8 @@ use crate::lab::node::Node;
 use crate::lab::{Lab, Underlay, eventually, long};
 
 const PEERS: usize = 8;
+/// 0.00 s to two decimals would be 5 ms; a shared machine is slower than its own clock tells.
+const BUSY_MAX: Duration = Duration::from_millis(20);
 const MEMORY_KB: u64 = 30 * 1024;
 
 #[test]
@@ -19,15 +21,17 @@ fn an_idle_node_with_eight_peers_uses_no_processor_time_and_little_memory() {
     }
     let known = hub.status()["peers"].as_array().unwrap().len();
     assert!(known >= PEERS, "{known} peers");
-    eventually(Duration::from_secs(30), "the node settles: a second without a tick", || {
-        let before = hub.cpu_ticks();
+    eventually(Duration::from_secs(30), "the node settles: a second with less than a millisecond", || {
+        let before = hub.cpu_time();
         thread::sleep(Duration::from_secs(1));
-        (hub.cpu_ticks() == before).then_some(())
+        (hub.cpu_time() - before < Duration::from_millis(1)).then_some(())
     });
-    let seconds = if long() { 60 } else { 20 };
-    let (ticks, wakes) = (hub.cpu_ticks(), hub.wake_ups());
+    // After two minutes the lookups of a node that has just joined are over.
+    let (settling, seconds) = if long() { (120, 60) } else { (0, 20) };
+    thread::sleep(Duration::from_secs(settling));
+    let (busy, wakes) = (hub.cpu_time(), hub.wake_ups());
     thread::sleep(Duration::from_secs(seconds));
-    let ticks = hub.cpu_ticks() - ticks;
+    let busy = hub.cpu_time() - busy;
     let wakes: Vec<_> = hub
         .wake_ups()
         .into_iter()
@@ -35,8 +39,8 @@ fn an_idle_node_with_eight_peers_uses_no_processor_time_and_little_memory() {
         .collect();
     let memory = hub.proc_status("VmRSS");
     println!(
-        "idle with {known} peers: {ticks} ticks of 10 ms and wake-ups {wakes:?} in {seconds} s, RSS {memory} kB"
+        "idle with {known} peers: {busy:?} of processor time and wake-ups {wakes:?} in {seconds} s, RSS {memory} kB"
     );
     assert!(memory <= MEMORY_KB, "RSS {memory} kB");
-    assert!(ticks <= 2, "{ticks} ticks in {seconds} s");
+    assert!(busy <= BUSY_MAX, "{busy:?} in {seconds} s");
 }

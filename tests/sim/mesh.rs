@@ -165,9 +165,11 @@ fn thousand_nodes_find_each_other_with_30_percent_loss() {
 
 #[test]
 fn split_network_heals_within_two_minutes() {
-    let (mut world, mut stopwatch) = join(13, 100, Conditions::default());
+    // A thousand nodes with `AZORA_TEST_LONG=1`: minutes.
+    let half = if std::env::var_os("AZORA_TEST_LONG").is_some() { 500 } else { 50 };
+    let (mut world, mut stopwatch) = join(13, 2 * half, Conditions::default());
     let all = world.running();
-    let (mut left, mut right) = (all[..50].to_vec(), all[50..].to_vec());
+    let (mut left, mut right) = (all[..half].to_vec(), all[half..].to_vec());
     world.cut_off(&left);
     world.run_for(Duration::from_secs(300));
     // Of these nobody on the other side has ever heard.
@@ -181,7 +183,7 @@ fn split_network_heals_within_two_minutes() {
     world.cut_off(&left);
     world.run_for(Duration::from_secs(300));
     stopwatch.lap(&world, "10 minutes apart");
-    let (from, to) = (left[0], right[55]);
+    let (from, to) = (left[0], right[half + 5]);
     let address = world.mesh_address(to);
     let ticket = world.look_up(from, address);
     world.run_for(Duration::from_secs(11));
@@ -193,7 +195,9 @@ fn split_network_heals_within_two_minutes() {
     let mut missed = Vec::new();
     for i in 0..500 {
         // The newcomers come last in each half, and are sought every other time.
-        let newcomers = |world: &mut World| if i % 4 < 2 { 50 + world.draw(10) } else { world.draw(60) };
+        let newcomers = |world: &mut World| {
+            if i % 4 < 2 { half + world.draw(10) } else { world.draw(half + 10) }
+        };
         let (a, b) = (left[newcomers(&mut world)], right[newcomers(&mut world)]);
         let (from, to) = if i % 2 == 0 { (a, b) } else { (b, a) };
         let address = world.mesh_address(to);

@@ -45,8 +45,8 @@ pub use rpc::{RPC_ATTEMPTS_MAX, RPC_TIMEOUT_FIRST, RPC_TIMEOUT_MAX, RPC_TIMEOUT_
 pub use status::{BucketStatus, Counters, Status};
 pub use table::{K, MISSES_MAX, REPLACEMENTS_MAX};
 pub use upkeep::{
-    ALONE_PROBE_INTERVAL, BUCKET_REFRESH_INTERVAL, LIVENESS_INTERVAL, PROBE_INTERVAL, PUBLISH_GAP_MIN,
-    REPUBLISH_INTERVAL,
+    ALONE_PROBE_INTERVAL, BUCKET_REFRESH_INTERVAL, LIVENESS_INTERVAL, LIVENESS_INTERVAL_CALM, PROBE_INTERVAL,
+    PUBLISH_GAP_MIN, REPUBLISH_INTERVAL,
 };
 
 use crate::proto::identity::{NodeId, Position};
@@ -171,7 +171,10 @@ impl Dht {
         }
         let was_alone = self.table.is_alone();
         match self.table.admit(now, contact) {
-            Admission::Added => self.hand_over(now, contact),
+            Admission::Added => {
+                self.hand_over(now, contact);
+                self.handle_unrest(now);
+            }
             Admission::Refused => {
                 self.counters.crowded += 1;
                 self.avoid(now, contact.node_id);

@@ -22,8 +22,11 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
 
-/// How often one member of the table is checked.
+/// How often one member of the table is checked while members come and go.
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often once every member has been found alive in turn and nobody came: the longer a node was up, the longer it
+/// will be (Kademlia paper §2.2), and an idle network should cost nothing.
+pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(40);
 /// How often known nodes outside of the table are asked.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often known nodes are asked while nobody answers: the first rounds, so that a list of dead bootstrap nodes
@@ -102,6 +105,8 @@ pub(super) struct Upkeep {
     fills: usize,
     alone: bool,
     alone_rounds: u32,
+    /// Checks since somebody joined the table or did not answer.
+    calm_checks: usize,
     refilled: Option<Instant>,
     /// Nodes that could not be reached or do not fit in, and since when.
     avoided: BTreeMap<NodeId, Instant>,
@@ -115,6 +120,7 @@ impl Upkeep {
             fills: 0,
             alone: true,
             alone_rounds: 0,
+            calm_checks: 0,
             refilled: None,
             avoided: BTreeMap::new(),
         }
@@ -365,7 +371,10 @@ impl Dht {
     /// The question is for a random point of the member's bucket, so the answer may fill it.
     fn check_member(&mut self, now: Instant) {
         let Some(contact) = self.table.next_to_check() else { return };
-        let at = now + self.spread(LIVENESS_INTERVAL, SPREAD_PERCENT);
+        self.upkeep.calm_checks = self.upkeep.calm_checks.saturating_add(1);
+        let calm = self.upkeep.calm_checks > self.table.len();
+        let interval = if calm { LIVENESS_INTERVAL_CALM } else { LIVENESS_INTERVAL };
+        let at = now + self.spread(interval, SPREAD_PERCENT);
         self.timers.arm(Timer::Liveness, at);
         self.table.handle_check(now, contact.node_id);
         if let Some(index) = self.table.index(&contact.node_id.position())
@@ -373,6 +382,16 @@ impl Dht {
         {
             let target = self.random_position(index);
             self.ask(now, contact, Owner::Liveness, Question::Find { want: Want::Contacts, target });
+        }
+    }
+
+    /// Somebody joined the table or did not answer: there may be more of that.
+    pub(super) fn handle_unrest(&mut self, now: Instant) {
+        self.upkeep.calm_checks = 0;
+        let soon = now + LIVENESS_INTERVAL;
+        if self.timers.deadline(&Timer::Liveness).is_some_and(|at| at > soon) {
+            let at = now + self.spread(LIVENESS_INTERVAL, SPREAD_PERCENT);
+            self.timers.arm(Timer::Liveness, at);
         }
     }
 

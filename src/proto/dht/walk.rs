@@ -224,7 +224,10 @@ impl Dht {
     }
 
     pub(super) fn handle_miss(&mut self, now: Instant, node_id: NodeId) {
-        self.table.handle_miss(now, node_id);
+        if self.table.contact(node_id, &node_id.position()).is_some() {
+            self.table.handle_miss(now, node_id);
+            self.handle_unrest(now);
+        }
         self.known.handle_miss(node_id);
         if self.table.is_alone() {
             self.handle_alone(now);

@@ -143,6 +143,40 @@ fn members_are_checked_one_by_one() {
     assert_eq!(checked.len(), 5);
 }
 
+/// Seconds at which members were asked in `from..to`; everybody but `silent` answers at once.
+fn checks(dht: &mut Dht, from: u64, to: u64, silent: Option<usize>) -> Vec<u64> {
+    let silent = silent.map(|i| identity(i).node_id());
+    let mut asked = Vec::new();
+    for s in from..to {
+        for (_, query) in pass(dht, at(s), Duration::from_millis(999)) {
+            let Control::Find { request, target, .. } = query.control else { continue };
+            if target != identity(0).node_id().position() {
+                asked.push(s);
+            }
+            if Some(query.to.node_id) != silent {
+                let found = Control::Found { request, record: None, contacts: Vec::new() };
+                dht.handle_reply(at(s + 1), wall(at(s + 1)), query.to.node_id, found);
+            }
+        }
+    }
+    asked
+}
+
+#[test]
+fn members_are_checked_less_often_while_nobody_comes_or_goes() {
+    let mut dht = lonely();
+    (1..=3).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+    checks(&mut dht, 0, 120, None);
+    let calm = checks(&mut dht, 120, 320, None).len();
+    assert!((4..=6).contains(&calm), "{calm} checks in 200 s, one every 40 s");
+    let after_a_miss = checks(&mut dht, 320, 480, Some(2)).len();
+    assert!(after_a_miss >= 10, "{after_a_miss} checks in 160 s around a node that went silent");
+    checks(&mut dht, 480, 600, None);
+    dht.handle_peer_up(at(600), contact(4), true);
+    let soon = checks(&mut dht, 600, 612, None);
+    assert!(!soon.is_empty(), "somebody came");
+}
+
 #[test]
 fn a_stranger_met_in_passing_is_visited_once_a_minute() {
     let mut dht = lonely();
