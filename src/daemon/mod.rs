@@ -37,7 +37,7 @@ use crate::proto::session;
 use crate::proto::wire::envelope::NetworkSecret;
 use crate::store::{self, StateDir};
 use crate::tun::guard::{self, Guard};
-use crate::tun::{self, Interface, InterfaceConfig};
+use crate::tun::{self, Interface, InterfaceConfig, Offloads};
 use crate::udp::{self, UdpSocket};
 
 use answers::Answers;
@@ -155,7 +155,12 @@ impl Daemon {
         let sockets = bind(&config.net.listen)?;
         let listen: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect();
         let listener = server::Listener::bind(&config.node.socket).await?;
-        let interface = InterfaceConfig { name: config.tun.name.clone(), mtu: config.tun.mtu, address };
+        let interface = InterfaceConfig {
+            name: config.tun.name.clone(),
+            mtu: config.tun.mtu,
+            offloads: Offloads::TcpUdp,
+            address,
+        };
         let interface = Interface::open(&interface).await?;
         let guard = match config.policy.lan_guard {
             true => match Guard::install(interface.name()).await {

@@ -13,6 +13,7 @@ use crate::host::clock;
 use crate::proto::datapath::{DropReason, Snapshot};
 use crate::proto::node::{Command, Event, Node, Ticket};
 use crate::proto::timer::Instant;
+use crate::proto::wire::gso::Virtio;
 use crate::tun::Device;
 
 use super::Sockets;
@@ -159,7 +160,7 @@ impl Control {
     fn report(&mut self, event: Event) {
         match event {
             Event::ToInterface(packet) => {
-                if self.device.send(&packet).is_err() {
+                if self.device.send(Virtio::PLAIN, &[&packet]).is_err() {
                     self.node.shared().drops.count(DropReason::Io);
                 }
             }

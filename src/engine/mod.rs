@@ -1,8 +1,8 @@
 //! The threads that drive a node, and the handle by which others talk to it.
 //!
 //! ```text
-//!  interface ──► outward thread ──datapath::outbound──► sockets
-//!  sockets   ──► inward thread  ──datapath::inbound───► interface
+//!  interface ──► outward thread ──datapath::Batch──────► sockets
+//!  sockets   ──► inward thread  ──datapath::Reception──► interface
 //!                     │ setup packets, control messages, notices, packets without a session
 //!                     ▼ bounded inbox
 //!               control task (tokio): owns the `Node`, its timers and commands
@@ -16,6 +16,8 @@
 mod control;
 mod handle;
 mod inbox;
+mod inward;
+mod outward;
 mod plane;
 mod wake;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tun_rs::{DeviceBuilder, Layer};
 
 use super::condition::Condition;
-use super::device::Device;
+use super::device::{Device, Offloads};
 use super::netlink::{Address, Kind, Link, Netlink, Route};
 use super::{Error, MTU_MIN, is_name};
 use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN, MeshAddress, in_mesh};
@@ -23,6 +23,8 @@ pub struct InterfaceConfig {
     pub name: String,
     /// MTU in bytes, 1280 or more.
     pub mtu: u16,
+    /// The most that the kernel and we should do for each other.
+    pub offloads: Offloads,
     /// The node's address.
     pub address: MeshAddress,
 }
@@ -241,7 +243,7 @@ impl Interface {
 
     /// The error of a change that the kernel refused.
     fn refused(&self, missing: &'static str, source: io::Error) -> Error {
-        let InterfaceConfig { name, mtu, address } = self.config.clone();
+        let InterfaceConfig { name, mtu, address, .. } = self.config.clone();
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => {
                 Error::NotPrepared { name, missing, mtu, address: address.ipv6() }
@@ -332,13 +334,22 @@ pub(super) fn overlap(
 }
 
 fn open_device(config: &InterfaceConfig, exists: bool) -> Result<(Device, u32), Error> {
-    let builder = DeviceBuilder::new().name(config.name.as_str()).layer(Layer::L3).inherit_enable_state();
-    let opened = builder.build_sync().and_then(|device| {
+    let open = |offloads: Offloads| {
+        let builder = DeviceBuilder::new().name(config.name.as_str()).layer(Layer::L3);
+        let builder = builder.inherit_enable_state().with(|builder| {
+            builder.offload(offloads != Offloads::None);
+        });
+        let device = builder.build_sync()?;
         let index = device.if_index()?;
-        Ok((Device::new(device)?, index))
+        Ok((Device::new(device, offloads)?, index))
+    };
+    let opened = open(config.offloads).or_else(|error: io::Error| match error.raw_os_error() {
+        // A kernel without these offloads.
+        Some(libc::EINVAL) if config.offloads != Offloads::None => open(Offloads::None),
+        _ => Err(error),
     });
     opened.map_err(|source| {
-        let InterfaceConfig { name, mtu, address } = config.clone();
+        let InterfaceConfig { name, mtu, address, .. } = config.clone();
         match source.raw_os_error() {
             Some(libc::EBUSY) => Error::Busy { name },
             // The node itself says EACCES, TUNSETIFF behind it EPERM.

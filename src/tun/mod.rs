@@ -15,7 +15,7 @@
 //! route in the mesh's range on another interface, a missing device node, missing permission. Each refusal is one
 //! line with its next step. [`guard`] keeps neighbours on the LAN from using the mesh address past the mesh.
 //!
-//! Left out for now: offloads (`IFF_VNET_HDR`), several queues, other systems than Linux.
+//! Left out for now: several queues, other systems than Linux.
 
 mod condition;
 mod device;
@@ -24,7 +24,7 @@ mod interface;
 mod netlink;
 
 pub use condition::Condition;
-pub use device::{Device, is_deleted, is_down};
+pub use device::{Device, Offloads, is_deleted, is_down};
 pub use interface::{Interface, InterfaceConfig};
 
 use std::io;

@@ -9,17 +9,20 @@ use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, Layer};
 
 use crate::proto::identity::{Identity, MeshAddress};
+use crate::proto::wire::gso::{Transport, Virtio};
 use crate::tun::guard::{self, Guard};
 use crate::tun::interface::overlap;
 use crate::tun::netlink::{Address, Netlink, Route};
-use crate::tun::{Condition, Device, Error, Interface, InterfaceConfig, is_deleted, is_down, is_name};
+use crate::tun::{
+    Condition, Device, Error, Interface, InterfaceConfig, Offloads, is_deleted, is_down, is_name,
+};
 
 fn own() -> MeshAddress {
     Identity::from_seed([1; 32]).address()
 }
 
 fn config(name: &str) -> InterfaceConfig {
-    InterfaceConfig { name: name.into(), mtu: 1420, address: own() }
+    InterfaceConfig { name: name.into(), mtu: 1420, offloads: Offloads::TcpUdp, address: own() }
 }
 
 /// The one line that a user reads: no line break, and something to type or do.
@@ -172,8 +175,11 @@ fn packet(device: &Device, ms: u16) -> Option<Vec<u8>> {
     let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::from(ms)).unwrap();
     let mut buffer = vec![0; 2000];
-    let len = device.recv(&mut buffer).ok()?;
+    let (len, virtio) = device.recv([&mut buffer[..]]).ok()?;
     buffer.truncate(len);
+    if virtio.offload().partial {
+        Transport::locate(&buffer).unwrap().complete(&mut buffer);
+    }
     Some(buffer)
 }
 
@@ -196,7 +202,7 @@ fn a_fresh_interface_carries_packets_and_nothing_else() {
         assert!(!interface.is_prepared());
         assert_eq!(interface.repair().await.unwrap(), Vec::<&str>::new());
         let device = interface.device();
-        assert_eq!(device.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(device.recv([&mut [0; 100][..]]).unwrap_err().kind(), ErrorKind::WouldBlock);
         let socket = std::net::UdpSocket::bind((own().ipv6(), 0)).unwrap();
         socket.send_to(b"hello", "[612::1]:7").unwrap();
         let out = packet(&device, 1000).unwrap();
@@ -211,7 +217,7 @@ fn a_fresh_interface_carries_packets_and_nothing_else() {
         back[24..40].copy_from_slice(&out[8..24]);
         back[40..42].copy_from_slice(&out[42..44]);
         back[42..44].copy_from_slice(&out[40..42]);
-        device.send(&back).unwrap();
+        device.send(Virtio::PLAIN, &[&back]).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         let (len, from) = socket.recv_from(&mut [0; 16]).unwrap();
         assert_eq!((len, from.to_string()), (5, "[612::1]:7".to_string()));
@@ -242,7 +248,7 @@ fn what_others_change_is_repaired() {
         interface.down().await.unwrap();
         let now = interface.inspect().await.unwrap();
         assert!(now.exists && !now.up && !now.has_address && !now.has_route, "{now:?}");
-        assert!(is_down(&interface.device().send(&[0x60; 40]).unwrap_err()));
+        assert!(is_down(&interface.device().send(Virtio::PLAIN, &[&[0x60; 40]]).unwrap_err()));
         assert_eq!(interface.repair().await.unwrap(), ["link", "address", "route"]);
         interface.down().await.unwrap();
         interface.up().await.unwrap();
@@ -275,8 +281,8 @@ fn a_deleted_interface_is_told_apart() {
         assert!(matches!(interface.repair().await, Err(Error::Deleted { .. })));
         assert!(matches!(interface.down().await, Err(Error::Deleted { .. })));
         assert_eq!(interface.inspect().await.unwrap(), Condition::default());
-        assert!(is_deleted(&device.recv(&mut [0; 100]).unwrap_err()));
-        assert!(is_deleted(&device.send(&[0x60; 40]).unwrap_err()));
+        assert!(is_deleted(&device.recv([&mut [0; 100][..]]).unwrap_err()));
+        assert!(is_deleted(&device.send(Virtio::PLAIN, &[&[0x60; 40]]).unwrap_err()));
         let again = Interface::open(&config("azora0")).await.unwrap();
         interface.close().await.unwrap();
         assert!(

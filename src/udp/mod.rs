@@ -1,6 +1,6 @@
 //! Sockets towards the underlay.
 //!
-//! [`UdpSocket`] carries everything between nodes: non-blocking, one per listen address, IPv4 and IPv6 apart, so a
+//! [`UdpSocket`] carries everything between nodes, in trains of datagrams ([`TrainSender`], [`TrainReceiver`]): non-blocking, one per listen address, IPv4 and IPv6 apart, so a
 //! v4-mapped address never appears. [`LanSocket`] finds neighbours by link-local multicast.
 //!
 //! - **No tunnel in itself**: nothing is sent to or taken from addresses inside the mesh's own range.
@@ -9,13 +9,15 @@
 //! - **Datagrams that exceed a link are fragmented** (`IP_PMTUDISC_DONT`, ip(7)) rather than lost: path MTU
 //!   discovery of our own comes later, and ICMP "too big" can be forged.
 //!
-//! Left out for now: batched calls (`recvmmsg`, `UDP_SEGMENT`), port mapping.
+//! Left out for now: port mapping.
 
 mod lan;
 mod socket;
+mod train;
 
 pub use lan::{LAN_DATAGRAM_BYTES_MAX, LAN_GROUP_V4, LAN_GROUP_V6, LAN_INTERFACES_MAX, LAN_PORT, LanSocket};
 pub use socket::UdpSocket;
+pub use train::{Received, Sent, TrainReceiver, TrainSender};
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,9 +1,10 @@
 //! The socket that carries everything between nodes.
-#![expect(unsafe_code, reason = "IP_MTU_DISCOVER has no safe call in nix or socket2")]
+#![expect(unsafe_code, reason = "options that have no safe call in nix or socket2")]
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,14 +16,14 @@ use crate::proto::identity::in_mesh;
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of send buffer asked for: small, so that a slow link fills the interface's queue rather than ours.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
-/// Errors and unwanted datagrams skipped in one call before the caller gets its turn.
-const SKIPPED_MAX: usize = 16;
 
 /// A non-blocking UDP socket of one family. May be used by several threads at once.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: std::net::UdpSocket,
     local: SocketAddr,
+    /// The kernel cuts trains, as far as we know.
+    cuts_trains: AtomicBool,
 }
 
 impl UdpSocket {
@@ -41,23 +42,6 @@ impl UdpSocket {
         })
     }
 
-    /// Receives one datagram into `buffer`: its length and sender. What does not fit is cut off. An IPv6 link-local
-    /// sender has its scope id; the flow label is left out, so that equal endpoints compare equal.
-    ///
-    /// # Errors
-    /// `WouldBlock` when there is nothing (or nothing but what was skipped); others mean that the socket is broken.
-    pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        for _ in 0..SKIPPED_MAX {
-            match self.socket.recv_from(buffer) {
-                Ok((len, from)) if !is_mesh(&from) => return Ok((len, without_flow(from))),
-                Ok(_) => {}
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ErrorKind::WouldBlock.into())
-    }
-
     /// Sends one datagram.
     ///
     /// # Errors
@@ -73,6 +57,16 @@ impl UdpSocket {
                 result => return result,
             }
         }
+    }
+
+    /// True while trains need not be taken apart before they are sent.
+    pub fn cuts_trains(&self) -> bool {
+        self.cuts_trains.load(Ordering::Relaxed)
+    }
+
+    /// From now on they have to be: the link's device refused one (udp(7), `EIO`).
+    pub fn stop_cutting_trains(&self) {
+        self.cuts_trains.store(false, Ordering::Relaxed);
     }
 
     /// Where it listens, with the port that it got.
@@ -98,11 +92,21 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
     }
     let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+    receive_trains(&socket, address.is_ipv6());
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     let socket = std::net::UdpSocket::from(socket);
     let local = socket.local_addr()?;
-    Ok(UdpSocket { socket, local })
+    Ok(UdpSocket { socket, local, cuts_trains: AtomicBool::new(true) })
+}
+
+/// Asks for trains in one piece (udp(7), Linux 5.0) and the ECN codepoint of each datagram. Best effort: without, there
+/// are single datagrams, and no congestion marks.
+fn receive_trains(socket: &Socket, v6: bool) {
+    let (level, name) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS) } else { (libc::IPPROTO_IP, libc::IP_RECVTOS) };
+    let _ = set_int(socket, level, name, 1);
+    let _ = set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
 }
 
 /// Turns path MTU discovery off: larger datagrams are fragmented, by routers too in IPv4.
@@ -112,23 +116,14 @@ fn fragment_when_too_big(socket: &Socket, v6: bool) -> io::Result<()> {
     } else {
         (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
     };
+    set_int(socket, level, name, value)
+}
+
+fn set_int(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the descriptor is open, and the option is an int that lives until the call returns.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Errors of another datagram than the one we want: a signal, an ICMP answer to something sent before.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::ConnectionReset
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-    ) || matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EPROTO | libc::ENOPROTOOPT))
 }
 
 pub(super) fn is_mesh(address: &SocketAddr) -> bool {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::time::timeout;
 
+use crate::proto::datapath::Train;
 use crate::udp::lan::is_neighbour;
 use crate::udp::socket::is_mesh;
-use crate::udp::{Error, LAN_DATAGRAM_BYTES_MAX, LanSocket, UdpSocket};
+use crate::udp::{Error, LAN_DATAGRAM_BYTES_MAX, LanSocket, Sent, TrainReceiver, TrainSender, UdpSocket};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -17,13 +18,24 @@ fn bind(address: &str) -> UdpSocket {
     UdpSocket::bind(address.parse().unwrap()).unwrap()
 }
 
+/// The first datagram that is there now.
+fn take(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    let mut first = None;
+    let _ = TrainReceiver::new().receive(socket, |received| {
+        let len = received.bytes.len().min(received.datagram_len).min(buffer.len());
+        buffer[..len].copy_from_slice(&received.bytes[..len]);
+        first.get_or_insert((len, received.source));
+    });
+    first
+}
+
 /// Waits for a datagram, at most a second.
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
     // What wakes us may be a datagram that is passed over.
     for _ in 0..10 {
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::from(100u16)).unwrap();
-        if let Ok(received) = socket.recv_from(buffer) {
+        if let Some(received) = take(socket, buffer) {
             return Some(received);
         }
     }
@@ -38,7 +50,7 @@ fn a_datagram_arrives_with_its_sender() {
         let mut buffer = [0; 16];
         assert_eq!(receive(&a, &mut buffer), Some((5, b.local_addr())));
         assert_eq!(&buffer[..5], b"hello");
-        assert_eq!(a.recv_from(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(take(&a, &mut buffer), None);
     }
 }
 
@@ -50,7 +62,7 @@ fn the_two_families_share_a_port_and_do_not_mix() {
     let sender = bind(V4);
     sender.send_to(b"x", (Ipv4Addr::LOCALHOST, port).into()).unwrap();
     assert_eq!(receive(&v4, &mut [0; 4]), Some((1, sender.local_addr())));
-    assert!(v6.recv_from(&mut [0; 4]).is_err(), "IPv4 on the IPv6 socket");
+    assert_eq!(take(&v6, &mut [0; 4]), None, "IPv4 on the IPv6 socket");
 }
 
 #[test]
@@ -91,12 +103,13 @@ fn an_icmp_answer_does_not_stop_reception() {
 }
 
 #[test]
-fn every_length_up_to_the_largest_is_received_and_longer_ones_are_cut() {
+fn every_length_up_to_the_largest_is_received_and_nothing_is_passed_over() {
     let (a, b) = (bind(V4), bind(V4));
-    let mut buffer = vec![0; 2048];
-    for len in [0, 1, 1280, 1472, 1473, 2048, 9000, 65_507] {
+    let mut buffer = vec![0; 65_536];
+    b.send_to(&[], a.local_addr()).unwrap();
+    for len in [1, 1280, 1472, 1473, 2048, 9000, 65_507] {
         b.send_to(&vec![7; len], a.local_addr()).unwrap();
-        assert_eq!(receive(&a, &mut buffer), Some((len.min(2048), b.local_addr())), "{len}");
+        assert_eq!(receive(&a, &mut buffer), Some((len, b.local_addr())), "{len}");
     }
 }
 
@@ -182,4 +195,65 @@ fn what_comes_from_inside_the_mesh_is_not_received() {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn train(to: SocketAddr, bytes: &[u8], datagram_len: usize, ecn: u8) -> Train<'_> {
+    Train { to, ecn, datagram_len, bytes }
+}
+
+/// All datagrams that arrive within a second, with their ECN codepoints, until there are `n`.
+fn datagrams(socket: &UdpSocket, n: usize) -> Vec<(Vec<u8>, u8)> {
+    let (mut receiver, mut all) = (TrainReceiver::new(), Vec::new());
+    for _ in 0..10 {
+        let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(100u16)).unwrap();
+        let _ = receiver.receive(socket, |received| {
+            let ecn = received.ecn;
+            all.extend(received.bytes.chunks(received.datagram_len).map(|d| (d.to_vec(), ecn)));
+        });
+        if all.len() >= n {
+            break;
+        }
+    }
+    all
+}
+
+#[test]
+fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
+    for address in [V4, V6] {
+        for cut_by_the_kernel in [true, false] {
+            let (a, b) = (bind(address), bind(address));
+            if !cut_by_the_kernel {
+                a.stop_cutting_trains();
+            }
+            let bytes: Vec<u8> = (0..64 * 1000 - 10).map(|i| (i / 1000) as u8).collect();
+            let trains = [
+                train(b.local_addr(), &bytes, 1000, 0),
+                train(b.local_addr(), b"single", 6, 1),
+                train(b.local_addr(), &bytes[..1500], 1000, 2),
+            ];
+            assert_eq!(TrainSender::new().send(&a, &trains), Sent::default());
+            let got = datagrams(&b, 67);
+            let expected: Vec<(Vec<u8>, u8)> = trains
+                .iter()
+                .flat_map(|train| train.bytes.chunks(train.datagram_len).map(|d| (d.to_vec(), train.ecn)))
+                .collect();
+            assert!(got == expected, "{} datagrams of {}", got.len(), expected.len());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
+    let (a, b) = (bind(V6), bind(V6));
+    let mesh = "[612::1]:7".parse().unwrap();
+    let bytes = vec![0; 100_000];
+    let trains = [
+        train(mesh, b"no", 2, 0),
+        train(b.local_addr(), &bytes[..70_000], 70_000, 0),
+        train(b.local_addr(), b"yes", 3, 0),
+    ];
+    let sent = TrainSender::new().send(&a, &trains);
+    assert_eq!(sent, Sent { lost: 2, too_big: Some(b.local_addr()) });
+    assert_eq!(datagrams(&b, 1), [(b"yes".to_vec(), 0)]);
 }

@@ -80,7 +80,11 @@ impl Hostile {
                     self.core.handle_control(now, wall, local_index, messages);
                 }
                 Inbound::Setup => self.core.handle_setup(now, wall, source, &mut buffer[..len], false),
-                Inbound::Deliver(_) | Inbound::Reply | Inbound::Drop(_) => {}
+                Inbound::Deliver(..)
+                | Inbound::Frames { .. }
+                | Inbound::Slice(_)
+                | Inbound::Reply
+                | Inbound::Drop(_) => {}
             }
             self.flush();
         }

@@ -4,7 +4,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use auramesh::proto::datapath::{self, DropReason, INNER_LEN_MAX, Inbound, Outbound, Shared, Snapshot};
+use auramesh::proto::datapath::{
+    self, Batch, DropReason, Inward, Notice, Outbound, Outbox, Reception, Shared, Sink, Snapshot, Train, Turn,
+};
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, NodeId};
 use auramesh::proto::node::{Config, Event, Node, Transmit};
@@ -14,8 +16,8 @@ use auramesh::proto::session;
 use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::control::Contact;
 use auramesh::proto::wire::envelope::NetworkSecret;
+use auramesh::proto::wire::gso::Virtio;
 use auramesh::proto::wire::inner::{IcmpError, icmp_error};
-use auramesh::proto::wire::session::{HEADER_LEN, OVERHEAD, PADDING_MULTIPLE};
 
 use crate::packet;
 
@@ -72,6 +74,7 @@ pub(crate) struct Host {
     pub(crate) sent_bytes: u64,
     /// So many notices of the data path find no room in the inbox.
     pub(crate) notices_lost: u32,
+    reception: Reception,
     control_now: Instant,
     /// The earliest wake-up in the event queue.
     pub(crate) wake_at: Option<Instant>,
@@ -103,6 +106,7 @@ impl Host {
             sent: 0,
             sent_bytes: 0,
             notices_lost: 0,
+            reception: Reception::new(),
             control_now: now,
             wake_at: None,
             out: Vec::new(),
@@ -139,54 +143,68 @@ impl Host {
     /// A datagram from the underlay.
     pub(crate) fn handle_datagram(&mut self, now: Instant, source: SocketAddr, datagram: &mut [u8]) {
         let (data, now) = (now, self.control_time(now));
-        let wall = self.wall(now);
         let snapshot = self.snapshot.clone();
-        let (verdict, notice) = datapath::inbound(&snapshot, &self.shared, source, datagram, data);
-        let verdict = match verdict {
-            Inbound::Deliver(packet) => Kernel::Deliver(packet.to_vec()),
-            Inbound::Control { local_index, messages } => Kernel::Control(local_index, messages.to_vec()),
-            Inbound::Setup => Kernel::Setup,
-            Inbound::Reply => Kernel::Reply,
-            Inbound::Drop(_) => Kernel::Nothing,
-        };
-        if let Some(notice) = notice {
+        let len = datagram.len();
+        let mut kernel = Kernel::default();
+        let mut turn = Turn { snapshot: &snapshot, shared: &self.shared, now: data, out: &mut kernel };
+        self.reception.handle_train(&mut turn, source, datagram, len);
+        self.take(now, &snapshot, kernel);
+    }
+
+    /// When the data path wants to be woken.
+    pub(crate) fn reception_timeout(&self) -> Option<Instant> {
+        self.reception.poll_timeout()
+    }
+
+    /// Superframes whose slices stay away are given up.
+    pub(crate) fn handle_reception_timeout(&mut self, now: Instant) {
+        let (snapshot, mut kernel) = (self.snapshot.clone(), Kernel::default());
+        let mut turn = Turn { snapshot: &snapshot, shared: &self.shared, now, out: &mut kernel };
+        self.reception.handle_timeout(&mut turn);
+        let now = self.control_time(now);
+        self.take(now, &snapshot, kernel);
+    }
+
+    fn take(&mut self, now: Instant, snapshot: &Snapshot, kernel: Kernel) {
+        let wall = self.wall(now);
+        for notice in kernel.notices {
             if self.notices_lost > 0 {
                 self.notices_lost -= 1;
-                datapath::notice_lost(&snapshot, notice);
+                datapath::notice_lost(snapshot, notice);
             } else {
                 self.node.handle_notice(now, wall, notice);
             }
         }
-        match verdict {
-            Kernel::Deliver(packet) => self.deliver(now, packet),
-            Kernel::Control(index, messages) => self.node.handle_control(now, wall, index, &messages),
-            Kernel::Setup => {
-                let loaded = self.machine.loaded;
-                self.node.handle_setup(now, wall, source, datagram, loaded);
-            }
-            Kernel::Reply => self.node.handle_reply(now, wall, source, datagram),
-            Kernel::Nothing => {}
+        for packet in kernel.packets {
+            self.deliver(now, packet);
+        }
+        for (index, messages) in kernel.control {
+            self.node.handle_control(now, wall, index, &messages);
+        }
+        for (source, mut packet) in kernel.setup {
+            let loaded = self.machine.loaded;
+            self.node.handle_setup(now, wall, source, &mut packet, loaded);
+        }
+        for (source, mut packet) in kernel.replies {
+            self.node.handle_reply(now, wall, source, &mut packet);
         }
     }
 
     /// A packet that a program of the machine sends to the mesh.
     pub(crate) fn send(&mut self, now: Instant, packet: &[u8]) {
-        let mut buffer = vec![0; HEADER_LEN + packet.len() + OVERHEAD + PADDING_MULTIPLE];
-        buffer[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(packet);
-        let snapshot = self.snapshot.clone();
-        let (verdict, notice) = datapath::outbound(&snapshot, &self.shared, &mut buffer, packet.len(), now);
+        let (snapshot, shared) = (self.snapshot.clone(), self.shared.clone());
+        let mut outbox = Outbox::new();
+        let mut wire = Wire(&mut self.out);
+        let mut batch = Batch::new(&snapshot, &shared, &mut outbox, &mut wire, now);
+        let (verdict, notice) = batch.push(packet, Virtio::PLAIN);
+        batch.flush();
         match verdict {
-            Outbound::Send { len, to } => {
-                buffer.truncate(len);
-                self.out.push(Transmit { to, datagram: buffer });
-            }
-            Outbound::Queue if packet.len() <= INNER_LEN_MAX => {
+            Outbound::Queue => {
                 let now = self.control_time(now);
                 self.node.handle_unrouted(now, self.wall(now), packet.to_vec());
             }
-            Outbound::Queue => self.answer(now, IcmpError::TooBig(INNER_LEN_MAX as u32), packet),
             Outbound::TooBig(mtu) => self.answer(now, IcmpError::TooBig(mtu), packet),
-            Outbound::Drop(_) => {}
+            Outbound::Sent | Outbound::Drop(_) => {}
         }
         if let Some(notice) = notice {
             let now = self.control_time(now);
@@ -244,13 +262,48 @@ impl Host {
     }
 }
 
-/// A verdict without the borrow of the datagram.
-enum Kernel {
-    Deliver(Vec<u8>),
-    Control(u32, Vec<u8>),
-    Setup,
-    Reply,
-    Nothing,
+/// What comes out of the data path.
+#[derive(Default)]
+struct Kernel {
+    notices: Vec<Notice>,
+    packets: Vec<Vec<u8>>,
+    control: Vec<(u32, Vec<u8>)>,
+    setup: Vec<(SocketAddr, Vec<u8>)>,
+    replies: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+impl Inward for Kernel {
+    fn deliver(&mut self, _: Virtio, pieces: &[&[u8]]) {
+        self.packets.push(pieces.concat());
+    }
+
+    fn control(&mut self, local_index: u32, messages: &[u8]) {
+        self.control.push((local_index, messages.to_vec()));
+    }
+
+    fn setup(&mut self, source: SocketAddr, packet: &[u8]) {
+        self.setup.push((source, packet.to_vec()));
+    }
+
+    fn reply(&mut self, source: SocketAddr, packet: &[u8]) {
+        self.replies.push((source, packet.to_vec()));
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+}
+
+/// Trains, taken apart.
+struct Wire<'a>(&'a mut Vec<Transmit>);
+
+impl Sink for Wire<'_> {
+    fn send(&mut self, trains: &[Train<'_>]) {
+        for train in trains {
+            let datagrams = train.bytes.chunks(train.datagram_len);
+            self.0.extend(datagrams.map(|d| Transmit { to: train.to, datagram: d.to_vec() }));
+        }
+    }
 }
 
 /// A duration in words for what a test prints.

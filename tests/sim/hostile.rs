@@ -150,7 +150,9 @@ fn forged_packets_of_a_session_leave_it_as_it_was() {
     for i in 0..10_000u64 {
         let counter = if i % 2 == 0 { i } else { 1_000_000 + i };
         let kind = if i % 3 == 0 { Kind::Control } else { Kind::Data };
-        let header = Header { kind, epoch: i % 5 == 0, receiver_index: index, counter }.emit();
+        let header =
+            Header { kind, epoch: i % 5 == 0, partial: false, slice: (0, 1), receiver_index: index, counter }
+                .emit();
         let mut packet = [&header[..], &noise(&mut world, 80)].concat();
         mask(&key, &mut packet).unwrap();
         world.deliver(a, source, packet);

@@ -402,6 +402,9 @@ impl World {
         if host.wake_at == Some(now) {
             host.wake_at = None;
         }
+        if host.reception_timeout().is_some_and(|at| at <= now) {
+            host.handle_reception_timeout(now);
+        }
         if host.node.poll_timeout().is_some_and(|at| at <= now) {
             let now = host.control_time(now);
             let wall = host.wall(now);
@@ -417,7 +420,8 @@ impl World {
         let host = self.host_mut(id);
         let from = host.machine.endpoint;
         let out = host.flush(now);
-        let due = host.node.poll_timeout().map(|at| at.max(now));
+        let due = [host.node.poll_timeout(), host.reception_timeout()].into_iter().flatten().min();
+        let due = due.map(|at| at.max(now));
         let wake = due.filter(|at| host.wake_at.is_none_or(|armed| *at < armed));
         if wake.is_some() {
             host.wake_at = wake;

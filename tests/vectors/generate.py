@@ -12,6 +12,7 @@ import struct
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 HERE = pathlib.Path(__file__).parent
 
@@ -98,21 +99,27 @@ def cookie_replies():
 
 
 def session_headers():
-    for identity, network, kind, epoch, index, counter in [
-        (ALICE, OPEN, 0, False, 0, 0),
-        (ALICE, OPEN, 0, True, 0x01020304, 1),
-        (BOB, CLOSED, 1, False, 0xFFFFFFFF, 2**56 - 1),
-        (BOB, OPEN, 1, True, 7, 2**64 - 1),
+    for identity, network, kind, epoch, partial, slice_, index, counter in [
+        (ALICE, OPEN, 0, False, False, (0, 1), 0, 0),
+        (ALICE, OPEN, 0, True, True, (0, 1), 0x01020304, 1),
+        (BOB, CLOSED, 1, False, False, (0, 1), 0xFFFFFFFF, 2**56 - 1),
+        (BOB, OPEN, 1, True, False, (0, 1), 7, 2**64 - 1),
+        (ALICE, CLOSED, 2, True, False, (0, 1), 8, 2**32),
+        (BOB, OPEN, 3, False, False, (63, 64), 9, 2**33),
     ]:
         sealed = sequence(48, counter % 251)
-        header = struct.pack(">BBBBIQ", 0x40 | kind, epoch, 0, 1, index, counter)
-        mask = blake3(sealed[:16], key=recipient_key(identity.node_id, network)[0]).digest(16)
+        header = struct.pack(">BBBBIQ", 0x40 | kind, epoch | partial << 1, *slice_, index, counter)
+        key = derive("auramesh v1 header mask", recipient_key(identity.node_id, network)[0])[:16]
+        mask = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(sealed[:16])
         masked = xor(header, bytes([mask[0] & 0x3F]) + mask[1:])
         yield {
             "recipient": identity.node_id.hex(),
             "network_secret": network.hex(),
             "kind": kind,
             "epoch": epoch,
+            "partial": partial,
+            "slice": slice_[0],
+            "slices": slice_[1],
             "receiver_index": index,
             "counter": counter,
             "sealed": sealed.hex(),

@@ -32,6 +32,8 @@ pub enum DropReason {
     NotMesh,
     /// Larger than the path's MTU.
     TooBig,
+    /// Parts of a superframe, of which no packet could be made.
+    Incomplete,
     /// A queue was full.
     QueueFull,
     /// Nobody has the destination address.
@@ -46,7 +48,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Unauthenticated,
         Self::UnknownSession,
         Self::Replay,
@@ -60,6 +62,7 @@ impl DropReason {
         Self::SourceNotOurs,
         Self::NotMesh,
         Self::TooBig,
+        Self::Incomplete,
         Self::QueueFull,
         Self::NoRoute,
         Self::Handshake,
@@ -83,6 +86,7 @@ impl DropReason {
             Self::SourceNotOurs => "source_not_ours",
             Self::NotMesh => "not_mesh",
             Self::TooBig => "too_big",
+            Self::Incomplete => "incomplete",
             Self::QueueFull => "queue_full",
             Self::NoRoute => "no_route",
             Self::Handshake => "handshake",

@@ -1,16 +1,18 @@
 //! What goes to the underlay: packets that wait for a session, control messages, and errors back to the interface.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::datapath::{self, DropReason, INNER_LEN_MAX, Outbound};
+use crate::proto::datapath::{self, Batch, DropReason, Outbound, Outbox, Sink, Train};
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CONTROL_LEN_MAX, Control, Want};
+use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::inner::{IcmpError, icmp_error};
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 use super::command::PingFailure;
-use super::peers::{OUTBOX_MAX, STAGED_BYTES_MAX, Staged};
+use super::peers::{OUTBOX_MAX, Staged};
 use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most addresses being resolved at once.
@@ -40,7 +42,7 @@ impl Node {
     /// A packet from the interface for which the data path had no session.
     pub fn handle_unrouted(&mut self, now: Instant, wall: WallTime, packet: Vec<u8>) {
         let Some(destination) = datapath::wanted(&packet) else { return self.drop(DropReason::NotMesh) };
-        if packet.len() > self.mtu.min(INNER_LEN_MAX) {
+        if packet.len() > self.mtu {
             self.refuse(IcmpError::TooBig(self.mtu as u32), &packet);
         } else if let Some(id) = self.peers.at_address(&destination) {
             self.stage(now, wall, id, packet);
@@ -84,19 +86,29 @@ impl Node {
             return;
         }
         let (snapshot, shared) = (self.snapshot(), self.shared.clone());
-        let mut buffer = [0; HEADER_LEN + INNER_LEN_MAX + OVERHEAD + PADDING_MULTIPLE];
+        let mut outbox = Outbox::new();
+        let mut datagrams = Datagrams(Vec::new());
+        let mut batch = Batch::new(&snapshot, &shared, &mut outbox, &mut datagrams, now);
+        let mut refused = Vec::new();
+        let mut woken = false;
         for packet in staged {
-            buffer[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(&packet);
-            let (verdict, notice) = datapath::outbound(&snapshot, &shared, &mut buffer, packet.len(), now);
-            if notice.is_some() {
-                self.watch(now, id);
-            }
+            let (verdict, notice) = batch.push(&packet, Virtio::PLAIN);
+            woken |= notice.is_some();
             match verdict {
-                Outbound::Send { len, to } => self.transmit(to, buffer[..len].to_vec()),
-                Outbound::TooBig(mtu) => self.refuse(IcmpError::TooBig(mtu), &packet),
-                Outbound::Queue => self.drop(DropReason::NoRoute),
-                Outbound::Drop(_) => {}
+                Outbound::TooBig(mtu) => refused.push((mtu, packet)),
+                Outbound::Queue => shared.drops.count(DropReason::NoRoute),
+                Outbound::Sent | Outbound::Drop(_) => {}
             }
+        }
+        batch.flush();
+        if woken {
+            self.watch(now, id);
+        }
+        for (to, datagram) in datagrams.0 {
+            self.transmit(to, datagram);
+        }
+        for (mtu, packet) in refused {
+            self.refuse(IcmpError::TooBig(mtu), &packet);
         }
     }
 
@@ -244,4 +256,14 @@ impl Node {
     }
 }
 
-const _: () = assert!(STAGED_BYTES_MAX >= INNER_LEN_MAX);
+/// Trains, taken apart again: what waited for a session is sent by the control side.
+struct Datagrams(Vec<(SocketAddr, Vec<u8>)>);
+
+impl Sink for Datagrams {
+    fn send(&mut self, trains: &[Train<'_>]) {
+        for train in trains {
+            let datagrams = train.bytes.chunks(train.datagram_len);
+            self.0.extend(datagrams.map(|datagram| (train.to, datagram.to_vec())));
+        }
+    }
+}

@@ -11,6 +11,7 @@ use crate::proto::datapath::{Receiver, Route, Snapshot};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy::Rules;
 use crate::proto::session::transport::Session;
+use crate::proto::wire::DATAGRAM_LEN_MAX;
 use crate::proto::wire::envelope::RecipientKey;
 
 use super::Node;
@@ -48,10 +49,11 @@ impl State {
 impl Part {
     fn new(peer: &Peer, mtu: usize) -> Self {
         let endpoint = peer.path.current();
-        let route =
-            peer.current.as_ref().zip(endpoint).map(|(session, endpoint)| {
-                Arc::new(Route::new(session.clone(), endpoint, mtu, peer.watched))
-            });
+        let route = peer.current.as_ref().zip(endpoint).map(|(session, endpoint)| {
+            // IP and UDP headers on Ethernet.
+            let datagram_len = DATAGRAM_LEN_MAX - if endpoint.is_ipv4() { 28 } else { 48 };
+            Arc::new(Route::new(session.clone(), endpoint, datagram_len, peer.watched))
+        });
         let receiver = |session: &Session| {
             // The first packet of an unconfirmed session is news wherever it comes from, and the second if the
             // first report got lost.

@@ -10,7 +10,7 @@
 
 use std::hint::black_box;
 
-use ring::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::proto::wire::handshake::Suite;
@@ -65,10 +65,12 @@ impl Key {
     }
 
     /// Encrypts in place; the counter must be fresh under this key.
-    pub(super) fn seal(&self, counter: u64, header: &[u8; HEADER_LEN], text: &mut [u8]) -> Tag {
-        self.aead
+    pub(super) fn seal(&self, counter: u64, header: &[u8; HEADER_LEN], text: &mut [u8]) -> [u8; TAG_LEN] {
+        let tag = self
+            .aead
             .seal_in_place_separate_tag(nonce(counter), Aad::from(header), text)
-            .expect("a datagram is shorter than the AEAD's limit")
+            .expect("a datagram is shorter than the AEAD's limit");
+        std::array::from_fn(|i| tag.as_ref()[i])
     }
 
     /// Decrypts in place and returns the plaintext without the tag.

@@ -42,7 +42,7 @@ use zeroize::Zeroizing;
 
 use super::wire::Malformed;
 use super::wire::envelope::NetworkSecret;
-use super::wire::handshake::Suite;
+use super::wire::handshake::{CAPABILITY_FRAMES, Suite};
 
 /// The generator that the parent hands down. Same seed, same packets.
 pub type Rng = rand_chacha::ChaCha12Rng;
@@ -72,6 +72,8 @@ pub struct Config {
     pub suites: u8,
     /// The suite that is fastest on this CPU.
     pub preferred: Suite,
+    /// What else we can do: [`CAPABILITY_FRAMES`].
+    pub capabilities: u16,
     /// Secret of the network; all zero for the open one.
     pub network: NetworkSecret,
 }
@@ -81,10 +83,11 @@ impl Config {
     pub const fn new(has_aes: bool, network: NetworkSecret) -> Self {
         let chacha = Suite::ChaCha20Poly1305;
         let aes = Suite::Aes256Gcm;
+        let capabilities = CAPABILITY_FRAMES;
         if has_aes {
-            Self { suites: aes.bit() | chacha.bit(), preferred: aes, network }
+            Self { suites: aes.bit() | chacha.bit(), preferred: aes, capabilities, network }
         } else {
-            Self { suites: chacha.bit(), preferred: chacha, network }
+            Self { suites: chacha.bit(), preferred: chacha, capabilities, network }
         }
     }
 

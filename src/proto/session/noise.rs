@@ -29,9 +29,6 @@ use crate::proto::wire::{Malformed, SETUP_LEN_MAX};
 const INITIATION_CONTEXT: &[u8] = b"auramesh v1 initiation";
 const RESPONSE_CONTEXT: &[u8] = b"auramesh v1 response";
 
-/// Capabilities that this version announces: no bit is defined yet.
-const CAPABILITIES: u16 = 0;
-
 /// A handshake that we started, waiting for the response.
 pub struct Initiator {
     /// `None` once the handshake is over.
@@ -41,6 +38,7 @@ pub struct Initiator {
     cookie_key: RecipientKey,
     local_index: u32,
     suites: u8,
+    capabilities: u16,
     network: NetworkSecret,
 }
 
@@ -94,7 +92,7 @@ impl Initiator {
             timestamp,
             suites: config.suites,
             preferred: config.preferred,
-            capabilities: CAPABILITIES,
+            capabilities: config.capabilities,
             signature: [0; 64],
         };
         let signed = initiation_text(&noise.hash(), &identity.x25519_public(), &payload);
@@ -115,6 +113,7 @@ impl Initiator {
             peer_key,
             local_index,
             suites: config.suites,
+            capabilities: config.capabilities,
             network: config.network.clone(),
         };
         Ok((initiator, packet))
@@ -165,6 +164,7 @@ impl Initiator {
             local_index: self.local_index,
             remote_index: response.sender_index,
             suite: payload.suite,
+            capabilities: self.capabilities & payload.capabilities,
             is_initiator: true,
             established: now,
             split: noise.split()?,
@@ -191,6 +191,8 @@ pub struct Incoming {
     remote_index: u32,
     timestamp: WallTime,
     suite: Suite,
+    /// Ours, and what of them the initiator has too.
+    capabilities: (u16, u16),
     network: NetworkSecret,
     initiation_len: usize,
 }
@@ -239,6 +241,7 @@ impl Incoming {
             remote_index: initiation.sender_index,
             timestamp: payload.timestamp,
             suite,
+            capabilities: (config.capabilities, config.capabilities & payload.capabilities),
             network: config.network.clone(),
             initiation_len: envelope.packet_len(),
         })
@@ -274,9 +277,10 @@ impl Incoming {
         now: Instant,
         rng: &mut Rng,
     ) -> Result<(Session, Vec<u8>), HandshakeError> {
-        let signed = response_text(&self.noise.hash(), self.suite, CAPABILITIES);
+        let (capabilities, common) = self.capabilities;
+        let signed = response_text(&self.noise.hash(), self.suite, capabilities);
         let signature = identity.sign(&signed);
-        let payload = ResponsePayload { suite: self.suite, capabilities: CAPABILITIES, signature, observed };
+        let payload = ResponsePayload { suite: self.suite, capabilities, signature, observed };
         let mut payload = payload.emit(0);
         let len_min = RESPONSE_NOISE_AT + RESPONSE_NOISE_OVERHEAD + payload.len();
         let len = draw_len(rng, len_min, self.initiation_len);
@@ -295,6 +299,7 @@ impl Incoming {
             local_index,
             remote_index: self.remote_index,
             suite: self.suite,
+            capabilities: common,
             is_initiator: false,
             established: now,
             split: self.noise.split()?,

@@ -25,8 +25,8 @@ use super::{
 use crate::proto::identity::NodeId;
 use crate::proto::timer::Instant;
 use crate::proto::wire::envelope::RecipientKey;
-use crate::proto::wire::handshake::Suite;
-use crate::proto::wire::session::{self, HEADER_LEN, Header, Kind, PADDING_MULTIPLE, TAG_LEN};
+use crate::proto::wire::handshake::{CAPABILITY_FRAMES, Suite};
+use crate::proto::wire::session::{self, HEADER_LEN, Header, Kind, PADDING_MULTIPLE, SLICES_MAX, TAG_LEN};
 
 /// An open session with one peer.
 #[derive(Clone)]
@@ -38,6 +38,17 @@ pub struct Session {
     receiving_epoch: u32,
     /// Chain of the receiving epoch after the next.
     receiving_chain: Arc<Chain>,
+}
+
+/// What the header says of the plaintext.
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    /// What it is.
+    pub kind: Kind,
+    /// See [`Header::partial`].
+    pub partial: bool,
+    /// See [`Header::slice`].
+    pub slice: (u8, u8),
 }
 
 /// A packet that opened.
@@ -90,6 +101,8 @@ pub(super) struct Outcome {
     pub(super) local_index: u32,
     pub(super) remote_index: u32,
     pub(super) suite: Suite,
+    /// What both sides can do.
+    pub(super) capabilities: u16,
     pub(super) is_initiator: bool,
     pub(super) established: Instant,
     /// Raw split: initiator to responder, responder to initiator.
@@ -104,6 +117,7 @@ struct Shared {
     local_index: u32,
     remote_index: u32,
     suite: Suite,
+    capabilities: u16,
     is_initiator: bool,
     established: Instant,
     sent: Sent,
@@ -159,6 +173,7 @@ impl Session {
                 local_index: outcome.local_index,
                 remote_index: outcome.remote_index,
                 suite,
+                capabilities: outcome.capabilities,
                 is_initiator: outcome.is_initiator,
                 established: outcome.established,
                 sent: Sent {
@@ -192,33 +207,60 @@ impl Session {
         plaintext_len_max: usize,
         now: Instant,
     ) -> Result<usize, SealError> {
-        if self.is_expired(now) {
-            return Err(SealError::Expired);
-        }
         let padded =
             plaintext_len.next_multiple_of(PADDING_MULTIPLE).min(plaintext_len_max).max(plaintext_len);
         let len = HEADER_LEN + padded + TAG_LEN;
         let packet = packet.get_mut(..len).ok_or(SealError::NoRoom)?;
-        let counter = self.take_counter()?;
-        let epoch = self.sealing.epoch & 1 == 1;
-        let header = Header { kind, epoch, receiver_index: self.shared.remote_index, counter }.emit();
-        packet[..HEADER_LEN].copy_from_slice(&header);
         packet[HEADER_LEN + plaintext_len..].fill(0);
-        let tag = self.sealing.key.seal(counter, &header, &mut packet[HEADER_LEN..HEADER_LEN + padded]);
-        packet[HEADER_LEN + padded..].copy_from_slice(tag.as_ref());
-        session::mask(&self.shared.peer_key, packet).expect("header and tag are there");
-        let sent = &self.shared.sent;
-        sent.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        sent.last.store(now.as_nanos(), Ordering::Relaxed);
+        let counter = self.reserve(1, now)?;
+        self.seal_at(counter, Content { kind, partial: false, slice: (0, 1) }, packet);
+        self.count_sent(len, now);
         Ok(len)
     }
 
-    fn take_counter(&self) -> Result<u64, SealError> {
+    /// Takes `n` consecutive counters and returns the first.
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing must be sealed then.
+    pub fn reserve(&self, n: u64, now: Instant) -> Result<u64, SealError> {
+        if self.is_expired(now) {
+            return Err(SealError::Expired);
+        }
         let end = REJECT_AFTER_PACKETS.min(self.sealing.since + EPOCH_PACKETS_MAX);
         // INVARIANT: the counter never goes back, not even after a refusal: a clone with newer keys may be taking
         // counters at this moment, and one taken twice is a nonce used twice.
-        let counter = self.shared.sent.counter.fetch_add(1, Ordering::Relaxed);
-        if counter < end { Ok(counter) } else { Err(SealError::Exhausted) }
+        let counter = self.shared.sent.counter.fetch_add(n, Ordering::Relaxed);
+        if counter.saturating_add(n) <= end { Ok(counter) } else { Err(SealError::Exhausted) }
+    }
+
+    /// True when [`Session::reserve`] of a few counters would succeed now.
+    pub fn is_usable(&self, now: Instant) -> bool {
+        let end = REJECT_AFTER_PACKETS.min(self.sealing.since + EPOCH_PACKETS_MAX);
+        !self.is_expired(now) && self.packets_sent() + u64::from(SLICES_MAX) <= end
+    }
+
+    /// Seals `[header room | plaintext | tag room]`, which is the whole of `packet`, in place.
+    ///
+    /// INVARIANT: `counter` comes from [`Session::reserve`] of this very clone and is used once.
+    ///
+    /// # Panics
+    /// When `packet` has no room for header and tag.
+    pub fn seal_at(&self, counter: u64, content: Content, packet: &mut [u8]) {
+        let Content { kind, partial, slice } = content;
+        let (epoch, receiver_index) = (self.sealing.epoch & 1 == 1, self.shared.remote_index);
+        let header = Header { kind, epoch, partial, slice, receiver_index, counter }.emit();
+        packet[..HEADER_LEN].copy_from_slice(&header);
+        let (text, tag_room) =
+            packet[HEADER_LEN..].split_last_chunk_mut::<TAG_LEN>().expect("there is room for a tag");
+        *tag_room = self.sealing.key.seal(counter, &header, text);
+        session::mask(&self.shared.peer_key, packet).expect("header and tag are there");
+    }
+
+    /// Counts `bytes` of sealed packets as sent.
+    pub fn count_sent(&self, bytes: usize, now: Instant) {
+        let sent = &self.shared.sent;
+        sent.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        sent.last.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// Opens a packet in place; `header` is its unmasked header, as in its first 16 bytes. The window is looked at
@@ -336,6 +378,11 @@ impl Session {
     /// The AEAD that both agreed on.
     pub fn suite(&self) -> Suite {
         self.shared.suite
+    }
+
+    /// True when the peer understands frames and superframes, and we may send them.
+    pub fn has_frames(&self) -> bool {
+        self.shared.capabilities & CAPABILITY_FRAMES != 0
     }
 
     /// When the handshake was finished on this side.

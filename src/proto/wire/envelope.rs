@@ -13,6 +13,8 @@
 //!
 //! Kinds (6 bits): 1 initiation, 2 response, 3 cookie reply, 4 sealed, 5 relayed (reserved); others are unknown.
 
+use aes::Aes128Enc;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use blake3::Hasher;
 
 use super::{FAMILY_MASK, FAMILY_SETUP, Malformed, SETUP_LEN_MAX};
@@ -27,6 +29,7 @@ pub const BODY_AT: usize = 33;
 /// Length of mac1, mac2 and cookies in bytes.
 pub const MAC_LEN: usize = 16;
 
+const HEADER_CONTEXT: &str = "auramesh v1 header mask";
 const MASK_CONTEXT: &str = "auramesh v1 mask";
 const MAC1_CONTEXT: &str = "auramesh v1 mac1";
 const REPLY_CONTEXT: &str = "auramesh v1 cookie reply";
@@ -76,6 +79,7 @@ pub struct NetworkSecret(pub [u8; 32]);
 pub struct RecipientKey {
     mask: [u8; 32],
     mac: [u8; 32],
+    header: Aes128Enc,
 }
 
 impl RecipientKey {
@@ -84,10 +88,13 @@ impl RecipientKey {
         let mut material = [0; 64];
         material[..32].copy_from_slice(recipient.as_bytes());
         material[32..].copy_from_slice(&network.0);
-        Self {
-            mask: blake3::derive_key(MASK_CONTEXT, &material),
-            mac: blake3::derive_key(MAC1_CONTEXT, &material),
-        }
+        Self::of(blake3::derive_key(MASK_CONTEXT, &material), blake3::derive_key(MAC1_CONTEXT, &material))
+    }
+
+    fn of(mask: [u8; 32], mac: [u8; 32]) -> Self {
+        let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            blake3::derive_key(HEADER_CONTEXT, &mask);
+        Self { mask, mac, header: Aes128Enc::new(&key.into()) }
     }
 
     /// For the cookie reply to a packet with this mac1: its sender may be unknown, but knows what it sent.
@@ -96,15 +103,17 @@ impl RecipientKey {
         material[..32].copy_from_slice(&self.mac);
         material[32..].copy_from_slice(mac1);
         let mut keys = Hasher::new_derive_key(REPLY_CONTEXT).update(&material).finalize_xof();
-        let mut reply = Self { mask: [0; 32], mac: [0; 32] };
-        keys.fill(&mut reply.mask);
-        keys.fill(&mut reply.mac);
-        reply
+        let (mut mask, mut mac) = ([0; 32], [0; 32]);
+        keys.fill(&mut mask);
+        keys.fill(&mut mac);
+        Self::of(mask, mac)
     }
 
-    /// 16 bytes of mask for a session header, from a sample of ciphertext.
-    pub(super) fn header_mask(&self, sample: &[u8; 16]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.mask, sample).as_bytes()
+    /// Mask of a session header, from a sample of ciphertext: one block of AES-128, as in QUIC (RFC 9001 §5.4.3).
+    pub(super) fn header_mask(&self, sample: [u8; 16]) -> [u8; 16] {
+        let mut block = sample.into();
+        self.header.encrypt_block(&mut block);
+        block.into()
     }
 
     fn mac1(&self, first: u8, body: &[u8]) -> [u8; MAC_LEN] {

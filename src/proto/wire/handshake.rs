@@ -18,6 +18,8 @@
 //! 108..    items, padding
 //! ```
 //!
+//! Capabilities: bit 0, takes frames and superframes (`superframe.rs`); others are ignored.
+//!
 //! Items are `type u8 ‖ length u16 ‖ value`, none is defined yet and unknown ones are skipped; type 0 ends them and
 //! starts zero padding of random length. Signatures: see `session::noise`.
 
@@ -43,6 +45,8 @@ pub const INITIATION_NOISE_OVERHEAD: usize = 32 + 48 + 16;
 pub const RESPONSE_NOISE_OVERHEAD: usize = 32 + 16;
 /// Bytes of payload 1 that its signature covers.
 pub const INITIATION_SIGNED_LEN: usize = 44;
+/// Capability: session packets with frames and slices of superframes are understood.
+pub const CAPABILITY_FRAMES: u16 = 1;
 /// Bytes of payload 2 that its signature covers.
 pub const RESPONSE_SIGNED_LEN: usize = 3;
 

@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use etherparse::{Ipv6ExtensionSlice, Ipv6Slice, ip_number};
+use etherparse::{Ipv6ExtensionSlice, Ipv6ExtensionsSlice, LaxIpv6Slice, ip_number};
 
 use super::Malformed;
 use super::cursor::Reader;
@@ -109,11 +109,26 @@ impl Inner {
     /// # Errors
     /// [`Malformed`] for anything but a complete IPv6 packet.
     pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
-        let len = stated_len(packet)?;
-        let slice =
-            Ipv6Slice::from_slice(&packet[..len]).map_err(|_| Malformed::Field("IPv6 header chain"))?;
+        Self::parse_head(packet, packet.len())
+    }
+
+    /// Reads a packet of `packet_len` bytes of which `head` is the beginning, headers included.
+    ///
+    /// # Errors
+    /// As [`Inner::parse`].
+    pub fn parse_head(head: &[u8], packet_len: usize) -> Result<Self, Malformed> {
+        let len = stated_len(head)?;
+        if len > packet_len {
+            return Err(Malformed::Truncated);
+        }
+        let head = &head[..len.min(head.len())];
+        let (slice, error) =
+            LaxIpv6Slice::from_slice(head).map_err(|_| Malformed::Field("IPv6 header chain"))?;
+        if error.is_some() {
+            return Err(Malformed::Field("IPv6 header chain"));
+        }
         let (header, payload) = (slice.header(), slice.payload());
-        let fragment = fragment(&slice)?;
+        let fragment = fragment(slice.extensions())?;
         let traffic = match fragment {
             Some((_, offset)) if offset != 0 => Traffic::Tail,
             _ => traffic(payload.ip_number.0, payload.payload)?,
@@ -128,20 +143,23 @@ impl Inner {
     }
 }
 
-fn stated_len(packet: &[u8]) -> Result<usize, Malformed> {
-    let mut reader = Reader::new(packet);
+/// Length that the IPv6 header in front of `bytes` states, header included.
+///
+/// # Errors
+/// [`Malformed`] for another version of IP, or less than six bytes.
+pub fn stated_len(bytes: &[u8]) -> Result<usize, Malformed> {
+    let mut reader = Reader::new(bytes);
     if reader.u8()? >> 4 != 6 {
         return Err(Malformed::Field("IP version"));
     }
     reader.take(3)?;
-    let len = IPV6_HEADER_LEN + usize::from(reader.u16()?);
-    if packet.len() < len { Err(Malformed::Truncated) } else { Ok(len) }
+    Ok(IPV6_HEADER_LEN + usize::from(reader.u16()?))
 }
 
 /// Identification and offset of the fragment header. More than one is refused: the second could say of a later
 /// fragment that it is a first one.
-fn fragment(slice: &Ipv6Slice<'_>) -> Result<Option<(u32, u16)>, Malformed> {
-    let mut headers = slice.extensions().clone().into_iter().filter_map(|extension| {
+fn fragment(extensions: &Ipv6ExtensionsSlice<'_>) -> Result<Option<(u32, u16)>, Malformed> {
+    let mut headers = extensions.clone().into_iter().filter_map(|extension| {
         let Ipv6ExtensionSlice::Fragment(header) = extension else { return None };
         Some((header.identification(), header.fragment_offset().value()))
     });

@@ -13,6 +13,7 @@
 //!    kind 5    relayed (reserved)
 //! ```
 //!
+//! Session packets carry inner packets in frames (`superframe.rs`); `gso.rs` is what the kernel has to know of them.
 //! Inside of these travel signed node records (`record.rs`), control messages between peers (`control.rs`) and inner
 //! IPv6 packets (`inner.rs`). `announce.rs` is the packet of link-local discovery, on a port of its own.
 //!
@@ -25,11 +26,13 @@ pub mod cookie;
 pub mod cursor;
 pub mod endpoint;
 pub mod envelope;
+pub mod gso;
 pub mod handshake;
 pub mod inner;
 pub mod record;
 pub mod sealed;
 pub mod session;
+pub mod superframe;
 
 /// Version of every format here; a packet of another version is a counted drop.
 pub const VERSION: u8 = 1;

@@ -1,17 +1,17 @@
 //! Session packets.
 //!
 //! ```text
-//! 0        0b01 ‖ kind (6 bits)       kind 0: an inner IPv6 packet, kind 1: control messages
-//! 1        flags and epoch            bit 0: ratchet epoch; others must be 0
-//! 2        slice                      number of this datagram in its superframe; 0 for now
-//! 3        slices                     datagrams of the superframe; 1 for now
+//! 0        0b01 ‖ kind (6 bits)       0: one inner packet, 1: control messages, 2: frames, 3: slice of a superframe
+//! 1        flags and epoch            bit 0: ratchet epoch; bit 1, kind 0 only: the packet's checksum is partial
+//! 2        slice                      number of this datagram in its superframe; 0 for other kinds
+//! 3        slices                     datagrams of the superframe, 2..64; 1 for other kinds
 //! 4..8     receiver index
 //! 8..16    counter                    8 bits sending thread (0 for now), 56 bits count
 //! 16..n-16 ciphertext                 plaintext is padded with zeros to a multiple of 16 bytes, up to the MTU
 //! n-16..   tag
 //! ```
 //!
-//! The header is the AEAD's associated data, the nonce is four zero bytes and the counter. On the wire all but the two
+//! What kinds 2 and 3 carry is laid out in `superframe.rs`. The header is the AEAD's associated data, the nonce is four zero bytes and the counter. On the wire all but the two
 //! family bits of the header is masked, keyed by the recipient over the first 16 bytes behind the header.
 
 use super::envelope::RecipientKey;
@@ -28,6 +28,9 @@ pub const PACKET_LEN_MIN: usize = OVERHEAD;
 /// Plaintexts are padded to a multiple of this many bytes.
 pub const PADDING_MULTIPLE: usize = 16;
 
+/// Most datagrams of one superframe: what every kernel with `UDP_SEGMENT` takes in one call.
+pub const SLICES_MAX: u8 = 64;
+
 /// What a session packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -35,6 +38,10 @@ pub enum Kind {
     Data,
     /// Control messages (`control.rs`).
     Control,
+    /// Whole frames, one behind the other (`superframe.rs`).
+    Frames,
+    /// Part of one frame that needs several datagrams (`superframe.rs`).
+    Slice,
 }
 
 impl Kind {
@@ -43,6 +50,8 @@ impl Kind {
         match self {
             Self::Data => 0,
             Self::Control => 1,
+            Self::Frames => 2,
+            Self::Slice => 3,
         }
     }
 
@@ -51,6 +60,8 @@ impl Kind {
         match bits {
             0 => Ok(Self::Data),
             1 => Ok(Self::Control),
+            2 => Ok(Self::Frames),
+            3 => Ok(Self::Slice),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -63,6 +74,10 @@ pub struct Header {
     pub kind: Kind,
     /// Ratchet epoch, its lowest bit.
     pub epoch: bool,
+    /// The transport checksum of the inner packet is partial (`superframe.rs`); of kind [`Kind::Data`] only.
+    pub partial: bool,
+    /// Number of this datagram in its superframe, and how many it has; `(0, 1)` unless the kind is a slice.
+    pub slice: (u8, u8),
     /// Index by which the recipient knows the session.
     pub receiver_index: u32,
     /// Counter of the packet, the nonce of its AEAD.
@@ -75,7 +90,25 @@ impl Header {
         let [i0, i1, i2, i3] = self.receiver_index.to_be_bytes();
         let [c0, c1, c2, c3, c4, c5, c6, c7] = self.counter.to_be_bytes();
         let first = FAMILY_SESSION | self.kind.bits();
-        [first, self.epoch as u8, 0, 1, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7]
+        let (slice, slices) = self.slice;
+        [
+            first,
+            self.epoch as u8 | (self.partial as u8) << 1,
+            slice,
+            slices,
+            i0,
+            i1,
+            i2,
+            i3,
+            c0,
+            c1,
+            c2,
+            c3,
+            c4,
+            c5,
+            c6,
+            c7,
+        ]
     }
 
     /// Reads an unmasked header.
@@ -85,15 +118,21 @@ impl Header {
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, Malformed> {
         let [first, flags, slice, slices, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7] = *bytes;
         let kind = Kind::from_bits(first & !FAMILY_MASK)?;
-        if flags > 1 {
+        if flags > if matches!(kind, Kind::Data) { 3 } else { 1 } {
             return Err(Malformed::Field("flags"));
         }
-        if (slice, slices) != (0, 1) {
+        let plausible = match kind {
+            Kind::Slice => (2..=SLICES_MAX).contains(&slices) && slice < slices,
+            Kind::Data | Kind::Control | Kind::Frames => (slice, slices) == (0, 1),
+        };
+        if !plausible {
             return Err(Malformed::Field("slice"));
         }
         Ok(Self {
             kind,
-            epoch: flags == 1,
+            epoch: flags & 1 == 1,
+            partial: flags & 2 == 2,
+            slice: (slice, slices),
             receiver_index: u32::from_be_bytes([i0, i1, i2, i3]),
             counter: u64::from_be_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
         })
@@ -109,8 +148,8 @@ pub fn mask(recipient: &RecipientKey, packet: &mut [u8]) -> Result<(), Malformed
         return Err(Malformed::Truncated);
     }
     let sample = std::array::from_fn(|i| packet[HEADER_LEN + i]);
-    let mut mask = recipient.header_mask(&sample);
+    let mut mask = recipient.header_mask(sample);
     mask[0] &= !FAMILY_MASK;
-    packet[..HEADER_LEN].iter_mut().zip(&mask).for_each(|(byte, mask)| *byte ^= mask);
+    packet[..HEADER_LEN].iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
     Ok(())
 }

@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use auramesh::proto::datapath::{self, Inbound, Outbound, Snapshot};
+use auramesh::proto::datapath::{
+    Batch, Inward, Notice, Outbound, Outbox, Reception, Sink, Snapshot, Train, Turn,
+};
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::Identity;
 use auramesh::proto::node::{Config, Node};
@@ -17,6 +19,7 @@ use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::SETUP_LEN_MAX;
 use auramesh::proto::wire::cursor::Reader;
 use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind, NetworkSecret, RecipientKey};
+use auramesh::proto::wire::gso::Virtio;
 use auramesh::proto::wire::inner::Inner;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
@@ -100,7 +103,10 @@ impl Pair {
             0 => self.take_from_stranger(bytes.to_vec()),
             1 => self.take_from_stranger_in_envelope(bytes),
             2 => self.take_from_peer(Kind::Control, bytes),
-            3 => self.take_from_peer(Kind::Data, bytes),
+            3 => {
+                let kind = [Kind::Data, Kind::Frames][bytes.len() % 2];
+                self.take_from_peer(kind, bytes);
+            }
             4 => self.take_from_interface(bytes),
             5 => self.node.handle_announce(self.now, wall(self.now), endpoint(STRANGER), bytes),
             6 => self.advance(Duration::from_millis(bytes.iter().map(|ms| u64::from(*ms)).sum())),
@@ -134,29 +140,28 @@ impl Pair {
         if let Ok(total) = route.session.seal(kind, &mut packet, len, MTU, self.now) {
             packet.truncate(total);
             let (peer, own) = (self.peer.address().ipv6(), self.node.address().ipv6());
-            if let Some(delivered) = receive(&mut self.node, endpoint(PEER), packet, self.now) {
+            for delivered in receive(&mut self.node, endpoint(PEER), packet, self.now) {
                 let inner = Inner::parse(&delivered).expect("only whole packets are delivered");
                 assert_eq!((inner.source, inner.destination), (peer, own));
-                assert!(bytes.starts_with(&delivered));
             }
         }
     }
 
     fn take_from_interface(&mut self, bytes: &[u8]) {
         let len = bytes.len().min(MTU);
-        let mut buffer = vec![0; HEADER_LEN + len + OVERHEAD + PADDING_MULTIPLE];
-        buffer[HEADER_LEN..HEADER_LEN + len].copy_from_slice(&bytes[..len]);
         let (snapshot, shared) = (self.node.snapshot(), self.node.shared());
-        let (verdict, notice) = datapath::outbound(&snapshot, &shared, &mut buffer, len, self.now);
+        let (mut outbox, mut wire) = (Outbox::new(), Wire);
+        let mut batch = Batch::new(&snapshot, &shared, &mut outbox, &mut wire, self.now);
+        let (verdict, notice) = batch.push(&bytes[..len], Virtio::PLAIN);
+        batch.flush();
         if let Some(notice) = notice {
             self.node.handle_notice(self.now, wall(self.now), notice);
         }
         match verdict {
-            Outbound::Send { to, .. } => assert_eq!(to, endpoint(PEER)),
             Outbound::Queue => {
                 self.node.handle_unrouted(self.now, wall(self.now), bytes[..len].to_vec());
             }
-            Outbound::TooBig(_) | Outbound::Drop(_) => {}
+            Outbound::Sent | Outbound::TooBig(_) | Outbound::Drop(_) => {}
         }
     }
 
@@ -188,29 +193,64 @@ fn drain(node: &mut Node, to: SocketAddr) -> Vec<Vec<u8>> {
     transmits.filter(|transmit| transmit.to == to).map(|transmit| transmit.datagram).collect()
 }
 
-/// Gives a datagram to a node as the engine does; the packet for the interface, if it is one.
-fn receive(node: &mut Node, source: SocketAddr, mut datagram: Vec<u8>, now: Instant) -> Option<Vec<u8>> {
+/// Gives a datagram to a node as the engine does; the packets for the interface.
+fn receive(node: &mut Node, source: SocketAddr, mut datagram: Vec<u8>, now: Instant) -> Vec<Vec<u8>> {
     let (snapshot, shared) = (node.snapshot(), node.shared());
-    let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, &mut datagram, now);
-    let (mut delivered, mut control, mut setup, mut reply) = (None, None, false, false);
-    match verdict {
-        Inbound::Deliver(packet) => delivered = Some(packet.to_vec()),
-        Inbound::Control { local_index, messages } => control = Some((local_index, messages.to_vec())),
-        Inbound::Setup => setup = true,
-        Inbound::Reply => reply = true,
-        Inbound::Drop(_) => {}
-    }
-    if let Some(notice) = notice {
+    let mut seen = Seen::default();
+    let len = datagram.len();
+    let mut turn = Turn { snapshot: &snapshot, shared: &shared, now, out: &mut seen };
+    Reception::new().handle_train(&mut turn, source, &mut datagram, len);
+    for notice in seen.notices {
         node.handle_notice(now, wall(now), notice);
     }
-    if let Some((index, messages)) = control {
+    for (index, messages) in seen.control {
         node.handle_control(now, wall(now), index, &messages);
     }
-    if setup {
-        node.handle_setup(now, wall(now), source, &mut datagram, false);
+    for mut packet in seen.setup {
+        node.handle_setup(now, wall(now), source, &mut packet, false);
     }
-    if reply {
-        node.handle_reply(now, wall(now), source, &mut datagram);
+    for mut packet in seen.replies {
+        node.handle_reply(now, wall(now), source, &mut packet);
     }
-    delivered
+    seen.packets
+}
+
+/// What comes out of the data path.
+#[derive(Default)]
+struct Seen {
+    packets: Vec<Vec<u8>>,
+    control: Vec<(u32, Vec<u8>)>,
+    setup: Vec<Vec<u8>>,
+    replies: Vec<Vec<u8>>,
+    notices: Vec<Notice>,
+}
+
+impl Inward for Seen {
+    fn deliver(&mut self, _: Virtio, pieces: &[&[u8]]) {
+        self.packets.push(pieces.concat());
+    }
+
+    fn control(&mut self, local_index: u32, messages: &[u8]) {
+        self.control.push((local_index, messages.to_vec()));
+    }
+
+    fn setup(&mut self, _: SocketAddr, packet: &[u8]) {
+        self.setup.push(packet.to_vec());
+    }
+
+    fn reply(&mut self, _: SocketAddr, packet: &[u8]) {
+        self.replies.push(packet.to_vec());
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+}
+
+struct Wire;
+
+impl Sink for Wire {
+    fn send(&mut self, trains: &[Train<'_>]) {
+        assert!(trains.iter().all(|train| train.to == endpoint(PEER)));
+    }
 }

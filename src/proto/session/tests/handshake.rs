@@ -104,7 +104,12 @@ fn the_suite_is_the_fast_one_of_both() {
 fn the_responder_chooses_among_what_is_offered() {
     let (aes, chacha) = (Suite::Aes256Gcm, Suite::ChaCha20Poly1305);
     let check = |own: u8, own_preferred, offered: u8, preferred, expected| {
-        let config = Config { suites: own, preferred: own_preferred, network: NetworkSecret::default() };
+        let config = Config {
+            suites: own,
+            preferred: own_preferred,
+            capabilities: 0,
+            network: NetworkSecret::default(),
+        };
         assert_eq!(config.choose(offered, preferred), expected);
     };
     let both = aes.bit() | chacha.bit();

@@ -55,7 +55,10 @@ fn the_header_says_kind_index_and_counter() {
         let kind = if counter == 1 { Kind::Control } else { Kind::Data };
         ours.seal(kind, &mut packet, 0, 0, START).unwrap();
         let (header, _) = unmask(&bob, &packet);
-        assert_eq!(header, Header { kind, epoch: false, receiver_index: BOB_INDEX, counter });
+        assert_eq!(
+            header,
+            Header { kind, epoch: false, partial: false, slice: (0, 1), receiver_index: BOB_INDEX, counter }
+        );
         assert!(open(&theirs, &bob, &packet, START).is_ok());
     }
 }
@@ -95,7 +98,14 @@ fn garbage_with_a_valid_index_leaves_no_trace() {
     let packet = seal(&ours, b"0123456789abcdef", START);
     for counter in [0, 1, 5000, REJECT_AFTER_PACKETS - 1, REJECT_AFTER_PACKETS, u64::MAX] {
         for epoch in [false, true] {
-            let header = Header { kind: Kind::Data, epoch, receiver_index: BOB_INDEX, counter };
+            let header = Header {
+                kind: Kind::Data,
+                epoch,
+                partial: false,
+                slice: (0, 1),
+                receiver_index: BOB_INDEX,
+                counter,
+            };
             let mut garbage = [header.emit().to_vec(), vec![0x55; 200]].concat();
             assert_eq!(theirs.open(&header, &mut garbage, START).err(), Some(OpenError::Authentication));
         }

@@ -36,7 +36,7 @@ fn node(case: &Value, seed: &str) -> Node {
     let preferred = Suite::from_number(number(case, "suite_preferred") as u8).unwrap();
     Node {
         identity,
-        config: Config { suites: number(case, "suites_offered") as u8, preferred, network },
+        config: Config { suites: number(case, "suites_offered") as u8, preferred, capabilities: 0, network },
         key,
     }
 }

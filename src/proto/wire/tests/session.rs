@@ -4,7 +4,7 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 use super::strategies::junk;
 use crate::proto::identity::Identity;
 use crate::proto::wire::envelope::{NetworkSecret, RecipientKey};
-use crate::proto::wire::session::{HEADER_LEN, Header, Kind, PACKET_LEN_MIN, mask};
+use crate::proto::wire::session::{HEADER_LEN, Header, Kind, PACKET_LEN_MIN, SLICES_MAX, mask};
 use crate::proto::wire::{Family, Malformed, family};
 
 fn key(seed: u8) -> RecipientKey {
@@ -12,9 +12,23 @@ fn key(seed: u8) -> RecipientKey {
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    let kind = prop_oneof![Just(Kind::Data), Just(Kind::Control)];
-    (kind, any::<bool>(), any::<u32>(), any::<u64>())
-        .prop_map(|(kind, epoch, receiver_index, counter)| Header { kind, epoch, receiver_index, counter })
+    let whole = prop_oneof![Just(Kind::Control), Just(Kind::Frames)];
+    let slice = (2..=SLICES_MAX).prop_flat_map(|slices| (0..slices, Just(slices)));
+    let content = prop_oneof![
+        whole.prop_map(|kind| (kind, false, (0, 1))),
+        any::<bool>().prop_map(|partial| (Kind::Data, partial, (0, 1))),
+        slice.prop_map(|slice| (Kind::Slice, false, slice)),
+    ];
+    (content, any::<bool>(), any::<u32>(), any::<u64>()).prop_map(
+        |((kind, partial, slice), epoch, receiver_index, counter)| Header {
+            kind,
+            epoch,
+            partial,
+            slice,
+            receiver_index,
+            counter,
+        },
+    )
 }
 
 proptest! {
@@ -57,14 +71,28 @@ proptest! {
 
 #[test]
 fn unknown_kinds_flags_and_slices_are_refused() {
-    let good = Header { kind: Kind::Data, epoch: false, receiver_index: 1, counter: 2 }.emit();
-    let check = |at: usize, value: u8, expected| {
+    let good = |kind, slice| {
+        Header { kind, epoch: false, partial: false, slice, receiver_index: 1, counter: 2 }.emit()
+    };
+    let check = |good: [u8; HEADER_LEN], at: usize, value: u8, expected| {
         let mut bytes = good;
         bytes[at] = value;
-        assert_eq!(Header::parse(&bytes), Err(expected), "byte {at} = {value}");
+        assert_eq!(Header::parse(&bytes).err(), expected, "byte {at} = {value}");
     };
-    (2..64).for_each(|bits| check(0, 0x40 | bits, Malformed::Kind(bits)));
-    (2..=255).for_each(|flags| check(1, flags, Malformed::Field("flags")));
-    (1..=255).for_each(|slice| check(2, slice, Malformed::Field("slice")));
-    (0..=255).filter(|slices| *slices != 1).for_each(|slices| check(3, slices, Malformed::Field("slice")));
+    let (flags, slice) = (Some(Malformed::Field("flags")), Some(Malformed::Field("slice")));
+    for kind in [Kind::Data, Kind::Control, Kind::Frames] {
+        let good = good(kind, (0, 1));
+        (4..64).for_each(|bits| check(good, 0, 0x40 | bits, Some(Malformed::Kind(bits))));
+        let known = if kind == Kind::Data { 4 } else { 2 };
+        (known..=255).for_each(|value| check(good, 1, value, flags));
+        (1..=255).for_each(|value| check(good, 2, value, slice));
+        (0..=255).filter(|slices| *slices != 1).for_each(|value| check(good, 3, value, slice));
+    }
+    let good = good(Kind::Slice, (1, 3));
+    (2..=255).for_each(|value| check(good, 1, value, flags));
+    (0..=2).for_each(|value| check(good, 2, value, None));
+    (3..=255).for_each(|value| check(good, 2, value, slice));
+    (0..=1).for_each(|value| check(good, 3, value, slice));
+    (2..=SLICES_MAX).for_each(|value| check(good, 3, value, None));
+    (SLICES_MAX + 1..=255).for_each(|value| check(good, 3, value, slice));
 }

@@ -89,6 +89,8 @@ fn session_headers() {
         let header = session::Header {
             kind: session::Kind::from_bits(case.number("kind")).unwrap(),
             epoch: case.0["epoch"].as_bool().unwrap(),
+            partial: case.0["partial"].as_bool().unwrap(),
+            slice: (case.number("slice"), case.number("slices")),
             receiver_index: case.number("receiver_index"),
             counter: case.number("counter"),
         };

@@ -1,0 +1,119 @@
+//! Sockets to interface.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use arc_swap::Cache;
+
+use crate::host::clock;
+use crate::proto::datapath::{DropReason, Inward, Notice, PlainPackets, Reception, Snapshot, Turn};
+use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::superframe::PACKET_LEN_MAX;
+use crate::udp::TrainReceiver;
+
+use super::inbox::Item;
+use super::plane::{Plane, wait};
+
+impl Plane {
+    /// Hands the kernel what peers send, until told to stop.
+    pub(super) fn run_inward(self) -> io::Result<()> {
+        let mut cache = Cache::new(self.snapshot.clone());
+        let mut reception = Reception::new();
+        let mut receiver = TrainReceiver::new();
+        let mut pieces = Pieces { flat: vec![0; PACKET_LEN_MAX], cut: vec![0; PACKET_LEN_MAX] };
+        let mut fds: Vec<_> = self.sockets.iter().map(|socket| socket.as_fd()).collect();
+        fds.push(self.wake.as_fd());
+        while !self.wake.is_set() {
+            let mut quiet = true;
+            for socket in self.sockets.iter() {
+                let snapshot = cache.load();
+                let now = clock::now();
+                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces };
+                let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
+                let received = receiver.receive(socket, |train| {
+                    reception.handle_train(&mut turn, train.source, train.bytes, train.datagram_len);
+                });
+                // Errors of an unconnected socket concern single datagrams: the next call goes on.
+                quiet &= received.is_err();
+            }
+            let now = clock::now();
+            if reception.poll_timeout().is_some_and(|due| due <= now) {
+                let snapshot = cache.load();
+                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces };
+                let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
+                reception.handle_timeout(&mut turn);
+            }
+            if quiet {
+                wait(&fds, reception.poll_timeout().map(|due| due.saturating_since(now)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Buffers for packets that the kernel does not take as they are.
+struct Pieces {
+    flat: Vec<u8>,
+    cut: Vec<u8>,
+}
+
+/// The interface and the inbox, as the data path sees them.
+struct Inner<'a> {
+    plane: &'a Plane,
+    snapshot: &'a Snapshot,
+    pieces: &'a mut Pieces,
+}
+
+impl Inner<'_> {
+    /// Cuts a packet and completes its checksums for a kernel that does not.
+    fn deliver_plain(&mut self, virtio: Virtio, pieces: &[&[u8]]) -> io::Result<()> {
+        let Pieces { flat, cut } = &mut *self.pieces;
+        let mut len = 0;
+        for piece in pieces {
+            flat[len..len + piece.len()].copy_from_slice(piece);
+            len += piece.len();
+        }
+        let packet = &flat[..len];
+        let mut packets = PlainPackets::of(packet, virtio.offload());
+        while let Some(len) = packets.next(packet, cut) {
+            self.plane.device.send(Virtio::PLAIN, &[&cut[..len]])?;
+        }
+        Ok(())
+    }
+}
+
+impl Inward for Inner<'_> {
+    fn deliver(&mut self, virtio: Virtio, pieces: &[&[u8]]) {
+        let sent = match self.plane.device.send(virtio, pieces) {
+            // Some kernels refuse large packets of kinds that they should take.
+            Err(error) if refuses_offload(&error) && virtio != Virtio::PLAIN => {
+                self.deliver_plain(virtio, pieces)
+            }
+            sent => sent,
+        };
+        if sent.is_err() {
+            self.plane.shared.drops.count(DropReason::Io);
+        }
+    }
+
+    fn control(&mut self, local_index: u32, messages: &[u8]) {
+        self.plane.inbox.put(Item::Messages { local_index, plaintext: messages.to_vec() });
+    }
+
+    fn setup(&mut self, source: SocketAddr, packet: &[u8]) {
+        self.plane.inbox.put(Item::Setup { source, packet: packet.to_vec() });
+    }
+
+    fn reply(&mut self, source: SocketAddr, packet: &[u8]) {
+        self.plane.inbox.put(Item::Reply { source, packet: packet.to_vec() });
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.plane.inbox.notify(self.snapshot, Some(notice));
+    }
+}
+
+fn refuses_offload(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+}

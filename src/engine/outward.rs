@@ -1,0 +1,146 @@
+//! Interface to sockets.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use arc_swap::Cache;
+
+use crate::host::clock;
+use crate::proto::datapath::{
+    Batch, DropReason, Outbound, Outbox, PlainPackets, Room, Sink, Snapshot, Train,
+};
+use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::inner::{IcmpError, icmp_error};
+use crate::tun;
+use crate::udp::TrainSender;
+
+use super::plane::{Plane, socket_for, wait};
+
+/// Largest packet without a session that is handed over, in bytes: the interface's MTU is at most this.
+const PLAIN_LEN_MAX: usize = 65_535;
+
+/// Packets read before time and snapshot are looked at again.
+const TURN: usize = 256;
+
+/// What a turn came to.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    More,
+    Empty,
+}
+
+impl Plane {
+    /// Sends what the kernel gives, until told to stop or the interface is gone.
+    pub(super) fn run_outward(self) -> io::Result<()> {
+        let mut cache = Cache::new(self.snapshot.clone());
+        let mut outbox = Outbox::new();
+        let mut sender = TrainSender::new();
+        let mut plain = vec![0; PLAIN_LEN_MAX];
+        while !self.wake.is_set() {
+            let snapshot = cache.load();
+            if self.turn(snapshot, &mut outbox, &mut sender, &mut plain)? == Turn::Empty {
+                wait(&[self.device.as_fd(), self.wake.as_fd()], None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads packets until there are no more, or enough to send; never waits for another one.
+    fn turn(
+        &self,
+        snapshot: &Snapshot,
+        outbox: &mut Outbox,
+        sender: &mut TrainSender,
+        plain: &mut [u8],
+    ) -> io::Result<Turn> {
+        let mut sink = Wire { plane: self, sender };
+        let mut batch = Batch::new(snapshot, &self.shared, outbox, &mut sink, clock::now());
+        let mut turn = Turn::More;
+        for _ in 0..TURN {
+            if batch.is_full() {
+                break;
+            }
+            let read = match batch.outbox().room() {
+                Room::Flat(room) => self.device.recv([room]),
+                Room::Wide(room) => self.device.recv(room),
+            };
+            match read {
+                Ok((len, virtio)) => {
+                    let (verdict, notice) = batch.push_read(len, virtio);
+                    if verdict != Outbound::Sent {
+                        let packet = batch.outbox().last_read(len);
+                        self.refused(snapshot, verdict, packet, virtio, plain);
+                    }
+                    self.inbox.notify(snapshot, notice);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    turn = Turn::Empty;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.shared.drops.count(DropReason::NotIpv6);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || tun::is_down(&error) => break,
+                Err(error) => {
+                    batch.flush();
+                    return Err(error);
+                }
+            }
+        }
+        batch.flush();
+        Ok(turn)
+    }
+
+    /// What becomes of a packet that is not sent.
+    fn refused(
+        &self,
+        snapshot: &Snapshot,
+        verdict: Outbound,
+        packet: &mut [u8],
+        virtio: Virtio,
+        plain: &mut [u8],
+    ) {
+        match verdict {
+            Outbound::Queue => {
+                let mut packets = PlainPackets::of(packet, virtio.offload());
+                if packets.packet_len_max() > plain.len() {
+                    return self.shared.drops.count(DropReason::TooBig);
+                }
+                while let Some(len) = packets.next(packet, plain) {
+                    self.inbox.put_unrouted(&plain[..len]);
+                }
+            }
+            Outbound::TooBig(mtu) => {
+                if let Some(answer) = icmp_error(IcmpError::TooBig(mtu), &snapshot.own.ipv6(), packet)
+                    && self.device.send(Virtio::PLAIN, &[&answer]).is_err()
+                {
+                    self.shared.drops.count(DropReason::Io);
+                }
+            }
+            Outbound::Sent | Outbound::Drop(_) => {}
+        }
+    }
+}
+
+/// The sockets, as the data path sees them.
+struct Wire<'a> {
+    plane: &'a Plane,
+    sender: &'a mut TrainSender,
+}
+
+impl Sink for Wire<'_> {
+    fn send(&mut self, trains: &[Train<'_>]) {
+        // All trains of one family leave by one socket.
+        for trains in trains.chunk_by(|a, b| a.to.is_ipv4() == b.to.is_ipv4()) {
+            let Some(first) = trains.first() else { continue };
+            let drops = &self.plane.shared.drops;
+            match socket_for(&self.plane.sockets, first.to) {
+                Some(socket) => {
+                    let sent = self.sender.send(socket, trains);
+                    (0..sent.lost).for_each(|_| drops.count(DropReason::Io));
+                }
+                None => trains.iter().for_each(|_| drops.count(DropReason::Io)),
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One datagram from the underlay to one verdict, and the checks that every inner packet passes.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::reception::Turn;
+use super::{DropReason, Notice, Receiver, Shared, Snapshot};
+use crate::proto::policy;
+use crate::proto::session::transport::OpenError;
+use crate::proto::timer::Instant;
+use crate::proto::wire::envelope::Opening;
+use crate::proto::wire::gso::{self, Virtio};
+use crate::proto::wire::inner::Inner;
+use crate::proto::wire::session::{HEADER_LEN, Header, Kind, mask};
+use crate::proto::wire::superframe::Offload;
+use crate::proto::wire::{Family, Malformed, family};
+
+/// Verdict about an inbound datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inbound<'p> {
+    /// An inner packet for the interface, and what the kernel is told about it.
+    Deliver(Virtio, &'p [u8]),
+    /// Frames of an authenticated peer, not checked any further.
+    Frames {
+        /// The index that we gave the session.
+        local_index: u32,
+        /// The plaintext.
+        plaintext: &'p mut [u8],
+    },
+    /// A slice of a superframe of an authenticated peer, not checked any further.
+    Slice(Slice),
+    /// Control messages of an authenticated peer.
+    Control {
+        /// The index that we gave the session.
+        local_index: u32,
+        /// The plaintext.
+        messages: &'p [u8],
+    },
+    /// A setup packet with a valid mac1, unmasked in place.
+    Setup,
+    /// Perhaps a cookie reply: a setup packet from an endpoint that we wait for; as it came.
+    Reply,
+    /// Gone, counted.
+    Drop(DropReason),
+}
+
+/// Where a slice belongs. Its plaintext lies in the datagram, opened in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The index that we gave the session.
+    pub local_index: u32,
+    /// Counter of the superframe's first slice, which names the superframe.
+    pub first_counter: u64,
+    /// Its number, from 0.
+    pub number: u8,
+    /// Slices of the superframe.
+    pub count: u8,
+    /// Bytes of plaintext behind the header.
+    pub len: usize,
+}
+
+impl Slice {
+    /// True for slices of the same superframe.
+    pub(super) const fn is_of(&self, other: &Self) -> bool {
+        self.local_index == other.local_index
+            && self.first_counter == other.first_counter
+            && self.count == other.count
+    }
+
+    /// Where the plaintext is in its datagram.
+    pub const fn plaintext(&self) -> Range<usize> {
+        HEADER_LEN..HEADER_LEN + self.len
+    }
+}
+
+impl Shared {
+    fn refuse(&self, reason: DropReason) -> (Inbound<'static>, Option<Notice>) {
+        self.drops.count(reason);
+        (Inbound::Drop(reason), None)
+    }
+}
+
+/// Decides about a datagram from the underlay, which is unmasked and opened in place.
+pub fn inbound<'p>(
+    snapshot: &Snapshot,
+    shared: &Shared,
+    source: SocketAddr,
+    datagram: &'p mut [u8],
+    now: Instant,
+) -> (Inbound<'p>, Option<Notice>) {
+    match family(datagram) {
+        Some(Family::Session) => session(snapshot, shared, source, datagram, now),
+        Some(Family::Setup) => match snapshot.own_key.open(datagram) {
+            Ok(_) => (Inbound::Setup, None),
+            Err(Opening::Malformed(Malformed::Kind(_))) => shared.refuse(DropReason::UnknownKind),
+            Err(Opening::Malformed(_)) => shared.refuse(DropReason::Malformed),
+            Err(Opening::NotForUs) if snapshot.awaiting.contains(&source) => (Inbound::Reply, None),
+            Err(Opening::NotForUs) => shared.refuse(DropReason::Unauthenticated),
+        },
+        None => shared.refuse(DropReason::Foreign),
+    }
+}
+
+fn session<'p>(
+    snapshot: &Snapshot,
+    shared: &Shared,
+    source: SocketAddr,
+    datagram: &'p mut [u8],
+    now: Instant,
+) -> (Inbound<'p>, Option<Notice>) {
+    if mask(&snapshot.own_key, datagram).is_err() {
+        return shared.refuse(DropReason::Malformed);
+    }
+    let header = datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse);
+    let Ok(header) = header else {
+        // Garbage has a random header: most of what ends here never was a session packet.
+        return shared.refuse(DropReason::Unauthenticated);
+    };
+    let local_index = header.receiver_index;
+    let Some(receiver) = snapshot.receivers.get(&local_index) else {
+        return shared.refuse(DropReason::UnknownSession);
+    };
+    let opened = match receiver.session.open(&header, datagram, now) {
+        Ok(opened) => opened,
+        Err(OpenError::Replay) => return shared.refuse(DropReason::Replay),
+        Err(OpenError::Authentication) => return shared.refuse(DropReason::Unauthenticated),
+        Err(OpenError::Expired) => return shared.refuse(DropReason::UnknownSession),
+    };
+    let moved = opened.newest && receiver.endpoint != Some(source);
+    let worth =
+        opened.first || opened.epoch_advanced || moved && !receiver.noticed.swap(true, Ordering::Relaxed);
+    let epoch_advanced = opened.epoch_advanced;
+    let notice = worth.then_some(Notice::Heard { local_index, source, epoch_advanced });
+    let plaintext: &'p mut [u8] = opened.plaintext;
+    let verdict = match header.kind {
+        Kind::Control => Inbound::Control { local_index, messages: plaintext },
+        Kind::Frames => Inbound::Frames { local_index, plaintext },
+        Kind::Slice => {
+            let (number, count) = header.slice;
+            let first_counter = header.counter.wrapping_sub(u64::from(number));
+            Inbound::Slice(Slice { local_index, first_counter, number, count, len: plaintext.len() })
+        }
+        Kind::Data => {
+            let offload = Offload { segment_len: 0, partial: header.partial };
+            let available = plaintext.len();
+            match check(snapshot, shared, receiver, plaintext, available, offload, now) {
+                Ok((virtio, len)) => Inbound::Deliver(virtio, &plaintext[..len]),
+                Err(reason) => shared.refuse(reason).0,
+            }
+        }
+    };
+    (verdict, notice)
+}
+
+/// Checks an inner packet of at most `available` bytes that begins with `head`: it must be the peer's, for us, let in by
+/// the policy, and nothing that harms the kernel. Returns what the kernel is told and the packet's length; a partial
+/// checksum is computed anew.
+///
+/// # Errors
+/// The reason to count; nothing may be delivered then.
+fn check(
+    snapshot: &Snapshot,
+    shared: &Shared,
+    receiver: &Receiver,
+    head: &mut [u8],
+    available: usize,
+    offload: Offload,
+    now: Instant,
+) -> Result<(Virtio, usize), DropReason> {
+    let inner = Inner::parse_head(head, available).map_err(|_| DropReason::NotIpv6)?;
+    if inner.source != receiver.address.ipv6() {
+        return Err(DropReason::Source);
+    }
+    if inner.destination != snapshot.own.ipv6() {
+        return Err(DropReason::Destination);
+    }
+    let peer = receiver.session.peer();
+    if !policy::inbound(&snapshot.rules, &shared.flows, &receiver.echo, &peer, &inner, now) {
+        return Err(DropReason::Policy);
+    }
+    let head_len = head.len().min(inner.len);
+    let virtio = gso::prepare(&mut head[..head_len], inner.len, offload);
+    Ok((virtio.map_err(|_| DropReason::Malformed)?, inner.len))
+}
+
+/// As [`check`], for a turn.
+pub(super) fn admit(
+    turn: &Turn<'_>,
+    receiver: &Receiver,
+    head: &mut [u8],
+    available: usize,
+    offload: Offload,
+) -> Result<(Virtio, usize), DropReason> {
+    check(turn.snapshot, turn.shared, receiver, head, available, offload, turn.now)
+}

@@ -1,0 +1,197 @@
+//! Trains of datagrams to the interface.
+//!
+//! ```text
+//! one train, slices 0..n in their order    every slice opened in place, handed over piece by piece: no copy
+//! anything else                            slices are copied to `assembly` until the superframe is whole
+//! ```
+
+use std::net::SocketAddr;
+
+use super::assembly::Assembly;
+use super::inbound::{Inbound, Slice, admit, inbound};
+use super::{DropReason, Notice, Shared, Snapshot};
+use crate::proto::timer::Instant;
+use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::session::SLICES_MAX;
+use crate::proto::wire::superframe::{FRAME_HEADER_LEN, Frames, Layout, Offload};
+
+/// Where what was received goes.
+pub trait Inward {
+    /// An inner packet for the interface, in pieces.
+    fn deliver(&mut self, virtio: Virtio, pieces: &[&[u8]]);
+    /// Control messages of an authenticated peer, under the index that we gave the session.
+    fn control(&mut self, local_index: u32, messages: &[u8]);
+    /// A setup packet with a valid mac1, unmasked.
+    fn setup(&mut self, source: SocketAddr, packet: &[u8]);
+    /// Perhaps a cookie reply, as it came.
+    fn reply(&mut self, source: SocketAddr, packet: &[u8]);
+    /// Something that `node` should know; comes before whatever else the datagram holds.
+    fn notify(&mut self, notice: Notice);
+}
+
+/// What one turn of a receiving thread works with.
+pub struct Turn<'a> {
+    /// What `node` published last.
+    pub snapshot: &'a Snapshot,
+    /// Flows and counters.
+    pub shared: &'a Shared,
+    /// The time.
+    pub now: Instant,
+    /// Where everything goes.
+    pub out: &'a mut dyn Inward,
+}
+
+/// State of one receiving thread.
+#[derive(Default)]
+pub struct Reception {
+    assembly: Assembly,
+}
+
+/// Slices in a row, in place.
+#[derive(Clone, Copy)]
+struct Run {
+    first: Slice,
+    /// Where slice 0's datagram begins.
+    start: usize,
+    slices: usize,
+    last_len: usize,
+}
+
+impl Reception {
+    /// With buffers for superframes that come in pieces.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Handles the datagrams of one train, which are opened in place: all of `datagram_len` bytes but the last.
+    pub fn handle_train(
+        &mut self,
+        turn: &mut Turn<'_>,
+        source: SocketAddr,
+        train: &mut [u8],
+        datagram_len: usize,
+    ) {
+        let mut run: Option<Run> = None;
+        let mut start = 0;
+        while start < train.len() {
+            let end = (start + datagram_len.max(1)).min(train.len());
+            let (verdict, notice) =
+                inbound(turn.snapshot, turn.shared, source, &mut train[start..end], turn.now);
+            if let Some(notice) = notice {
+                turn.out.notify(notice);
+            }
+            match verdict {
+                Inbound::Slice(slice) => {
+                    run = match run {
+                        Some(run) if run.goes_on_with(&slice, start, datagram_len) => {
+                            Some(Run { slices: run.slices + 1, last_len: slice.len, ..run })
+                        }
+                        broken => {
+                            self.spill(turn, broken, train, datagram_len);
+                            if slice.number == 0 {
+                                Some(Run { first: slice, start, slices: 1, last_len: slice.len })
+                            } else {
+                                let plaintext = &train[start..end][slice.plaintext()];
+                                self.assembly.insert(turn, &slice, plaintext);
+                                None
+                            }
+                        }
+                    };
+                    if let Some(whole) = run.filter(|run| run.slices == usize::from(run.first.count)) {
+                        run = None;
+                        self.assembly.pass(turn, &whole.first);
+                        whole.deliver(turn, train, datagram_len);
+                    }
+                }
+                Inbound::Deliver(virtio, packet) => turn.out.deliver(virtio, &[packet]),
+                Inbound::Frames { local_index, plaintext } => {
+                    frames(turn, local_index, plaintext);
+                }
+                Inbound::Control { local_index, messages } => turn.out.control(local_index, messages),
+                Inbound::Setup => turn.out.setup(source, &train[start..end]),
+                Inbound::Reply => turn.out.reply(source, &train[start..end]),
+                Inbound::Drop(_) => {}
+            }
+            start = end;
+        }
+        self.spill(turn, run, train, datagram_len);
+    }
+
+    /// Gives up superframes whose slices stay away.
+    pub fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        self.assembly.handle_timeout(turn);
+    }
+
+    /// When [`Reception::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.assembly.poll_timeout()
+    }
+
+    /// Copies the slices of a run that did not get whole.
+    fn spill(&mut self, turn: &mut Turn<'_>, run: Option<Run>, train: &[u8], datagram_len: usize) {
+        let Some(run) = run else { return };
+        for number in 0..run.slices {
+            let len = if number + 1 == run.slices { run.last_len } else { run.first.len };
+            let slice = Slice { number: number as u8, len, ..run.first };
+            let plaintext = &train[run.start + number * datagram_len..][slice.plaintext()];
+            self.assembly.insert(turn, &slice, plaintext);
+        }
+    }
+}
+
+impl Run {
+    fn goes_on_with(&self, slice: &Slice, start: usize, datagram_len: usize) -> bool {
+        self.first.is_of(slice)
+            && usize::from(slice.number) == self.slices
+            && start == self.start + self.slices * datagram_len
+            && (slice.len == self.first.len || self.slices + 1 == usize::from(self.first.count))
+    }
+
+    /// Hands over a whole superframe from where it lies.
+    fn deliver(&self, turn: &mut Turn<'_>, train: &mut [u8], datagram_len: usize) {
+        let Some(receiver) = turn.snapshot.receivers.get(&self.first.local_index) else { return };
+        let at = |slice: usize| self.start + slice * datagram_len + self.first.plaintext().start;
+        let Some(layout) =
+            Layout::new(self.first.len).filter(|_| self.last_len >= Layout::lead(self.slices - 1))
+        else {
+            return turn.shared.drops.count(DropReason::Malformed);
+        };
+        let last = self.slices - 1;
+        let frame_len = layout.part(last).start + self.last_len - Layout::lead(last);
+        let (header, head) = train[at(0)..at(0) + self.first.len].split_at_mut(FRAME_HEADER_LEN);
+        let offload = Offload::parse([header[0], header[1]]);
+        let available = frame_len - FRAME_HEADER_LEN;
+        let (virtio, len) = match admit(turn, receiver, head, available, offload) {
+            Ok(admitted) => admitted,
+            Err(reason) => return turn.shared.drops.count(reason),
+        };
+        let mut pieces = [&[][..]; SLICES_MAX as usize];
+        let (mut used, mut rest) = (0, len);
+        for (slice, piece) in pieces[..self.slices].iter_mut().enumerate() {
+            let frame_header = if slice == 0 { FRAME_HEADER_LEN } else { 0 };
+            let text_len = if slice == last { self.last_len } else { self.first.len };
+            let start = at(slice) + Layout::lead(slice) + frame_header;
+            let text = &train[start..at(slice) + text_len];
+            *piece = &text[..text.len().min(rest)];
+            rest -= piece.len();
+            used += usize::from(!piece.is_empty());
+        }
+        turn.out.deliver(virtio, &pieces[..used]);
+    }
+}
+
+fn frames(turn: &mut Turn<'_>, local_index: u32, plaintext: &mut [u8]) {
+    let Some(receiver) = turn.snapshot.receivers.get(&local_index) else { return };
+    let mut frames = Frames::new();
+    while let Some((offload, range)) = frames.next(plaintext) {
+        let packet = &mut plaintext[range];
+        let available = packet.len();
+        match admit(turn, receiver, packet, available, offload) {
+            Ok((virtio, len)) => turn.out.deliver(virtio, &[&packet[..len]]),
+            Err(reason) => turn.shared.drops.count(reason),
+        }
+    }
+    if !frames.is_at_end(plaintext) {
+        turn.shared.drops.count(DropReason::Malformed);
+    }
+}
