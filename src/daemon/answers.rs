@@ -18,7 +18,7 @@ use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::datapath::Shared;
 use crate::proto::identity::NodeId;
-use crate::proto::node::{self, Command, PeerState};
+use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState};
 use crate::proto::path::is_possible;
 
 use super::firewall::Firewall;
@@ -72,7 +72,14 @@ impl Answers {
             Request::Down => self.link(false).await,
             Request::PeersAdd { node_id, endpoint } => self.add_peer(node_id, endpoint).await,
             Request::PeersRemove { node_id } => {
-                self.command(Command::RemovePeer(node_id)).await?;
+                if !self
+                    .handle
+                    .with(move |node, now, _| node.remove_peer(now, node_id))
+                    .await
+                    .map_err(stopped)?
+                {
+                    return Err(Failure::new("that node is no peer", "`azora peers` lists them"));
+                }
                 answer(&Done {})
             }
             Request::Ping { target, timeout_ms, seq } => answer(&self.ping(target, timeout_ms, seq).await?),
@@ -90,10 +97,6 @@ impl Answers {
             }
             Request::Wait { timeout_ms } => answer(&self.wait(Duration::from_millis(timeout_ms)).await?),
         }
-    }
-
-    async fn command(&self, command: Command) -> Result<(), Failure> {
-        self.handle.with(|node, now, wall| node.handle_command(now, wall, command)).await.map_err(stopped)
     }
 
     pub(super) async fn node_status(&self) -> Result<node::Status, Failure> {
@@ -115,7 +118,11 @@ impl Answers {
             let text = format!("{endpoint} cannot be reached from the underlay");
             return Err(Failure::new(text, "give the node's address outside the mesh and its UDP port"));
         }
-        self.command(Command::AddPeer(node_id, endpoint)).await?;
+        let added = self.handle.with(move |node, now, _| node.add_peer(now, node_id, endpoint)).await;
+        if !added.map_err(stopped)? {
+            let text = format!("there are {BOOTSTRAP_MAX} configured peers already");
+            return Err(Failure::new(text, "remove one first: azora peers, azora peers remove NODEID"));
+        }
         answer(&Done {})
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
 use auramesh::proto::identity::Identity;
-use auramesh::proto::node::{Command, PingFailure, Target};
+use auramesh::proto::node::{BOOTSTRAP_MAX, Command, PingFailure, Target};
 
 use crate::host::MTU;
 use crate::network::Conditions;
@@ -84,4 +84,29 @@ fn ping_command_ends_one_way_or_the_other() {
     let dead = world.command(a, |ticket| Command::Ping(ticket, target));
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.ping_outcome(a, dead), Some(Err(PingFailure::NoAnswer)));
+}
+
+#[test]
+fn configured_contacts_are_limited_and_a_refused_one_is_told() {
+    let mut world = World::new(237, Conditions::default());
+    let machine = world.machine();
+    let a = world.add(machine);
+    let mut add = |id, endpoint: &str| {
+        let endpoint = endpoint.parse().unwrap();
+        world.with(a, |host, now| host.node.add_peer(now, id, endpoint))
+    };
+    let stranger = |n: u16| {
+        let mut seed = [9; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        Identity::from_seed(seed).node_id()
+    };
+    for n in 0..BOOTSTRAP_MAX as u16 {
+        assert!(add(stranger(n), "9.9.9.9:5747"), "{n}");
+    }
+    assert!(!add(stranger(9999), "9.9.9.9:5747"), "one too many");
+    assert!(add(stranger(5), "9.9.9.10:5747"), "another endpoint of a known one needs no room");
+    assert!(!add(stranger(5), "[600::1]:5747"), "an endpoint inside the mesh");
+    let mut remove = |id| world.with(a, |host, now| host.node.remove_peer(now, id));
+    assert!(remove(stranger(5)));
+    assert!(!remove(stranger(9999)), "whom nobody added");
 }

@@ -18,7 +18,7 @@ use super::{Event, Node, Purpose, Ticket, Timer};
 /// Most pings of commands on the wire at once.
 const PINGS_MAX: usize = 256;
 /// Most configured contacts.
-pub(super) const BOOTSTRAP_MAX: usize = 256;
+pub const BOOTSTRAP_MAX: usize = 256;
 
 /// Whom a command is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +46,6 @@ pub enum Command {
     Ping(Ticket, Target),
     /// Looks a record up; ends in [`Event::Lookup`].
     Lookup(Ticket, MeshAddress),
-    /// Adds a contact to start from.
-    AddPeer(NodeId, SocketAddr),
-    /// Forgets a contact and ends its sessions.
-    RemovePeer(NodeId),
     /// What may enter unasked from now on.
     SetRules(Rules),
     /// Says goodbye to all peers; the node opens no more sessions.
@@ -94,13 +90,6 @@ impl Node {
                 let lookup = self.dht.lookup(now, address.position_prefix(), Want::Record);
                 self.lookups.insert(lookup, Purpose::Command(ticket));
             }
-            Command::AddPeer(id, endpoint) => {
-                self.add_bootstrap(now, id, endpoint);
-            }
-            Command::RemovePeer(id) => {
-                self.bootstrap.remove(&id);
-                self.close(now, id, CloseReason::Stopping);
-            }
             Command::SetRules(rules) => {
                 self.rules = Arc::new(rules);
                 self.dirty = true;
@@ -110,16 +99,27 @@ impl Node {
         self.drain(now, wall);
     }
 
-    pub(super) fn add_bootstrap(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
+    /// Adds a contact to start from, or another endpoint of one. False when there are [`BOOTSTRAP_MAX`] already, and
+    /// for what can be no contact: ourselves, or an endpoint that is none.
+    pub fn add_peer(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) -> bool {
         let has_room = self.bootstrap.len() < BOOTSTRAP_MAX || self.bootstrap.contains_key(&id);
-        if id != self.node_id() && has_room && path::is_possible(&endpoint) {
-            let endpoints = self.bootstrap.entry(id).or_default();
-            endpoints.retain(|known| *known != endpoint);
-            endpoints.insert(0, endpoint);
-            endpoints.truncate(path::CANDIDATES_MAX);
-            self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
-            self.timers.arm(Timer::Bootstrap, now);
+        if id == self.node_id() || !has_room || !path::is_possible(&endpoint) {
+            return false;
         }
+        let endpoints = self.bootstrap.entry(id).or_default();
+        endpoints.retain(|known| *known != endpoint);
+        endpoints.insert(0, endpoint);
+        endpoints.truncate(path::CANDIDATES_MAX);
+        self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
+        self.timers.arm(Timer::Bootstrap, now);
+        true
+    }
+
+    /// Forgets a contact and ends its sessions. False when there is no such peer.
+    pub fn remove_peer(&mut self, now: Instant, id: NodeId) -> bool {
+        let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
+        self.close(now, id, CloseReason::Stopping);
+        known
     }
 
     fn ping(&mut self, now: Instant, wall: WallTime, ticket: Ticket, target: Target) {

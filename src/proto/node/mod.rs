@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use rand_core::{Rng as _, SeedableRng};
 
-pub use command::{Command, PingFailure, PingReply, Target};
+pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use peers::PEERS_MAX;
 pub use status::{PeerState, PeerStatus, Status};
 
@@ -216,7 +216,7 @@ impl Node {
             dirty: false,
         };
         for (id, endpoint) in config.bootstrap {
-            node.add_bootstrap(now, id, endpoint);
+            node.add_peer(now, id, endpoint);
         }
         node
     }
