@@ -90,9 +90,9 @@ impl Answers {
             Request::DhtStatus => answer(&status::dht_status(&self.node_status().await?.dht)),
             Request::Probe { target } => answer(&probe::probe(&self.handle, target).await),
             Request::FirewallList => answer(&self.firewall.list()),
-            Request::FirewallAdd(matches) => answer(&self.firewall.add(matches).await?),
+            Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {
-                self.firewall.remove(index).await?;
+                self.firewall.clone().remove(index).await?;
                 answer(&Done {})
             }
             Request::Wait { timeout_ms } => answer(&self.wait(Duration::from_millis(timeout_ms)).await?),

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::task::spawn_blocking;
+
 use crate::config::{AllowRule, Config, Inbound, Policy, Protocol};
 use crate::control::message::{Failure, FirewallMatch, FirewallProtocol, FirewallRule};
 use crate::engine::Handle;
@@ -15,6 +17,8 @@ use super::Error;
 pub(super) struct Firewall {
     state: Arc<StateDir>,
     held: Mutex<Held>,
+    /// One change at a time: what is saved, listed and enforced never differs for longer than a change takes.
+    changing: tokio::sync::Mutex<()>,
 }
 
 struct Held {
@@ -23,6 +27,14 @@ struct Held {
     added: Vec<(u32, AllowRule)>,
     next_index: u32,
     handle: Option<Handle>,
+}
+
+/// What adding a rule takes.
+enum Planned {
+    /// Nothing: it is there, under this number.
+    Known(u32),
+    /// Saving these lines first.
+    Save(Vec<String>),
 }
 
 impl Firewall {
@@ -47,7 +59,7 @@ impl Firewall {
             })?;
             held.add(rule);
         }
-        Ok(Self { state, held: Mutex::new(held) })
+        Ok(Self { state, held: Mutex::new(held), changing: tokio::sync::Mutex::default() })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -79,57 +91,51 @@ impl Firewall {
 
     /// Takes over the rules of a changed configuration.
     pub(super) async fn configure(&self, policy: &Policy) {
+        let _turn = self.changing.lock().await;
         self.held().configure(policy);
         self.enforce().await;
     }
 
-    /// Adds a rule and saves it.
-    pub(super) async fn add(&self, matches: FirewallMatch) -> Result<FirewallRule, Failure> {
+    /// Saves a rule, then puts it into force. An error leaves everything as it was.
+    pub(super) async fn add(self: Arc<Self>, matches: FirewallMatch) -> Result<FirewallRule, Failure> {
         let rule = AllowRule::new(matches.peer, matches.proto.map(from_wire), matches.port)
             .map_err(|e| Failure::new(e.to_string(), "see azora firewall add --help"))?;
-        let (index, known) = {
-            let mut held = self.held();
-            let known = held.all().find(|(_, known)| *known == rule).map(|(index, _)| *index);
-            match known {
-                Some(index) => (index, true),
-                None if held.all().count() >= RULES_MAX => {
-                    let next = "remove one first: azora firewall list, azora firewall remove N";
-                    return Err(Failure::new(format!("there are {RULES_MAX} rules already"), next));
-                }
-                None => (held.add(rule), false),
-            }
-        };
-        if !known && let Err(failure) = self.save() {
+        to_the_end(async move {
+            let _turn = self.changing.lock().await;
+            let lines = match self.held().lines_with(&rule)? {
+                Planned::Known(index) => return Ok(listed(index, &rule)),
+                Planned::Save(lines) => lines,
+            };
+            self.save(lines).await?;
+            let index = self.held().add(rule);
+            self.enforce().await;
+            Ok(listed(index, &rule))
+        })
+        .await
+    }
+
+    /// Saves the rules without one that was added at run time, then puts that out of force. An error leaves
+    /// everything as it was.
+    pub(super) async fn remove(self: Arc<Self>, index: u32) -> Result<(), Failure> {
+        to_the_end(async move {
+            let _turn = self.changing.lock().await;
+            let lines = self.held().lines_without(index)?;
+            self.save(lines).await?;
             self.held().remove(index);
-            return Err(failure);
-        }
-        self.enforce().await;
-        Ok(listed(index, &rule))
+            self.enforce().await;
+            Ok(())
+        })
+        .await
     }
 
-    /// Removes a rule that was added at run time.
-    pub(super) async fn remove(&self, index: u32) -> Result<(), Failure> {
-        let list = "azora firewall list shows the rules and their numbers";
-        {
-            let mut held = self.held();
-            if held.configured.iter().any(|(i, _)| *i == index) {
-                let next = "remove it from [policy] allow in the file, then send the daemon SIGHUP";
-                return Err(Failure::new(format!("rule {index} comes from the configuration"), next));
-            }
-            if !held.remove(index) {
-                return Err(Failure::new(format!("there is no rule {index}"), list));
-            }
-        }
-        self.enforce().await;
-        self.save()
-    }
-
-    fn save(&self) -> Result<(), Failure> {
-        let lines: Vec<_> = self.held().added.iter().map(|(_, rule)| rule.to_string()).collect();
-        self.state.save_rules(&lines).map_err(|e| {
+    /// Away from the runtime's only thread, since the disk may take its time.
+    async fn save(&self, lines: Vec<String>) -> Result<(), Failure> {
+        let state = self.state.clone();
+        let saved = spawn_blocking(move || state.save_rules(&lines).map_err(|e| e.to_string())).await;
+        saved.unwrap_or_else(|e| Err(e.to_string())).map_err(|cause| {
             Failure::new(
-                format!("the rules are not saved: {e}"),
-                "make room in the state directory, then try again",
+                format!("the rules stay as they were, since they cannot be saved: {cause}"),
+                "make the state directory writable, then try again",
             )
         })
     }
@@ -174,16 +180,49 @@ impl Held {
         index
     }
 
-    fn remove(&mut self, index: u32) -> bool {
-        let before = self.added.len();
+    fn remove(&mut self, index: u32) {
         self.added.retain(|(i, _)| *i != index);
-        self.added.len() < before
+    }
+
+    /// What to save for one more rule.
+    fn lines_with(&self, rule: &AllowRule) -> Result<Planned, Failure> {
+        if let Some((index, _)) = self.all().find(|(_, known)| known == rule) {
+            return Ok(Planned::Known(*index));
+        }
+        if self.all().count() >= RULES_MAX {
+            let next = "remove one first: azora firewall list, azora firewall remove N";
+            return Err(Failure::new(format!("there are {RULES_MAX} rules already"), next));
+        }
+        let rules = self.added.iter().map(|(_, rule)| rule).chain([rule]);
+        Ok(Planned::Save(rules.map(ToString::to_string).collect()))
+    }
+
+    /// What to save for one rule less.
+    fn lines_without(&self, index: u32) -> Result<Vec<String>, Failure> {
+        if self.configured.iter().any(|(i, _)| *i == index) {
+            let next = "remove it from [policy] allow in the file, then send the daemon SIGHUP";
+            return Err(Failure::new(format!("rule {index} comes from the configuration"), next));
+        }
+        if !self.added.iter().any(|(i, _)| *i == index) {
+            let next = "azora firewall list shows the rules and their numbers";
+            return Err(Failure::new(format!("there is no rule {index}"), next));
+        }
+        Ok(self.added.iter().filter(|(i, _)| *i != index).map(|(_, rule)| rule.to_string()).collect())
     }
 
     fn rules(&self) -> Rules {
         let allow = self.all().map(|(_, rule)| enforced(rule)).collect();
         Rules { allow_all: self.inbound == Inbound::Allow, allow }
     }
+}
+
+/// Carries a change out even when nobody waits for it any more: what was saved is put into force too.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::spawn(change)
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(error.to_string(), "look at the daemon's log")))
 }
 
 fn enforced(rule: &AllowRule) -> Rule {

@@ -291,3 +291,6 @@ async fn reload(config: &mut Config, firewall: &Firewall) {
     *config = fresh;
     tracing::info!("configuration reloaded");
 }
+
+#[cfg(test)]
+mod tests;

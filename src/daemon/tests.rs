@@ -1,0 +1,40 @@
+//! What the parts of the daemon promise that need no network.
+
+use std::fs;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::control::message::{FirewallMatch, FirewallProtocol};
+use crate::store::StateDir;
+
+use super::firewall::Firewall;
+
+fn tcp(port: u16) -> FirewallMatch {
+    FirewallMatch { proto: Some(FirewallProtocol::Tcp), port: Some(port), peer: None }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+#[test]
+fn a_rule_that_cannot_be_saved_is_neither_added_nor_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let state = Arc::new(StateDir::open(&path).unwrap());
+    let firewall = Arc::new(Firewall::load(&Config::default(), state.clone()).unwrap());
+    let added = run(firewall.clone().add(tcp(22))).unwrap();
+    assert_eq!(state.load_rules().unwrap().len(), 1);
+    // A directory that is gone refuses every write.
+    fs::remove_dir_all(&path).unwrap();
+    let (listed, enforced) = (firewall.list(), firewall.rules());
+    for failure in [
+        run(firewall.clone().remove(added.index)).unwrap_err(),
+        run(firewall.clone().add(tcp(80))).map(|_| ()).unwrap_err(),
+    ] {
+        assert!(failure.message.contains("stay as they were"), "{}", failure.message);
+    }
+    assert_eq!((firewall.list(), firewall.rules()), (listed, enforced));
+    // Adding what is there takes no disk, and tells its number.
+    assert_eq!(run(firewall.clone().add(tcp(22))).unwrap(), added);
+}
