@@ -8,11 +8,11 @@ use rand_core::Rng as _;
 use crate::proto::datapath::{DropReason, Notice};
 use crate::proto::identity::NodeId;
 use crate::proto::path;
+use crate::proto::session::REJECT_AFTER;
 use crate::proto::session::gate::Admission;
 use crate::proto::session::noise::Incoming;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
-use crate::proto::session::{EPOCH_OVERLAP, REJECT_AFTER};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::{CloseReason, Control};
@@ -255,9 +255,7 @@ impl Node {
     /// The data path heard something worth telling.
     pub fn handle_notice(&mut self, now: Instant, wall: WallTime, notice: Notice) {
         match notice {
-            Notice::Heard { local_index, source, epoch_advanced } => {
-                self.handle_heard(now, wall, local_index, source, epoch_advanced);
-            }
+            Notice::Heard { local_index, source, .. } => self.handle_heard(now, wall, local_index, source),
             Notice::Woke { peer } => {
                 if let Some(known) = self.peers.of_mut(&peer) {
                     known.notices += 1;
@@ -269,14 +267,7 @@ impl Node {
         self.drain(now, wall);
     }
 
-    fn handle_heard(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        index: u32,
-        source: SocketAddr,
-        epoch_advanced: bool,
-    ) {
+    fn handle_heard(&mut self, now: Instant, wall: WallTime, index: u32, source: SocketAddr) {
         let own = self.node_id();
         let Some(id) = self.peers.at_index(index) else { return };
         let Some(peer) = self.peers.of_mut(&id) else { return };
@@ -297,15 +288,10 @@ impl Node {
         }
         peer.notices += 1;
         self.dirty = true;
-        let is_current = peer.current.as_ref().is_some_and(|session| session.local_index() == index);
-        if epoch_advanced && is_current {
-            peer.epoch_grace = Some(now + EPOCH_OVERLAP);
-        }
         let moved = peer.path.handle_heard(source);
-        if moved || epoch_advanced {
-            self.watch(now, id);
-        }
+        self.see_epoch(now, id);
         if moved {
+            self.watch(now, id);
             self.challenge(now, id);
         }
     }
@@ -327,6 +313,7 @@ impl Node {
             && peer.current.as_ref().is_some_and(|session| session.local_index() == index)
         {
             peer.control_packets += 1;
+            self.see_epoch(now, id);
         }
         match Control::parse_all(plaintext) {
             Ok(messages) => {

@@ -6,7 +6,7 @@ use rand_core::Rng as _;
 
 use crate::proto::identity::NodeId;
 use crate::proto::session::transport::Session;
-use crate::proto::session::{REJECT_AFTER, REKEY_AFTER};
+use crate::proto::session::{EPOCH_OVERLAP, REJECT_AFTER, REKEY_AFTER};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::Control;
 
@@ -84,6 +84,7 @@ impl Node {
         } else if !unanswered && let Some(peer) = self.peers.of_mut(&id) {
             peer.probe = None;
         }
+        self.see_epoch(now, id);
         self.ratchet(now, id, &session);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let next = match peer.probe {
@@ -117,6 +118,16 @@ impl Node {
             && let Some(peer) = self.peers.of_mut(&id)
         {
             peer.probe.get_or_insert(Probe { nonce, sent: now });
+        }
+    }
+
+    /// Has the peer moved to its next epoch? The session itself is asked: the notice of the data path may get lost.
+    pub(super) fn see_epoch(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let advanced = peer.current.as_ref().is_some_and(|s| s.newest_epoch() > s.receiving_epoch());
+        if advanced && peer.epoch_grace.is_none() {
+            peer.epoch_grace = Some(now + EPOCH_OVERLAP);
+            self.watch(now, id);
         }
     }
 

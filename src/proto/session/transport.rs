@@ -405,6 +405,12 @@ impl Session {
         self.receiving_epoch
     }
 
+    /// Number of the newest epoch that an authentic packet came in; beyond [`Session::receiving_epoch`] the sender has
+    /// moved on.
+    pub fn newest_epoch(&self) -> u32 {
+        self.shared.received.newest_epoch.load(Ordering::Relaxed)
+    }
+
     /// Packets sealed.
     pub fn packets_sent(&self) -> u64 {
         self.shared.sent.counter.load(Ordering::Relaxed)
