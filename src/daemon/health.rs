@@ -17,6 +17,9 @@ use super::keeper::Keeper;
 /// After a start others get this long to answer before their silence is a problem.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// When all that was sent stays without an answer for this long, the others are gone or out of reach.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Facts that health is judged by, beside the node's own.
 pub(super) struct Facts {
     save_failed: Arc<AtomicBool>,
@@ -69,6 +72,13 @@ impl Facts {
             let lan = if self.lan_discovery { ", or start another node on this network" } else { "" };
             let fix = format!("azora peers add NODEID@IP:PORT{lan}");
             add("no-contacts", "no other node is known yet".into(), &fix);
+        } else if let Some(silence) = silence(status).filter(|silence| *silence >= SILENCE) {
+            let text = format!("no peer has answered for {} s", silence.as_secs());
+            add(
+                "no-answer",
+                text,
+                "azora probe ADDRESS tells how far it gets; is this machine still online?",
+            );
         }
         if self.save_failed.load(Ordering::Relaxed) {
             let text = "the known contacts cannot be saved".into();
@@ -92,4 +102,10 @@ impl Facts {
         }
         found
     }
+}
+
+/// For how long every peer that we hold a session with has been silent to what we sent; `None` when one is not.
+fn silence(status: &Status) -> Option<Duration> {
+    let connected = status.peers.iter().filter(|peer| peer.state != PeerState::Known);
+    connected.map(|peer| peer.unanswered).min().flatten()
 }

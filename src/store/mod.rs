@@ -125,6 +125,8 @@ fn next_step(error: &io::Error) -> &'static str {
         "; run as the user that owns the directory, or choose another with --state-dir"
     } else if kind == io::ErrorKind::ReadOnlyFilesystem {
         "; choose a writable directory with --state-dir"
+    } else if kind == io::ErrorKind::NotADirectory {
+        "; name a directory with --state-dir"
     } else if kind == io::ErrorKind::NotFound {
         "; `azora-meshing-daemon` or `azora key generate` creates it"
     } else {

@@ -74,7 +74,11 @@ fn ping_names_who_by_which_path_and_how_fast() {
     );
     assert_eq!(out, expected);
     let out = fake.azora(&["ping", &silent, "-c", "1"]).exits(1).out;
-    assert_eq!(out, "no reply to 1: no record found\n1 sent, 0 received, 100% lost\n");
+    let expected = format!(
+        "no reply to 1: no record found\n1 sent, 0 received, 100% lost\n\
+         try: azora probe {silent} tells how far it gets\n"
+    );
+    assert_eq!(out, expected);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every flag of `azora`, defined once: parser, help, man pages and completions follow from here.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use auramesh::config::{self, Bootstrap, InvalidValue, Protocol};
 use auramesh::control::PING_TIMEOUT_MAX;
 use auramesh::control::target::Target;
-use auramesh::proto::identity::NodeId;
+use auramesh::proto::identity::{NodeId, ParseNodeIdError};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -191,7 +192,7 @@ pub(crate) enum PeersCommand {
     /// Forget a peer and end its session; the other side may open a new one (the firewall keeps it out, not this)
     Remove {
         /// Whom
-        #[arg(value_name = "NODEID")]
+        #[arg(value_name = "NODEID", value_parser = node_id)]
         node_id: NodeId,
     },
 }
@@ -248,7 +249,7 @@ pub(crate) enum FirewallCommand {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Only from this node
-        #[arg(long, value_name = "NODEID")]
+        #[arg(long, value_name = "NODEID", value_parser = node_id)]
         peer: Option<NodeId>,
     },
     /// Remove a rule
@@ -301,6 +302,16 @@ fn seconds_up_to(text: &str, max: f64) -> Result<Duration, String> {
 }
 
 /// One of the words, shown in help and completions.
+/// A node ID. An address is taken for one easily, and its key cannot be computed from it.
+fn node_id(text: &str) -> Result<NodeId, String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(
+            "this is an address; `azora peers` and `azora dht lookup ADDRESS` show the node ID".into()
+        );
+    }
+    text.parse().map_err(|error: ParseNodeIdError| error.to_string())
+}
+
 fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err = InvalidValue> + Clone + Send + Sync + 'static,

@@ -60,7 +60,7 @@ impl From<client::Error> for Fault {
         let (exit, next_step) = match &error {
             client::Error::NoDaemon { .. } => (
                 Exit::NoDaemon,
-                "start it (sudo systemctl start azora, or sudo azora-meshing-daemon), or name its socket with --socket",
+                "start it (scripts/run, or sudo systemctl start azora), or name its socket with --socket",
             ),
             client::Error::NotPermitted { .. } => {
                 (Exit::Failed, "run the command with sudo, or join the group of the socket")

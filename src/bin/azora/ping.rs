@@ -47,6 +47,9 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
         print_json(&statistics)?;
     } else {
         print(&statistics.text())?;
+        if statistics.received == 0 {
+            print(&format!("try: azora probe {} tells how far it gets\n", arguments.target))?;
+        }
     }
     Ok(if statistics.received > 0 { Exit::Ok } else { Exit::Failed })
 }

@@ -47,6 +47,8 @@ pub struct PeerStatus {
     pub session_age: Option<Duration>,
     /// Time since the last authenticated packet.
     pub last_received: Option<Duration>,
+    /// For how long nothing that we sent in the session has been answered, while something waits for it.
+    pub unanswered: Option<Duration>,
     /// Bytes received in the session.
     pub bytes_received: u64,
     /// Bytes sent in the session.
@@ -110,6 +112,7 @@ impl Node {
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),
             last_received: heard,
+            unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
             bytes_received: session.map_or(0, |s| s.bytes_received()),
             bytes_sent: session.map_or(0, |s| s.bytes_sent()),
             replays: session.map_or(0, |s| s.replays()),
