@@ -8,7 +8,8 @@ use auramesh::proto::wire::envelope::Kind;
 use crate::host::Machine;
 use crate::network::Conditions;
 use crate::pair::{pair, ping};
-use crate::world::{PORT, World};
+use crate::traffic::{log, quiet_pair, route, steady};
+use crate::world::{PORT, Seen, World};
 
 #[test]
 fn lost_introduction_is_repeated() {
@@ -96,6 +97,46 @@ fn notice_that_found_no_room_is_raised_again() {
         ping(&mut world, b, a, sequence, Duration::from_millis(100));
     }
     assert!(ping(&mut world, b, a, 9, Duration::from_millis(300)).is_some());
+}
+
+#[test]
+fn lost_notice_of_a_new_epoch_is_made_up_for() {
+    let mut world = World::new(425, Conditions::default());
+    let (a, b) = quiet_pair(&mut world);
+    assert!(ping(&mut world, a, b, 1, Duration::from_secs(3)).is_some());
+    let age = world.now.saturating_since(route(&world, a, b).expect("a session").established());
+    steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(118) - age);
+    // The session lives on, since no handshake comes through.
+    world.filter(Seen::is_session);
+    for host in [a, b] {
+        assert_eq!(world.host(host).notices_lost, 0);
+        world.host_mut(host).notices_lost = u32::MAX;
+    }
+    steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(20));
+    for (from, to) in [(a, b), (b, a)] {
+        let session = route(&world, from, to).expect("the session stands");
+        assert_eq!((session.sending_epoch(), session.newest_epoch()), (1, 1));
+        assert_eq!(session.receiving_epoch(), 1, "the keys of the old epoch are gone");
+        assert!(world.host(from).notices_lost < u32::MAX, "a notice was lost");
+    }
+}
+
+/// A machine that was suspended for more than a day: `CLOCK_BOOTTIME` leaps.
+#[test]
+fn leap_of_the_clock_is_survived_without_a_burst() {
+    let mut world = World::new(426, Conditions::default());
+    let nodes = world.add_mesh(8, Duration::from_millis(50));
+    world.run_for(Duration::from_secs(30));
+    let (a, b) = (nodes[3], nodes[6]);
+    steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(3));
+    world.suspend(Duration::from_secs(100_000));
+    let seen = log(&mut world);
+    let pings = steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(8));
+    let first = pings.iter().find_map(|(_, reply)| *reply);
+    assert!(first.is_some_and(|first| first <= Duration::from_secs(5)), "{first:?}");
+    let n = seen.borrow().len();
+    println!("back after {first:?}, {n} datagrams of 8 nodes in 9 s");
+    assert!(n < 3000, "{n} datagrams at once");
 }
 
 #[test]

@@ -144,6 +144,34 @@ fn clock_far_ahead_and_back_locks_nobody_out() {
 }
 
 #[test]
+fn calendar_that_leaps_while_sessions_stand_disturbs_nobody() {
+    const TEN_YEARS_MS: i64 = 10 * 365 * 86_400_000;
+    for offset in [TEN_YEARS_MS, -TEN_YEARS_MS] {
+        let mut world = World::new(234, Conditions::default());
+        let nodes = world.add_mesh(6, Duration::from_millis(50));
+        world.run_for(Duration::from_secs(20));
+        let (a, b) = (nodes[2], nodes[4]);
+        steady(&mut world, a, b, Duration::from_millis(500), Duration::from_secs(5));
+        world.host_mut(a).machine.wall_offset_ms = offset;
+        // Through the next handshakes and the renewal of its record.
+        let pings = steady(&mut world, a, b, Duration::from_millis(500), Duration::from_secs(1500));
+        assert!(pings.iter().all(|(_, reply)| reply.is_some()), "{offset}");
+        // Set right, and started again: somebody who never met it finds it, and it finds others.
+        world.kill(a);
+        world.disk(a).wall_offset_ms = 0;
+        world.start(a);
+        world.run_for(Duration::from_secs(20));
+        let newcomer = Machine { bootstrap: vec![(world.id(b), world.endpoint(b))], ..world.machine() };
+        let newcomer = world.add(newcomer);
+        world.run_for(Duration::from_secs(2));
+        for (sequence, (from, to)) in [(newcomer, a), (a, newcomer), (b, a)].into_iter().enumerate() {
+            let took = ping(&mut world, from, to, sequence as u16, Duration::from_secs(3));
+            assert!(took.is_some(), "{offset}: {sequence}");
+        }
+    }
+}
+
+#[test]
 fn restart_with_the_clock_set_back_recovers() {
     let mut world = World::new(232, Conditions::default());
     let b = world.machine();

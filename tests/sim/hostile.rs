@@ -10,7 +10,8 @@ use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, Position};
 use auramesh::proto::node::PEERS_MAX;
 use auramesh::proto::policy::Rules;
-use auramesh::proto::wire::control::{Contact, Control, Want};
+use auramesh::proto::wire::VERSION;
+use auramesh::proto::wire::control::{CloseReason, Contact, Control, Want};
 use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind};
 use auramesh::proto::wire::handshake::{INITIATION_LEN_MIN, Initiation};
 use auramesh::proto::wire::session::{Header, Kind, mask};
@@ -369,6 +370,81 @@ fn peer_that_names_another_endpoint_gets_nothing_sent_there_but_a_question() {
     world.run_for(Duration::from_secs(1));
     let heard = attacker.hear(&mut world);
     assert!(heard.iter().any(|heard| matches!(heard, Control::Found { request: 16, .. })));
+}
+
+#[test]
+fn record_of_somebody_else_introduces_nobody() {
+    let (mut world, a, _) = settled(112);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    attacker.connect(&mut world, a);
+    let other = Attacker::new(&mut world, "9.8.8.8:8888");
+    let before = world.host(a).drops(DropReason::Malformed);
+    let hello = Control::Hello { record: other.record(world.now).bytes().to_vec() };
+    attacker.say(&mut world, a, &hello);
+    let status = world.host(a).node.status(world.now);
+    assert!(status.peers.iter().all(|peer| peer.node_id != other.identity.node_id()));
+    assert_eq!(world.host(a).drops(DropReason::Malformed), before + 1);
+}
+
+#[test]
+fn goodbye_in_an_old_session_does_not_end_the_new_one() {
+    let (mut world, a, _) = settled(113);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    attacker.connect(&mut world, a);
+    let old = attacker.session.take();
+    world.run_for(Duration::from_secs(2));
+    attacker.connect(&mut world, a);
+    let close = Control::Close { reason: CloseReason::Stopping };
+    let address = attacker.identity.address();
+    let current = std::mem::replace(&mut attacker.session, old);
+    attacker.say(&mut world, a, &close);
+    assert!(world.host(a).snapshot.routes.contains_key(&address), "a late goodbye");
+    attacker.session = current;
+    attacker.say(&mut world, a, &close);
+    assert!(!world.host(a).snapshot.routes.contains_key(&address), "a goodbye");
+}
+
+#[test]
+fn requests_of_one_peer_are_limited() {
+    let (mut world, a, _) = settled(114);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    attacker.connect(&mut world, a);
+    let ask = |world: &mut World, n| {
+        attacker.hear(world);
+        for request in 0..n {
+            let find = Control::Find { request, want: Want::Contacts, target: Position([7; 32]) };
+            attacker.say(world, a, &find);
+        }
+        world.run_for(Duration::from_millis(500));
+        attacker.hear(world).iter().filter(|heard| matches!(heard, Control::Found { .. })).count()
+    };
+    let at_once = ask(&mut world, 300);
+    assert!((55..=60).contains(&at_once), "{at_once} answers at once");
+    world.run_for(Duration::from_millis(500));
+    let later = ask(&mut world, 300);
+    assert!((15..=25).contains(&later), "{later} answers a second later");
+    assert!(world.host(a).drops(DropReason::RateLimited) > 500);
+}
+
+/// Whoever speaks another version of the format is not answered; the same node with ours is.
+#[test]
+fn packets_of_other_versions_are_dropped_and_counted() {
+    let (mut world, a, _) = settled(115);
+    let mut attacker = Attacker::new(&mut world, "9.9.9.9:9999");
+    let key = public_key(&world.id(a));
+    let (_, genuine) = attacker.initiation(&world, a);
+    let before = world.host(a).drops(DropReason::Handshake);
+    for version in (0..=u8::MAX).filter(|version| *version != VERSION) {
+        let mut packet = genuine.clone();
+        key.open(&mut packet).expect("ours");
+        packet[BODY_AT] = version;
+        key.close(SetupKind::Initiation, None, [0; 16], &mut packet);
+        world.deliver(a, attacker.endpoint, packet);
+        world.run_for(Duration::from_millis(50));
+    }
+    assert!(world.tapped(attacker.endpoint).is_empty());
+    assert_eq!(world.host(a).drops(DropReason::Handshake), before + 255);
+    attacker.connect(&mut world, a);
 }
 
 #[test]

@@ -205,6 +205,29 @@ fn one_way_traffic_is_rekeyed_too() {
 }
 
 #[test]
+fn session_before_the_last_is_erased_when_it_expires() {
+    let mut world = World::new(239, Conditions::default());
+    let (a, b) = quiet_pair(&mut world);
+    assert!(ping(&mut world, a, b, 1, Duration::from_secs(3)).is_some());
+    let [of_a, of_b] = [(a, b), (b, a)].map(|(from, to)| route(&world, from, to).expect("a session"));
+    steady(&mut world, a, b, Duration::from_millis(200), Duration::from_secs(170));
+    for (host, session) in [(a, &of_a), (b, &of_b)] {
+        assert_ne!(
+            route(&world, host, if host == a { b } else { a }).unwrap().local_index(),
+            session.local_index()
+        );
+        assert!(
+            world.host(host).snapshot.receivers.contains_key(&session.local_index()),
+            "late packets open"
+        );
+    }
+    steady(&mut world, a, b, Duration::from_millis(200), Duration::from_secs(14));
+    for (host, session) in [(a, &of_a), (b, &of_b)] {
+        assert!(!world.host(host).snapshot.receivers.contains_key(&session.local_index()), "{host:?}");
+    }
+}
+
+#[test]
 fn unused_session_is_erased() {
     let mut world = World::new(229, Conditions::default());
     let (a, b) = quiet_pair(&mut world);

@@ -257,6 +257,19 @@ impl World {
         self.split = hosts.iter().map(|id| self.endpoint(*id).ip()).collect();
     }
 
+    /// All machines sleep at once: what was on its way is lost, and all that was due is late.
+    pub(crate) fn suspend(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        for (_, happening) in std::mem::take(&mut self.queue) {
+            if let Happening::Wake(id) = happening {
+                if let Some(host) = &mut self.hosts[id.0] {
+                    host.wake_at = Some(self.now);
+                }
+                self.happens(self.now, Happening::Wake(id));
+            }
+        }
+    }
+
     /// Ends the split.
     pub(crate) fn reunite(&mut self) {
         self.split.clear();
