@@ -171,6 +171,33 @@ fn calendar_that_leaps_while_sessions_stand_disturbs_nobody() {
     }
 }
 
+/// A node that was far ahead comes back from elsewhere, so it cannot be asked where it was: what it said is forgotten.
+#[test]
+fn initiation_from_the_future_locks_its_node_out_for_minutes_only() {
+    let mut world = World::new(235, Conditions::default());
+    let a = world.machine();
+    let contact = Contact {
+        node_id: a.identity().node_id(),
+        x25519: a.identity().x25519_public(),
+        endpoint: a.endpoint,
+    };
+    let a = world.add(a);
+    let ahead_ms = 10 * 365 * 86_400_000;
+    let b = Machine { remembered: vec![contact], wall_offset_ms: ahead_ms, ..world.machine() };
+    let b = world.add(b);
+    world.run_for(Duration::from_secs(5));
+    assert!(route(&world, a, b).is_some());
+    world.kill(b);
+    world.disk(b).wall_offset_ms = 0;
+    world.disk(b).endpoint = "9.9.9.9:5747".parse().unwrap();
+    world.start(b);
+    world.run_for(Duration::from_secs(20));
+    assert!(!agree(&world, a, b), "an older initiation may be a replay");
+    let took = world.run_until(Duration::from_secs(300), |world| agree(world, a, b));
+    println!("back after {took:?}");
+    assert!(took.is_some());
+}
+
 #[test]
 fn restart_with_the_clock_set_back_recovers() {
     let mut world = World::new(232, Conditions::default());

@@ -122,6 +122,34 @@ fn two_idle_nodes_do_not_answer_each_other_for_ever() {
     }
 }
 
+/// After handshakes with losses, each may send on a session of its own: answers come by way of the other's.
+#[test]
+fn two_sessions_at_once_come_to_rest() {
+    let (mut disagreeing, mut most) = (0, 0);
+    for seed in 0..400 {
+        let mut world = World::exact(seed, Conditions::default());
+        let (a, b) = quiet_pair(&mut world);
+        let mut number = seed;
+        world.filter(move |_| {
+            number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            number >> 61 > 3
+        });
+        for sequence in 0..20 {
+            ping(&mut world, a, b, sequence, Duration::from_millis(200));
+        }
+        let apart = !agree(&world, a, b) && route(&world, a, b).is_some() && route(&world, b, a).is_some();
+        disagreeing += u32::from(apart);
+        if !apart {
+            continue;
+        }
+        let seen = log(&mut world);
+        world.run_for(Duration::from_secs(70));
+        most = most.max(seen.borrow().len());
+    }
+    println!("{disagreeing} pairs, at most {most} datagrams");
+    assert!(disagreeing > 3 && most < 30, "{disagreeing} pairs, {most} datagrams");
+}
+
 #[test]
 fn rekey_under_load_and_loss_leaves_no_gap() {
     for loss in [0.0, 0.2] {
