@@ -1,0 +1,126 @@
+//! Floods from the underlay and from a program of the machine itself, under a cap on memory.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use auramesh::proto::identity::Identity;
+use auramesh::proto::session::noise::Initiator;
+use auramesh::proto::session::{Config, Rng};
+use auramesh::proto::timer::WallTime;
+use auramesh::proto::wire::envelope::{BODY_AT, Kind, NetworkSecret, RecipientKey};
+use auramesh::proto::wire::handshake::{INITIATION_LEN_MAX, Initiation};
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::lab::node::Node;
+use crate::lab::{Lab, Underlay, ip, long, noise};
+
+/// The budget of a node with few peers, 30 MiB, and a tenth.
+const DATA_BYTES_MAX: u64 = 33 << 20;
+/// Strangers with good handshakes; more than there are places for peers.
+const STRANGERS: u32 = 1500;
+/// Junk initiations with a valid envelope.
+const JUNK: u32 = 256;
+
+/// Beyond the cap an allocation fails and the daemon aborts, as it would be killed in a container.
+#[test]
+fn memory_stays_in_its_budget_under_a_flood() {
+    let lab = Lab::new();
+    let mut server = lab.node(Underlay::V4);
+    server.launch_under(&["prlimit", &format!("--data={DATA_BYTES_MAX}")]);
+    server.wait_ready();
+    let client = lab.node(Underlay::V4).knows(&server).started();
+    client.reaches(&server, Duration::from_secs(5));
+    let stranger = lab.machine(Underlay::V4);
+    ip(&format!("-n {} route add local 10.78.0.0/16 dev lo", stranger.netns));
+    ip(&format!("-n {} route add 10.78.0.0/16 via {}", server.netns, stranger.ip));
+    server.must("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+    let packets = packets(&identity(&server));
+    let before = server.status()["drops"].clone();
+
+    let seconds = if long() { 60 } else { 6 };
+    let (stop, mut answered, mut asked) = (AtomicBool::new(false), 0, 0);
+    let sent = thread::scope(|scope| {
+        let flood = scope.spawn(|| stranger.inside(|| flood(&packets, server.endpoint(), &stop)));
+        let local = scope.spawn(|| server.inside(|| flood_unknown_addresses(&stop)));
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            asked += 1;
+            answered += usize::from(client.ping(server.address, 1).is_some());
+        }
+        stop.store(true, Ordering::Relaxed);
+        (flood.join().unwrap(), local.join().unwrap())
+    });
+    println!("{sent:?} datagrams in {seconds} s, {answered} of {asked} pings answered");
+    assert!(server.is_running(), "{}", server.log());
+    let (peak, data) = (server.proc_status("VmHWM"), server.proc_status("VmData"));
+    println!("RSS at most {peak} kB, data {data} kB, drops {}", server.status()["drops"]);
+    assert!(peak * 1024 <= DATA_BYTES_MAX, "RSS {peak} kB");
+    assert_ne!(server.status()["drops"], before, "what is shed is counted");
+    assert!(answered * 2 > asked, "the peer is served through the flood: {answered} of {asked}");
+    client.reaches(&server, Duration::from_secs(5));
+}
+
+/// The identity behind a node, whose public keys everybody can learn.
+fn identity(node: &Node) -> Identity {
+    let file = fs::read_to_string(node.state_dir().join("identity.key")).unwrap();
+    let seed = file.split_whitespace().nth(1).unwrap().to_uppercase();
+    Identity::from_seed(data_encoding::BASE32_NOPAD.decode(seed.as_bytes()).unwrap().try_into().unwrap())
+}
+
+/// Good initiations of many strangers, then junk behind valid envelopes.
+fn packets(victim: &Identity) -> Vec<Vec<u8>> {
+    let (network, mut rng) = (NetworkSecret::default(), Rng::seed_from_u64(1));
+    let config = Config::new(true, network.clone());
+    let (node_id, x25519) = (victim.node_id(), victim.x25519_public());
+    let key = RecipientKey::new(&node_id, &network);
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let wall = WallTime::from_unix_ms(unix.as_millis() as u64);
+    let good = (0..STRANGERS).map(|n| {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let identity = Identity::from_seed(seed);
+        Initiator::start(&identity, &config, node_id, &x25519, n, wall, None, &mut rng).unwrap().1
+    });
+    let mut packets: Vec<_> = good.collect();
+    for n in 0..JUNK {
+        let mut packet = Initiation::emit(n, INITIATION_LEN_MAX - BODY_AT - 5);
+        let junk = noise(n.into(), INITIATION_LEN_MAX - BODY_AT - 5);
+        packet[BODY_AT + 5..].copy_from_slice(&junk);
+        key.close(Kind::Initiation, None, [0; 16], &mut packet);
+        packets.push(packet);
+    }
+    packets
+}
+
+/// Sends them round and round, from 256 addresses.
+fn flood(packets: &[Vec<u8>], to: SocketAddr, stop: &AtomicBool) -> u64 {
+    let addresses = (0..=u8::MAX).map(|n| Ipv4Addr::new(10, 78, n, 1));
+    let sockets: Vec<_> = addresses.map(|from| UdpSocket::bind((from, 5747)).unwrap()).collect();
+    let mut sent = 0;
+    for (packet, socket) in packets.iter().cycle().zip(sockets.iter().cycle()) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        sent += u64::from(socket.send_to(packet, to).is_ok());
+    }
+    sent
+}
+
+/// A program of the machine sends to mesh addresses that nobody has.
+fn flood_unknown_addresses(stop: &AtomicBool) -> u64 {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+    let (body, mut sent) = ([0; 1200], 0_u64);
+    while !stop.load(Ordering::Relaxed) {
+        let [.., a, b, c, d] = (sent % 50_000).to_be_bytes().map(u16::from);
+        let address = Ipv6Addr::new(0x6ff, a, b, c, d, 1, 2, 3);
+        // Errors about earlier packets come back here; they are not the point.
+        sent += u64::from(socket.send_to(&body, (address, 9)).is_ok());
+        if sent.is_multiple_of(64) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    sent
+}
