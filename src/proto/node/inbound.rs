@@ -198,9 +198,6 @@ impl Node {
         let id = self.peers.at_index(index).ok_or(DropReason::UnknownSession)?;
         let effort = self.peers.of_mut(&id).and_then(|peer| peer.effort.as_mut());
         let pending = effort.and_then(|effort| effort.pending.as_mut()).ok_or(DropReason::UnknownSession)?;
-        if pending.initiator.local_index() != index {
-            return Err(DropReason::UnknownSession);
-        }
         let (sent, proven) = (pending.sent, pending.targets.contains(&source));
         let established = pending.initiator.finish(envelope, now).map_err(|_| DropReason::Handshake)?;
         self.end_effort(id, true);
