@@ -4,11 +4,13 @@
 //! in [`TARGETS`], `fuzz_targets/x.rs` and its `[[bin]]` like those of the others, and a seed in `corpus/x/`; the
 //! replay names what is missing. Then `scripts/fuzz 60 x`.
 
+mod dht;
 mod identity;
 mod inner;
 mod node;
 mod outer;
 mod payload;
+mod session;
 
 /// Panics when a property does not hold for these bytes.
 pub type Check = fn(&[u8]);
@@ -18,6 +20,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("announce", payload::announce),
     ("control", payload::control),
     ("cookie", outer::cookie),
+    ("dht", dht::dht),
     ("endpoint", payload::endpoint),
     ("envelope", outer::envelope),
     ("handshake", outer::handshake),
@@ -26,6 +29,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("node_id", identity::node_id),
     ("record", payload::record),
     ("sealed", outer::sealed),
+    ("session", session::session),
     ("session_header", outer::session_header),
 ];
 
