@@ -319,7 +319,9 @@ fn rules_are_all_or_nothing() {
     state.save_rules(&[]).unwrap();
     assert_eq!(state.load_rules().unwrap(), Vec::<String>::new());
     let file = state.path().join("firewall");
-    for content in ["", "azora-firewall-1", "azora-firewall-1\nin allow -p tc", "in allow\n"] {
+    for content in
+        ["", "azora-firewall-1", "azora-firewall-2\n", "azora-firewall-1\nin allow -p tc", "in allow\n"]
+    {
         fs::write(&file, content).unwrap();
         let error = state.load_rules().unwrap_err();
         assert!(line(&error, "firewall").contains("backup"), "{error}");

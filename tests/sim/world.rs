@@ -259,7 +259,7 @@ impl World {
 
     /// All machines sleep at once: what was on its way is lost, and all that was due is late.
     pub(crate) fn suspend(&mut self, duration: Duration) {
-        self.now = self.now + duration;
+        self.now += duration;
         for (_, happening) in std::mem::take(&mut self.queue) {
             if let Happening::Wake(id) = happening {
                 if let Some(host) = &mut self.hosts[id.0] {

@@ -85,7 +85,7 @@ impl Net {
             0 => self.dht.handle_peer_up(now, other(who).contact, first % 4 != 3),
             1 => self.dht.handle_peer_failed(now, id(who)),
             2 => {
-                let want = if first % 2 == 0 { Want::Record } else { Want::Contacts };
+                let want = if first.is_multiple_of(2) { Want::Record } else { Want::Contacts };
                 let request = Control::Find { request: 4, want, target: id(first).position() };
                 self.request(who, &request);
             }
@@ -109,7 +109,7 @@ impl Net {
             11 => self.dht.remember(bytes.iter().map(|n| other(*n).contact).collect()),
             12 => self.dht.handle_record(now, wall, other(who).records[usize::from(first % 2)].clone()),
             13 => self.dht.handle_network_change(now),
-            14 => self.dht.set_mode(if who % 2 == 0 { Mode::Server } else { Mode::Client }),
+            14 => self.dht.set_mode(if who.is_multiple_of(2) { Mode::Server } else { Mode::Client }),
             _ => self.advance(Duration::from_millis(u64::from(who) * u64::from(first))),
         }
     }
@@ -153,7 +153,12 @@ impl Net {
                 let contacts = contacts.iter().take(K).map(|n| named(*n)).collect();
                 Control::Found { request: request ^ u64::from(lie % 8 == 7), record, contacts }
             }
-            _ => panic!("asked what is no question"),
+            Control::Ping { .. }
+            | Control::Pong { .. }
+            | Control::Hello { .. }
+            | Control::Close { .. }
+            | Control::Found { .. }
+            | Control::Stored { .. } => panic!("asked what is no question"),
         };
         self.dht.handle_reply(self.now, self.wall(), from, reply);
     }

@@ -79,12 +79,12 @@ impl Link {
             0 => self.seal(n * 6),
             1 | 2 if self.sent.is_empty() => {}
             1 => self.deliver(n % self.sent.len()),
-            2 => self.deliver_changed((what / 10).into(), n),
+            2 => self.deliver_changed(what / 10, n),
             3 => self.ours = self.ours.next_sending_epoch(),
             // As the node does it.
             4 if self.theirs.newest_epoch() <= self.theirs.receiving_epoch() => {}
             4 => self.theirs = self.theirs.next_receiving_epoch(),
-            5 => self.now = self.now + Duration::from_secs(n as u64 % 32),
+            5 => self.now += Duration::from_secs(n as u64 % 32),
             6 => self.deliver_garbage(what, argument),
             7 => self.skip(n * 32),
             8 => self.mark(n as u64 * 40),
@@ -181,7 +181,8 @@ impl Link {
             2 => REJECT_AFTER_PACKETS + u64::from(argument),
             _ => (1 << 56) - 1 - u64::from(argument),
         };
-        let header = Header { kind: Kind::Data, epoch: argument % 2 == 0, receiver_index: 8, counter };
+        let header =
+            Header { kind: Kind::Data, epoch: argument.is_multiple_of(2), receiver_index: 8, counter };
         let mut packet = [&header.emit()[..], &vec![what; usize::from(argument)]].concat();
         assert!(self.theirs.open(&header, &mut packet, self.now).is_err(), "garbage opens");
     }
