@@ -181,8 +181,14 @@ impl Link {
             2 => REJECT_AFTER_PACKETS + u64::from(argument),
             _ => (1 << 56) - 1 - u64::from(argument),
         };
-        let header =
-            Header { kind: Kind::Data, epoch: argument.is_multiple_of(2), receiver_index: 8, counter };
+        let header = Header {
+            kind: Kind::Data,
+            epoch: argument.is_multiple_of(2),
+            partial: false,
+            slice: (0, 1),
+            receiver_index: 8,
+            counter,
+        };
         let mut packet = [&header.emit()[..], &vec![what; usize::from(argument)]].concat();
         assert!(self.theirs.open(&header, &mut packet, self.now).is_err(), "garbage opens");
     }
