@@ -5,7 +5,7 @@
   sudo -E scripts/bench --no-offload                      trains cut to single packets, as without offloads
   sudo -E scripts/bench --loss 1                          TCP beside the bare link under the same loss
   sudo -E scripts/bench --rate 20mbit                     a thin link: round trips under load
-  sudo -E scripts/bench --azora-flags '--log warn' --azora-flags 'debug:--log debug'
+  sudo -E scripts/bench --azora-flags 'azora:--log warn' --azora-flags 'debug:--log debug'
 
 Programs are taken from PATH or a variable; nothing is fetched. --list says which are there. It needs root,
 /dev/net/tun, iproute2, iperf3, ping, nft and a C compiler.
@@ -87,8 +87,8 @@ def arguments():
         "--azora-flags",
         action="append",
         default=[],
-        metavar="[LABEL:]FLAGS",
-        help="also run our daemon with these flags; may be repeated",
+        metavar="LABEL:FLAGS",
+        help="also run our daemon with these flags; may be repeated (label azora: called by the flags)",
     )
     ap.add_argument("--bin", type=Path, metavar="DIR", help="our two programs (default: build a release)")
     ap.add_argument("--out", type=Path, default=ROOT / "target/bench", help="folder for JSON, Markdown and SVG")
@@ -134,12 +134,14 @@ def our_daemon(given, build):
 
 
 def variants(texts):
-    """Name and flags of every `[LABEL:]FLAGS`; one without a name of its own is called by its flags."""
+    """Name and flags of every `LABEL:FLAGS`; one whose label is taken is called by all of it."""
     out = []
     for text in texts:
-        label, _, flags = ("azora", "", text) if text.startswith("-") else text.partition(":")
+        label, _, flags = text.partition(":")
+        if not label or label.startswith("-") or not flags:
+            sys.exit(f"--azora-flags: {text!r} is not LABEL:FLAGS")
         taken = label == "azora" or label in dict(out)
-        out.append((f"{label}:{flags}" if taken else label, flags))
+        out.append((text if taken else label, flags))
     return out
 
 

@@ -2,6 +2,8 @@
 
 from html import escape
 
+from report import number
+
 # Key, title, decimals.
 PANELS = [
     ("tcp_ab_gbps", "TCP, one flow: Gbit/s (more is better)", 2),
@@ -12,7 +14,7 @@ PANELS = [
     ("rss_load_mib", "Memory of a loaded daemon: MiB (less is better)", 1),
 ]
 COLUMNS = 2
-WIDTH, PANEL, LABEL, VALUE = 1040, 520, 150, 70
+WIDTH, PANEL, LABEL_MIN, VALUE, LETTER = 1040, 520, 110, 70, 7.5
 ROW, TITLE, GAP = 20, 30, 16
 OURS, OTHERS, INK, FAINT = "#1f6feb", "#9aa4b1", "#1f2328", "#59636e"
 
@@ -29,19 +31,20 @@ def panel(peers, key, title, decimals, x, y):
     out = [text(x + 10, y + 18, title, 13, weight="bold")]
     shown = {name: p for name, p in peers.items() if key in p["summary"]}
     top = max(p["summary"][key]["max"] for p in shown.values()) or 1
-    span = PANEL - LABEL - VALUE - 20
+    label = max(LABEL_MIN, *(LETTER * len(name) + 10 for name in shown))
+    span = PANEL - label - VALUE - 20
     for i, (name, p) in enumerate(shown.items()):
         s = p["summary"][key]
-        left, middle = x + LABEL, y + TITLE + i * ROW + ROW / 2
+        left, middle = x + label, y + TITLE + i * ROW + ROW / 2
         width, low, high = (span * s[k] / top for k in ("median", "min", "max"))
         weight = "bold" if p["ours"] else "normal"
         out += [
             text(left - 6, middle + 4, name, anchor="end", weight=weight),
-            f'<rect x="{left}" y="{middle - 7}" width="{max(1, width):.1f}" height="14" rx="2" '
+            f'<rect x="{left:.1f}" y="{middle - 7}" width="{max(1, width):.1f}" height="14" rx="2" '
             f'fill="{OURS if p["ours"] else OTHERS}"/>',
             f'<line x1="{left + low:.1f}" x2="{left + high:.1f}" y1="{middle}" y2="{middle}" '
             f'stroke="{INK}" stroke-width="1.5"/>',
-            text(left + max(width, high) + 6, middle + 4, f"{s['median']:.{decimals}f}", weight=weight),
+            text(left + max(width, high) + 6, middle + 4, number(s["median"], decimals), weight=weight),
         ]
     return out
 
@@ -60,7 +63,7 @@ def write(path, document):
     for i, (key, title, decimals) in enumerate(panels):
         body += panel(peers, key, title, decimals, PANEL * (i % COLUMNS), 44 + height * (i // COLUMNS))
     note = (
-        f"{document['when'][:10]}, medians of {document['rounds']} rounds, lines from least to greatest; "
+        f"{document['when'][:10]}, medians of {document['rounds']} round(s), lines from least to greatest; "
         f"both ends on one machine: {m['cpu']}, {m['cores']} cores, Linux {m['kernel']}"
     )
     body.append(text(10, total - 12, note, 11, FAINT))

@@ -115,9 +115,9 @@ def machine():
 
 def tables(peers):
     parts = [markdown(figures(peers))]
-    parts += [
-        markdown(comparison(peers, name)) for name, p in peers.items() if p["ours"] and p["summary"]
-    ]
+    if not all(p["ours"] for p in peers.values()):
+        ours = [name for name, p in peers.items() if p["ours"] and p["summary"]]
+        parts += [markdown(comparison(peers, name)) for name in ours]
     return "\n\n".join(parts)
 
 
@@ -136,5 +136,5 @@ def write(stem, document):
     ]
     for name, p in peers.items():
         lines.append(f"- **{name}** {p['version']}: {p['settings']}")
-        lines += [f"  - round {i} failed: {error}" for i, error in p["errors"]]
+        lines += [f"  - round {i} failed: {' '.join(error.split())}" for i, error in p["errors"]]
     stem.with_name(stem.name + ".md").write_text("\n".join(lines) + "\n")
