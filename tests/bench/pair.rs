@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use auramesh::proto::datapath::{self, Inbound, Outbound, Route, Shared, Snapshot};
+use auramesh::proto::datapath::{
+    self, Batch, Inbound, Inward, Notice, Outbound, Outbox, Reception, Route, Shared, Sink, Snapshot, Train,
+    Turn,
+};
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, MeshAddress, NodeId};
 use auramesh::proto::node::{Config, Node};
@@ -13,6 +16,7 @@ use auramesh::proto::session;
 use auramesh::proto::session::transport::Session;
 use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::envelope::{NetworkSecret, RecipientKey};
+use auramesh::proto::wire::gso::{VIRTIO_LEN, Virtio};
 use auramesh::proto::wire::handshake::Suite;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
@@ -79,42 +83,85 @@ impl Pair {
     }
 
     /// A UDP packet of `len` bytes from the sender's interface.
-    pub(crate) fn inner(&self, len: usize) -> Vec<u8> {
-        let (source, destination) = (self.sender.snapshot.own.ipv6(), self.receiver.snapshot.own.ipv6());
+    pub(crate) fn udp(&self, len: usize) -> (Vec<u8>, Virtio) {
         let mut packet = Vec::new();
-        etherparse::PacketBuilder::ipv6(source.octets(), destination.octets(), 64)
-            .udp(40_000, 5300)
-            .write(&mut packet, &vec![0x5a; len - 48])
-            .expect("a vector takes it");
+        self.ipv6().udp(40_000, 5300).write(&mut packet, &vec![0x5a; len - 48]).expect("a vector takes it");
         assert_eq!(packet.len(), len);
-        packet
+        (packet, Virtio::PLAIN)
     }
 
-    /// Seals an inner packet into a datagram.
-    pub(crate) fn sealed(&self, inner: &[u8]) -> Vec<u8> {
-        let mut buffer = buffer(inner);
-        let len = self.outbound(&mut buffer, inner.len());
-        buffer.truncate(len);
-        buffer
+    /// A TCP packet of `len` bytes that the sender's kernel leaves uncut.
+    pub(crate) fn large_tcp(&self, len: usize) -> (Vec<u8>, Virtio) {
+        let (mut packet, tcp) = (Vec::new(), self.ipv6().tcp(40_000, 5300, 1, 65_535).ack(1));
+        tcp.write(&mut packet, &vec![0x5a; len - 60]).expect("a vector takes it");
+        let mut header = [0; VIRTIO_LEN];
+        (header[0], header[1]) = (1, 4);
+        header[4..6].copy_from_slice(&1360u16.to_ne_bytes());
+        (packet, Virtio::parse(&header).expect("as a kernel writes it"))
     }
 
-    /// The sender's data path, on what [`buffer`] made; returns the length of the datagram.
+    fn ipv6(&self) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        let (source, destination) = (self.sender.snapshot.own.ipv6(), self.receiver.snapshot.own.ipv6());
+        etherparse::PacketBuilder::ipv6(source.octets(), destination.octets(), 64)
+    }
+
+    /// The sender's data path: packets that are there at once, to trains; returns their bytes.
     #[inline]
-    pub(crate) fn outbound(&self, buffer: &mut [u8], len: usize) -> usize {
+    pub(crate) fn outbound(&self, outbox: &mut Outbox, packets: &[(Vec<u8>, Virtio)], wire: &mut Wire) {
         let Side { snapshot, shared, .. } = &self.sender;
-        let (verdict, _) = datapath::outbound(snapshot, shared, buffer, len, NOW);
-        let Outbound::Send { len, .. } = verdict else { panic!("not sent: {verdict:?}") };
-        len
+        let mut batch = Batch::new(snapshot, shared, outbox, wire, NOW);
+        for (packet, virtio) in packets {
+            let (verdict, _) = batch.push(packet, *virtio);
+            assert_eq!(verdict, Outbound::Sent);
+        }
+        batch.flush();
     }
 
-    /// The receiver's data path, on what [`Pair::sealed`] made; returns the length of the packet for the interface.
+    /// The receiver's data path: a train to packets for the interface; returns their number.
     #[inline]
-    pub(crate) fn inbound(&self, datagram: &mut [u8]) -> usize {
+    pub(crate) fn inbound(&self, reception: &mut Reception, train: &mut [u8], datagram_len: usize) -> usize {
         let Side { snapshot, shared, .. } = &self.receiver;
-        let (verdict, _) = datapath::inbound(snapshot, shared, self.sender.endpoint, datagram, NOW);
-        let Inbound::Deliver(packet) = verdict else { panic!("not delivered: {verdict:?}") };
-        packet.len()
+        let mut kernel = Kernel(0);
+        let mut turn = Turn { snapshot, shared, now: NOW, out: &mut kernel };
+        reception.handle_train(&mut turn, self.sender.endpoint, train, datagram_len);
+        kernel.0
     }
+}
+
+/// Trains as they leave; kept only when wanted.
+#[derive(Default)]
+pub(crate) struct Wire {
+    pub(crate) keep: bool,
+    pub(crate) trains: Vec<(usize, Vec<u8>)>,
+    pub(crate) bytes: usize,
+}
+
+impl Sink for Wire {
+    fn send(&mut self, trains: &[Train<'_>]) {
+        for train in trains {
+            self.bytes += train.bytes.len();
+            if self.keep {
+                self.trains.push((train.datagram_len, train.bytes.to_vec()));
+            }
+        }
+    }
+}
+
+/// Counts the packets that would be written to the interface.
+struct Kernel(usize);
+
+impl Inward for Kernel {
+    fn deliver(&mut self, _: Virtio, _: &[&[u8]]) {
+        self.0 += 1;
+    }
+
+    fn control(&mut self, _: u32, _: &[u8]) {}
+
+    fn setup(&mut self, _: SocketAddr, _: &[u8]) {}
+
+    fn reply(&mut self, _: SocketAddr, _: &[u8]) {}
+
+    fn notify(&mut self, _: Notice) {}
 }
 
 impl Side {
@@ -181,7 +228,11 @@ fn receive(node: &mut Node, source: SocketAddr, datagram: &mut [u8]) {
     match verdict {
         Inbound::Control { local_index, messages } => control = Some((local_index, messages.to_vec())),
         Inbound::Setup => setup = true,
-        Inbound::Deliver(_) | Inbound::Reply | Inbound::Drop(_) => {}
+        Inbound::Deliver(..)
+        | Inbound::Frames { .. }
+        | Inbound::Slice(_)
+        | Inbound::Reply
+        | Inbound::Drop(_) => {}
     }
     if let Some(notice) = notice {
         node.handle_notice(NOW, WALL, notice);
