@@ -35,7 +35,7 @@ impl Plane {
                     reception.handle_train(&mut turn, train.source, train.bytes, train.datagram_len);
                 });
                 // Errors of an unconnected socket concern single datagrams: the next call goes on.
-                quiet &= received.is_err();
+                quiet &= !received.unwrap_or(false);
             }
             let now = clock::now();
             if reception.poll_timeout().is_some_and(|due| due <= now) {

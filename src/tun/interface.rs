@@ -14,6 +14,8 @@ use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN, MeshAddress, in_mesh}
 
 /// Packets that the kernel keeps for a daemon that is busy; the default of a TUN.
 const QUEUE_PACKETS: u32 = 500;
+/// Largest packet that the kernel leaves uncut, in bytes: with all headers it makes one train over any path.
+const PACKET_LEN_MAX: u32 = 62_000;
 const DEVICE_NODE: &str = "/dev/net/tun";
 
 /// What the interface should be.
@@ -61,7 +63,7 @@ impl Interface {
         if interface.found.is_none() {
             silence_autoconfiguration(&config.name);
             // Best effort: the kernel's default does as well.
-            let _ = kernel.set_queue_len(index, QUEUE_PACKETS).await;
+            let _ = kernel.set_queue(index, QUEUE_PACKETS, PACKET_LEN_MAX).await;
         }
         interface.settle(&kernel).await?;
         Ok(interface)

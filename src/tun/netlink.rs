@@ -100,8 +100,11 @@ impl Netlink {
         self.handle.link().set(message).execute().await.map_err(to_io)
     }
 
-    pub(super) async fn set_queue_len(&self, index: u32, packets: u32) -> io::Result<()> {
-        let message = LinkUnspec::new_with_index(index).txqueuelen(packets).build();
+    /// Sets the length of the queue in packets, and of the largest packet that is left uncut in bytes.
+    pub(super) async fn set_queue(&self, index: u32, packets: u32, packet_len: u32) -> io::Result<()> {
+        let largest = LinkAttribute::GsoMaxSize(packet_len);
+        let message =
+            LinkUnspec::new_with_index(index).txqueuelen(packets).append_extra_attribute(largest).build();
         self.handle.link().set(message).execute().await.map_err(to_io)
     }
 

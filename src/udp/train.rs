@@ -53,6 +53,8 @@ pub struct TrainReceiver {
     names: Box<[libc::sockaddr_storage]>,
     controls: Box<[Control]>,
     buffer: Box<[u8]>,
+    /// Messages whose headers the kernel has written to.
+    used: usize,
 }
 
 // SAFETY: the pointers inside are set before each call, to memory that the value itself or the call's arguments own.
@@ -233,15 +235,16 @@ impl TrainReceiver {
             (piece.iov_base, piece.iov_len) = (room.as_mut_ptr().cast(), room.len());
         }
         let messages = boxed(RECEIVED_MAX, empty_message);
-        Self { messages, pieces, names, controls: boxed(RECEIVED_MAX, || Control([0; CONTROL_LEN])), buffer }
+        let controls = boxed(RECEIVED_MAX, || Control([0; CONTROL_LEN]));
+        Self { messages, pieces, names, controls, buffer, used: RECEIVED_MAX }
     }
 
-    /// Receives what is there, without waiting, and hands each message to `take`; the number of messages.
+    /// Receives what is there, without waiting, and hands each message to `take`; true when there may be more.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; others mean that the socket is broken.
-    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(Received<'_>)) -> io::Result<usize> {
-        for at in 0..RECEIVED_MAX {
+    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(Received<'_>)) -> io::Result<bool> {
+        for at in 0..std::mem::take(&mut self.used) {
             let header = &mut self.messages[at].msg_hdr;
             header.msg_name = (&raw mut self.names[at]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_storage>() as _;
@@ -258,6 +261,7 @@ impl TrainReceiver {
             return Err(io::Error::last_os_error());
         }
         let n = n as usize;
+        self.used = n;
         for (at, room) in self.buffer.chunks_mut(RECEIVED_LEN).enumerate().take(n) {
             let message = &self.messages[at];
             let Some(source) = address(&self.names[at]) else { continue };
@@ -269,7 +273,7 @@ impl TrainReceiver {
             let datagram_len = datagram_len.filter(|len| *len > 0).unwrap_or(bytes.len());
             take(Received { source, ecn, datagram_len, bytes });
         }
-        Ok(n)
+        Ok(n == RECEIVED_MAX)
     }
 }
 
