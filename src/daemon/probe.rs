@@ -2,18 +2,27 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use crate::control::message::{ProbeReport, ProbeStage};
 use crate::control::target::Target;
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::node;
-use crate::proto::path::is_possible;
+use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
+use crate::proto::wire::session::OVERHEAD;
 
 use super::status::ms;
 
 /// How long the handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(8);
+/// How long the search for the path's MTU may take.
+const MTU_PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at.
+const MTU_LOOK: Duration = Duration::from_millis(100);
+/// Smallest MTU of an IPv6 link in bytes (RFC 8200 §5).
+const INNER_MTU_MIN: usize = 1280;
 /// How long one round trip may take.
 const RTT_PATIENCE: Duration = Duration::from_secs(2);
 /// Round trips measured.
@@ -39,6 +48,7 @@ impl Probe<'_> {
         self.dht().await?;
         self.candidates().await?;
         self.handshake().await?;
+        self.mtu().await?;
         self.rtt().await
     }
 
@@ -127,6 +137,45 @@ impl Probe<'_> {
             Err(error) => Err((error.to_string(), "look at the daemon's log")),
         };
         self.stage("handshake", since, outcome)
+    }
+
+    async fn mtu(&mut self) -> Option<()> {
+        let since = clock::now();
+        let address = self.target.address();
+        let found = loop {
+            let look = self.handle.with(move |node, now, _| {
+                node.discover_mtu(now, address);
+                node.path_mtu(&address)
+            });
+            match look.await.ok().flatten() {
+                Some((len, pmtu::State::Found { .. })) => break Ok(len),
+                Some((len, _)) if clock::now().saturating_since(since) >= MTU_PATIENCE => break Err(len),
+                Some(_) => sleep(MTU_LOOK).await,
+                None => break Err(0),
+            }
+        };
+        let inner = |len: usize| len.saturating_sub(OVERHEAD);
+        let outcome = match found {
+            Ok(len) if inner(len) < INNER_MTU_MIN => Ok(format!(
+                "datagrams of {len} bytes arrive, longer ones do not: packets of more than {} go in several, which is \
+                 slower; look for a tunnel or a link with a small MTU on the way",
+                inner(len)
+            )),
+            Ok(len) => Ok(format!(
+                "datagrams of {len} bytes arrive: packets of up to {} bytes go in one",
+                inner(len)
+            )),
+            Err(0) => Err(("the session has ended".into(), "try again, look at the daemon's log")),
+            Err(pmtu::BASE_DATAGRAM_LEN) => Err((
+                format!("nothing longer than {} bytes was seen to arrive", pmtu::BASE_DATAGRAM_LEN),
+                "the path loses most packets, or the other node is too old to answer: try again, look at the link",
+            )),
+            Err(len) => Err((
+                format!("datagrams of {len} bytes arrive, but the search does not end"),
+                "the path loses packets: try again, look at the link",
+            )),
+        };
+        self.stage("mtu", since, outcome)
     }
 
     async fn rtt(&mut self) -> Option<()> {

@@ -11,10 +11,11 @@ use tokio::time::sleep;
 
 use crate::host::clock;
 use crate::proto::datapath::{DropReason, Snapshot};
-use crate::proto::node::{Command, Event, Node, Ticket};
+use crate::proto::node::{Command, Event, Node, Ticket, Transmit};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
 use crate::tun::Device;
+use crate::udp;
 
 use super::Sockets;
 use super::handle::{Answer, Ask};
@@ -112,6 +113,7 @@ impl Control {
             Item::Messages { local_index, plaintext } => {
                 self.node.handle_control(now, wall, local_index, &plaintext)
             }
+            Item::TooBig { to, len } => self.node.handle_too_big(now, to, len),
             Item::Notice(notice) => self.node.handle_notice(now, wall, notice),
         }
     }
@@ -147,13 +149,22 @@ impl Control {
             self.published = snapshot;
         }
         while let Some(transmit) = self.node.poll_transmit() {
-            let socket = socket_for(&self.sockets, transmit.to);
-            if socket.is_none_or(|socket| socket.send_to(&transmit.datagram, transmit.to).is_err()) {
-                self.node.shared().drops.count(DropReason::Io);
-            }
+            self.send(&transmit);
         }
         while let Some(event) = self.node.poll_event() {
             self.report(event);
+        }
+    }
+
+    fn send(&mut self, transmit: &Transmit) {
+        let socket = socket_for(&self.sockets, transmit.to);
+        match socket.map(|socket| socket.send_to(&transmit.datagram, transmit.to)) {
+            Some(Ok(_)) => {}
+            // An answer to a probe, most likely; the node sends a shorter one.
+            Some(Err(error)) if udp::is_too_big(&error) => {
+                self.node.handle_too_big(clock::now(), transmit.to, transmit.datagram.len());
+            }
+            Some(Err(_)) | None => self.node.shared().drops.count(DropReason::Io),
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Item {
     Reply { source: SocketAddr, packet: Vec<u8> },
     /// Control messages of a session.
     Messages { local_index: u32, plaintext: Vec<u8> },
+    /// A datagram of that length to that endpoint exceeds the local link.
+    TooBig { to: SocketAddr, len: usize },
     /// Something to know.
     Notice(Notice),
 }

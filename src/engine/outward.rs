@@ -14,6 +14,7 @@ use crate::proto::wire::inner::{IcmpError, icmp_error};
 use crate::tun;
 use crate::udp::TrainSender;
 
+use super::inbox::Item;
 use super::plane::{Plane, socket_for, wait};
 
 /// Largest packet without a session that is handed over, in bytes: the interface's MTU is at most this.
@@ -138,6 +139,9 @@ impl Sink for Wire<'_> {
                 Some(socket) => {
                     let sent = self.sender.send(socket, trains);
                     (0..sent.lost).for_each(|_| drops.count(DropReason::Io));
+                    if let Some((to, len)) = sent.too_big {
+                        self.plane.inbox.put(Item::TooBig { to, len });
+                    }
                 }
                 None => trains.iter().for_each(|_| drops.count(DropReason::Io)),
             }

@@ -6,8 +6,8 @@
 //! - **No tunnel in itself**: nothing is sent to or taken from addresses inside the mesh's own range.
 //! - **Nothing that a stranger sends stops reception**: unconnected UDP sockets are not told of ICMP errors (the
 //!   kernel reports them only to `IP_RECVERR` sockets, udp(7)); transient errors are skipped all the same.
-//! - **Datagrams that exceed a link are fragmented** (`IP_PMTUDISC_DONT`, ip(7)) rather than lost: path MTU
-//!   discovery of our own comes later, and ICMP "too big" can be forged.
+//! - **Nothing is fragmented** (`IP_PMTUDISC_PROBE`, ip(7)): what exceeds the local link is refused ([`is_too_big`]), what
+//!   exceeds a later one is lost. `path::pmtu` finds out what fits; ICMP "too big", which can be forged, is not believed.
 //!
 //! Left out for now: port mapping.
 
@@ -16,7 +16,7 @@ mod socket;
 mod train;
 
 pub use lan::{LAN_DATAGRAM_BYTES_MAX, LAN_GROUP_V4, LAN_GROUP_V6, LAN_INTERFACES_MAX, LAN_PORT, LanSocket};
-pub use socket::UdpSocket;
+pub use socket::{UdpSocket, is_too_big};
 pub use train::{Received, Sent, TrainReceiver, TrainSender};
 
 use std::io;

@@ -46,7 +46,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// `WouldBlock` when the buffer is full; `InvalidInput` towards the mesh's own range; else whatever the network
-    /// answers (unreachable, denied). None of them makes the socket unusable.
+    /// answers (unreachable, denied; [`is_too_big`]). None of them makes the socket unusable.
     pub fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         if is_mesh(&to) {
             return Err(ErrorKind::InvalidInput.into());
@@ -86,7 +86,7 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    fragment_when_too_big(&socket, address.is_ipv6())?;
+    never_fragment(&socket, address.is_ipv6())?;
     // Best effort: the privileged call goes beyond net.core.rmem_max, the other one up to it.
     if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
@@ -109,12 +109,13 @@ fn receive_trains(socket: &Socket, v6: bool) {
     let _ = set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
 }
 
-/// Turns path MTU discovery off: larger datagrams are fragmented, by routers too in IPv4.
-fn fragment_when_too_big(socket: &Socket, v6: bool) -> io::Result<()> {
+/// Nothing is fragmented, and the kernel's own path MTU, which anybody's ICMP can change, is not looked at: what exceeds
+/// the local link is refused with EMSGSIZE, what exceeds a later one is lost. Path MTU discovery of ours relies on it.
+fn never_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
     let (level, name, value) = if v6 {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
     } else {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
     };
     set_int(socket, level, name, value)
 }
@@ -124,6 +125,11 @@ fn set_int(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::
     // SAFETY: the descriptor is open, and the option is an int that lives until the call returns.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// True for the error of a datagram that is longer than the local link carries (`EMSGSIZE`).
+pub fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 pub(super) fn is_mesh(address: &SocketAddr) -> bool {

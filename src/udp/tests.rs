@@ -254,6 +254,6 @@ fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
         train(b.local_addr(), b"yes", 3, 0),
     ];
     let sent = TrainSender::new().send(&a, &trains);
-    assert_eq!(sent, Sent { lost: 2, too_big: Some(b.local_addr()) });
+    assert_eq!(sent, Sent { lost: 2, too_big: Some((b.local_addr(), 70_000)) });
     assert_eq!(datagrams(&b, 1), [(b"yes".to_vec(), 0)]);
 }

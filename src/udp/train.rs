@@ -30,8 +30,8 @@ const CONTROL_LEN: usize = 128;
 pub struct Sent {
     /// So many were not taken.
     pub lost: usize,
-    /// Larger than the link: the last of them went to this endpoint.
-    pub too_big: Option<SocketAddr>,
+    /// Larger than the link: to whom the last of them went, and its length in bytes.
+    pub too_big: Option<(SocketAddr, usize)>,
 }
 
 #[repr(C, align(8))]
@@ -125,7 +125,7 @@ impl TrainSender {
                     socket.stop_cutting_trains();
                     continue;
                 }
-                Some(libc::EMSGSIZE) => sent.too_big = Some(first.to),
+                Some(libc::EMSGSIZE) => sent.too_big = Some((first.to, first.datagram_len)),
                 _ => {}
             }
             sent.lost += first.bytes.len().div_ceil(first.datagram_len.max(1));

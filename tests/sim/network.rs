@@ -15,6 +15,10 @@ pub(crate) struct Conditions {
     pub(crate) delay_spread: Duration,
     /// What a single datagram may take longer, so that some overtake others.
     pub(crate) jitter: Duration,
+    /// MTU of the narrowest link in bytes: longer packets vanish without a word.
+    pub(crate) mtu: usize,
+    /// MTU of every machine's own link in bytes: longer packets are refused.
+    pub(crate) interface_mtu: usize,
     /// Part of the datagrams that get lost, 0 to 1.
     pub(crate) loss: f64,
     /// Part of the datagrams that arrive twice.
@@ -32,6 +36,8 @@ impl Default for Conditions {
             delay_min: Duration::from_millis(2),
             delay_spread: Duration::from_millis(48),
             jitter: Duration::from_millis(3),
+            mtu: 1500,
+            interface_mtu: 1500,
             loss: 0.0,
             duplicated: 0.001,
             late: 0.001,
@@ -44,6 +50,11 @@ impl Conditions {
     pub(crate) const fn with_loss(self, loss: f64) -> Self {
         Self { loss, ..self }
     }
+}
+
+/// Bytes of the IP packet around a datagram.
+pub(crate) const fn packet_len(to: SocketAddr, datagram_len: usize) -> usize {
+    8 + if to.is_ipv4() { 20 } else { 40 } + datagram_len
 }
 
 /// The underlay.
@@ -60,8 +71,8 @@ impl Network {
     }
 
     /// When the copies of a datagram arrive, counted from now; none when it is lost.
-    pub(crate) fn carry(&mut self, from: SocketAddr, to: SocketAddr) -> Vec<Duration> {
-        if self.chance(self.conditions.loss) {
+    pub(crate) fn carry(&mut self, from: SocketAddr, to: SocketAddr, len: usize) -> Vec<Duration> {
+        if packet_len(to, len) > self.conditions.mtu || self.chance(self.conditions.loss) {
             return Vec::new();
         }
         let copies = 1 + usize::from(self.chance(self.conditions.duplicated));

@@ -301,7 +301,7 @@ impl World {
             return;
         }
         let Seen { datagram, .. } = seen;
-        for delay in self.network.carry(from, to) {
+        for delay in self.network.carry(from, to, datagram.len()) {
             let arrival = Happening::Arrival { from, to, datagram: datagram.clone() };
             self.happens(self.now + delay, arrival);
         }

@@ -9,6 +9,7 @@ use super::{DropReason, Notice, Receiver, Shared, Snapshot};
 use crate::proto::policy;
 use crate::proto::session::transport::OpenError;
 use crate::proto::timer::Instant;
+use crate::proto::wire::control::CONTROL_LEN_MAX;
 use crate::proto::wire::envelope::Opening;
 use crate::proto::wire::gso::{self, Virtio};
 use crate::proto::wire::inner::Inner;
@@ -134,7 +135,11 @@ fn session<'p>(
     let notice = worth.then_some(Notice::Heard { local_index, source, epoch_advanced });
     let plaintext: &'p mut [u8] = opened.plaintext;
     let verdict = match header.kind {
-        Kind::Control => Inbound::Control { local_index, messages: plaintext },
+        // What goes beyond is the padding of a probe: not worth a copy of up to 64 KiB for each place in the inbox.
+        Kind::Control => {
+            let len = plaintext.len().min(CONTROL_LEN_MAX);
+            Inbound::Control { local_index, messages: &plaintext[..len] }
+        }
         Kind::Frames => Inbound::Frames { local_index, plaintext },
         Kind::Slice => {
             let (number, count) = header.slice;

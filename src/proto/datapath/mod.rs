@@ -41,14 +41,13 @@ pub use reception::{Inward, Reception, Turn};
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::policy::{EchoLimit, Flows, Rules};
 use crate::proto::session::transport::Session;
-use crate::proto::wire::DATAGRAM_LEN_MAX;
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::inner;
 use crate::proto::wire::session::OVERHEAD;
 use crate::proto::wire::superframe::Layout;
 
 /// Largest inner packet that fits into a datagram over IPv6 on Ethernet, in bytes.
-pub const INNER_LEN_MAX: usize = DATAGRAM_LEN_MAX - 40 - 8 - OVERHEAD;
+pub const INNER_LEN_MAX: usize = 1500 - 40 - 8 - OVERHEAD;
 
 /// Where packets for one mesh address go.
 #[derive(Debug)]

@@ -221,6 +221,8 @@ impl Dht {
             | Control::Pong { .. }
             | Control::Hello { .. }
             | Control::Close { .. }
+            | Control::MtuProbe { .. }
+            | Control::MtuAck { .. }
             | Control::Found { .. }
             | Control::Stored { .. } => None,
         }
@@ -245,6 +247,8 @@ impl Dht {
             | Control::Pong { .. }
             | Control::Hello { .. }
             | Control::Close { .. }
+            | Control::MtuProbe { .. }
+            | Control::MtuAck { .. }
             | Control::Find { .. }
             | Control::Store { .. } => self.counters.unsolicited += 1,
         }

@@ -278,7 +278,9 @@ impl Node {
         let id = session.peer();
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(source);
+        peer.pmtu.handle_endpoint(source);
         peer.challenge = None;
+        let awaited = !peer.staged.is_empty();
         if let Some(old) = peer.adopt(session, now) {
             self.peers.release_index(old.local_index());
         }
@@ -290,6 +292,7 @@ impl Node {
         self.greet(now, id);
         self.timers.arm(Timer::Session(id), now + super::timeout::SESSION_LOOK);
         self.watch(now, id);
+        self.expect_traffic(now, id, awaited);
         self.release_staged(now, id);
         let pings = self.peers.of_mut(&id).map(|p| std::mem::take(&mut p.waiting_pings)).unwrap_or_default();
         for ticket in pings {
@@ -345,6 +348,7 @@ impl Node {
             self.peers.release_index(session.local_index());
         }
         self.timers.disarm(&Timer::Session(id));
+        self.timers.disarm(&Timer::Mtu(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.dirty = true;
     }

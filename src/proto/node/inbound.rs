@@ -259,6 +259,7 @@ impl Node {
                     self.dirty = true;
                 }
                 self.watch(now, peer);
+                self.report_traffic(now, peer);
             }
         }
         self.drain(now, wall);
@@ -286,6 +287,7 @@ impl Node {
         peer.notices += 1;
         self.dirty = true;
         let moved = peer.path.handle_heard(source);
+        peer.pmtu.handle_endpoint(source);
         self.see_epoch(now, id);
         if moved {
             self.watch(now, id);
@@ -310,14 +312,16 @@ impl Node {
             && peer.current.as_ref().is_some_and(|session| session.local_index() == index)
         {
             peer.control_packets += 1;
+            peer.control_received += 1;
             self.see_epoch(now, id);
         }
         match Control::parse_all(plaintext) {
             Ok(messages) => {
-                let mut pinged = false;
+                let mut answered = false;
                 for message in messages {
-                    // One packet is worth one pong.
-                    if matches!(message, Control::Ping { .. }) && std::mem::replace(&mut pinged, true) {
+                    // One packet is worth one pong, or one acknowledgement.
+                    let asks = matches!(message, Control::Ping { .. } | Control::MtuProbe { .. });
+                    if asks && std::mem::replace(&mut answered, true) {
                         self.drop(DropReason::RateLimited);
                         continue;
                     }
@@ -342,6 +346,12 @@ impl Node {
             Control::Pong { nonce, .. } => self.handle_pong(now, id, nonce),
             Control::Hello { record } => self.handle_hello(now, wall, id, &record),
             Control::Close { .. } => self.handle_close(id, index),
+            Control::MtuProbe { token, datagram_len } => {
+                self.send_control(now, id, &[Control::MtuAck { token, datagram_len }]);
+            }
+            Control::MtuAck { token, datagram_len } => {
+                self.handle_mtu_ack(now, id, token, datagram_len);
+            }
             Control::Find { .. } | Control::Store { .. } => self.handle_request(now, wall, id, &message),
             Control::Found { request, record, mut contacts } => {
                 contacts.retain(|contact| path::is_admissible(&contact.endpoint, &self.local));
@@ -353,12 +363,15 @@ impl Node {
 
     fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        peer.challenge.take_if(|challenge| *challenge == nonce);
+        let proven = peer.challenge.take_if(|challenge| *challenge == nonce).is_some();
         if let Some(probe) = peer.probe.take_if(|probe| probe.nonce == nonce) {
             peer.rtt = Some(now.saturating_since(probe.sent));
             peer.proved = Some(now);
         }
         let endpoint = peer.path.current();
+        if proven {
+            self.probe_mtu(now, id);
+        }
         if let (Some((ticket, sent)), Some(endpoint)) = (self.pings.remove(&nonce), endpoint) {
             let rtt = now.saturating_since(sent);
             if let Some(peer) = self.peers.of_mut(&id) {

@@ -11,12 +11,14 @@
 //!
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
-//! machine's events become another's inputs. `connect` is the way from a name to a session, `peers` the table.
+//! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
+//! datagram may be, `peers` the table.
 
 mod command;
 mod connect;
 mod dispatch;
 mod inbound;
+mod mtu;
 mod outbound;
 mod peers;
 mod snapshot;
@@ -114,6 +116,8 @@ enum Timer {
     Handshake(NodeId),
     /// A look at a session: unanswered, old, expired?
     Session(NodeId),
+    /// A probe of the path's MTU.
+    Mtu(NodeId),
     /// An unconfirmed session of a responder.
     Unconfirmed(NodeId),
     /// The next attempt to resolve an address.

@@ -10,6 +10,7 @@ use rand_core::Rng as _;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::limit::TokenBucket;
 use crate::proto::path::Path;
+use crate::proto::path::pmtu::PathMtu;
 use crate::proto::policy::EchoLimit;
 use crate::proto::session::Rng;
 use crate::proto::session::noise::Initiator;
@@ -104,6 +105,7 @@ pub(super) struct Peer {
     pub(super) x25519: Option<[u8; 32]>,
     pub(super) record: Option<NodeRecord>,
     pub(super) path: Path,
+    pub(super) pmtu: PathMtu,
     pub(super) current: Option<Session>,
     pub(super) previous: Option<Session>,
     /// We answered a handshake and wait for the first packet.
@@ -128,6 +130,10 @@ pub(super) struct Peer {
     pub(super) seen_packets: u64,
     /// Control packets that went either way in the current session.
     pub(super) control_packets: u64,
+    /// Control packets received in the current session.
+    pub(super) control_received: u64,
+    /// Bytes sent and data packets received in the current session, as path MTU discovery was last told.
+    pub(super) reported: (u64, u64),
     /// The session is looked at from time to time; otherwise the data path reports when it is used again.
     pub(super) watched: bool,
     /// When we last sent what needs no answer.
@@ -156,6 +162,7 @@ impl Peer {
             x25519: None,
             record: None,
             path: Path::default(),
+            pmtu: PathMtu::default(),
             current: None,
             previous: None,
             next: None,
@@ -173,6 +180,8 @@ impl Peer {
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seen_packets: 0,
             control_packets: 0,
+            control_received: 0,
+            reported: (0, 0),
             watched: false,
             replied: None,
             proved: None,
@@ -193,6 +202,7 @@ impl Peer {
     /// Makes `session` the one to send on; the last one still receives. Returns the one before, to be forgotten.
     pub(super) fn adopt(&mut self, session: Session, now: Instant) -> Option<Session> {
         (self.seen_packets, self.control_packets, self.repeats) = (0, 0, 0);
+        (self.control_received, self.reported) = (0, (0, 0));
         (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
         (self.introduced, self.greeted, self.last_used) = (false, now, now);
         let old = self.current.replace(session);
@@ -214,6 +224,11 @@ impl Peer {
     pub(super) fn awaits_answer(&self) -> bool {
         let sent = self.current.as_ref().and_then(Session::last_sent);
         sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
+    }
+
+    /// True when there is a session, and the peer has shown that it receives where we send.
+    pub(super) const fn may_be_probed(&self) -> bool {
+        self.current.is_some() && self.challenge.is_none()
     }
 
     /// True while packets or pings wait for a session.

@@ -11,7 +11,6 @@ use crate::proto::datapath::{Receiver, Route, Snapshot};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy::Rules;
 use crate::proto::session::transport::Session;
-use crate::proto::wire::DATAGRAM_LEN_MAX;
 use crate::proto::wire::envelope::RecipientKey;
 
 use super::Node;
@@ -34,6 +33,7 @@ struct State {
     watched: bool,
     notices: u64,
     mtu: usize,
+    datagram_len: usize,
 }
 
 impl State {
@@ -42,16 +42,21 @@ impl State {
             session.as_ref().map(|s: &Session| (s.local_index(), s.sending_epoch(), s.receiving_epoch()))
         });
         let endpoint = peer.path.current();
-        Self { sessions, endpoint, watched: peer.watched, notices: peer.notices, mtu }
+        let (watched, notices, datagram_len) = (peer.watched, peer.notices, peer.pmtu.datagram_len());
+        Self { sessions, endpoint, watched, notices, mtu, datagram_len }
     }
 }
 
 impl Part {
+    /// The largest datagram that the data path was told of.
+    pub(super) const fn datagram_len(&self) -> usize {
+        self.state.datagram_len
+    }
+
     fn new(peer: &Peer, mtu: usize) -> Self {
         let endpoint = peer.path.current();
         let route = peer.current.as_ref().zip(endpoint).map(|(session, endpoint)| {
-            // IP and UDP headers on Ethernet.
-            let datagram_len = DATAGRAM_LEN_MAX - if endpoint.is_ipv4() { 28 } else { 48 };
+            let datagram_len = peer.pmtu.datagram_len();
             Arc::new(Route::new(session.clone(), endpoint, datagram_len, peer.watched))
         });
         let receiver = |session: &Session| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::proto::dht;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::timer::Instant;
+use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
 use super::peers::{Peer, last_heard};
@@ -39,7 +40,7 @@ pub struct PeerStatus {
     pub candidates: Vec<SocketAddr>,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet that goes in one datagram, in bytes.
     pub mtu: usize,
     /// Name of the session's cipher.
     pub cipher: Option<&'static str>,
@@ -108,7 +109,7 @@ impl Node {
             endpoint: session.and(peer.path.current()),
             candidates: peer.path.candidates().to_vec(),
             rtt: peer.rtt,
-            mtu: self.mtu,
+            mtu: peer.pmtu.datagram_len() - OVERHEAD,
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),
             last_received: heard,

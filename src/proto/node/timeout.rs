@@ -36,6 +36,7 @@ impl Node {
             match timer {
                 Timer::Handshake(id) => self.attempt(now, wall, id),
                 Timer::Session(id) => self.look_at_session(now, wall, id),
+                Timer::Mtu(id) => self.probe_timer(now, id),
                 Timer::Unconfirmed(id) => self.forget_unconfirmed(id),
                 Timer::Resolve(address) => self.resolve_again(now, wall, address),
                 Timer::Fetch(request) => self.fetch_attempt(now, wall, request),
@@ -69,6 +70,10 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let packets = peer.data_packets();
         let active = std::mem::replace(&mut peer.seen_packets, packets) != packets;
+        if active {
+            self.report_traffic(now, id);
+        }
+        let Some(peer) = self.peers.of(&id) else { return };
         let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
         let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
         let lost = peer

@@ -3,7 +3,9 @@
 //! A candidate is an endpoint worth trying (RFC 8445 §2): from the peer's own record, from a contact that somebody
 //! handed out, from an announcement or from the configuration. The endpoint in use is only ever set by packets that
 //! authenticated: a peer roams by being heard from somewhere else (WireGuard paper §2.1). Punching, relays and the
-//! choice between several working paths come on top of this.
+//! choice between several working paths come on top of this. How long a datagram may be on the path is found by `pmtu`.
+
+pub mod pmtu;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! a plaintext is a sequence of   type u8 ‖ length u16 ‖ value
-//! type 0 ends it; what follows is zero padding. Unknown types are skipped.
+//! type 0 ends it; what follows is zero padding, of any length. Unknown types are skipped.
 //!
 //!  1 Ping     nonce u64
 //!  2 Pong     nonce u64 ‖ observed endpoint
 //!  3 Hello    node record of the sender
 //!  4 Close    reason u8
+//!  5 MtuProbe token u64 ‖ length of the datagram u16; padded to that length
+//!  6 MtuAck   token u64 ‖ length of the datagram u16
 //! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
@@ -97,6 +99,21 @@ pub enum Control {
         /// Why.
         reason: CloseReason,
     },
+    /// A datagram of a certain length, sent to see whether it arrives (RFC 8899). The session has authenticated it as a
+    /// whole: whoever reads it received all of it.
+    MtuProbe {
+        /// Comes back in the answer.
+        token: u64,
+        /// Bytes of the datagram that this came in, as the sender says.
+        datagram_len: u16,
+    },
+    /// Answers a probe.
+    MtuAck {
+        /// From the probe.
+        token: u64,
+        /// Bytes of the datagram that arrived.
+        datagram_len: u16,
+    },
     /// FIND_NODE and FIND_VALUE of Kademlia.
     Find {
         /// Comes back in the answer.
@@ -147,6 +164,10 @@ impl Control {
             }
             Self::Hello { record } => out.extend(record),
             Self::Close { reason } => out.push(reason.number()),
+            Self::MtuProbe { token, datagram_len } | Self::MtuAck { token, datagram_len } => {
+                out.extend(token.to_be_bytes());
+                out.extend(datagram_len.to_be_bytes());
+            }
             Self::Find { request, want, target } => {
                 out.extend(request.to_be_bytes());
                 out.push(want.number());
@@ -201,6 +222,8 @@ impl Control {
             2 => Self::Pong { nonce: value.u64()?, observed: endpoint::parse(&mut value)? },
             3 => Self::Hello { record: record_bytes(value.rest())? },
             4 => Self::Close { reason: CloseReason::from_number(value.u8()?)? },
+            5 => Self::MtuProbe { token: value.u64()?, datagram_len: value.u16()? },
+            6 => Self::MtuAck { token: value.u64()?, datagram_len: value.u16()? },
             16 => Self::Find {
                 request: value.u64()?,
                 want: Want::from_number(value.u8()?)?,
@@ -227,6 +250,8 @@ impl Control {
             Self::Pong { .. } => 2,
             Self::Hello { .. } => 3,
             Self::Close { .. } => 4,
+            Self::MtuProbe { .. } => 5,
+            Self::MtuAck { .. } => 6,
             Self::Find { .. } => 16,
             Self::Found { .. } => 17,
             Self::Store { .. } => 18,

@@ -37,8 +37,8 @@ pub mod superframe;
 /// Version of every format here; a packet of another version is a counted drop.
 pub const VERSION: u8 = 1;
 
-/// Largest datagram we ever send or accept, in bytes: what an Ethernet underlay carries.
-pub const DATAGRAM_LEN_MAX: usize = 1500;
+/// Largest datagram we ever send or accept, in bytes: the most that UDP over IPv4 carries, 65,535 less both headers.
+pub const DATAGRAM_LEN_MAX: usize = 65_507;
 
 /// Largest setup packet, in bytes: fits the IPv6 minimum link MTU of 1280 with IPv6 and UDP headers.
 pub const SETUP_LEN_MAX: usize = 1232;

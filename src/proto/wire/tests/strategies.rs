@@ -83,6 +83,10 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
         (any::<u64>(), endpoint()).prop_map(|(nonce, observed)| Control::Pong { nonce, observed }),
         record().prop_map(|record| Control::Hello { record }),
         reason.prop_map(|reason| Control::Close { reason }),
+        (any::<u64>(), any::<u16>())
+            .prop_map(|(token, datagram_len)| Control::MtuProbe { token, datagram_len }),
+        (any::<u64>(), any::<u16>())
+            .prop_map(|(token, datagram_len)| Control::MtuAck { token, datagram_len }),
         (any::<u64>(), want, any::<[u8; 32]>()).prop_map(|(request, want, target)| Control::Find {
             request,
             want,
