@@ -9,7 +9,9 @@ use tokio::time::timeout;
 use crate::proto::datapath::Train;
 use crate::udp::lan::is_neighbour;
 use crate::udp::socket::is_mesh;
-use crate::udp::{Error, LAN_DATAGRAM_BYTES_MAX, LanSocket, Sent, TrainReceiver, TrainSender, UdpSocket};
+use crate::udp::{
+    Error, LAN_DATAGRAM_BYTES_MAX, LanSocket, Sent, TrainReceiver, TrainSender, UdpSocket, is_too_big,
+};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -256,4 +258,20 @@ fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
     let sent = TrainSender::new().send(&a, &trains);
     assert_eq!(sent, Sent { lost: 2, too_big: Some((b.local_addr(), 70_000)) });
     assert_eq!(datagrams(&b, 1), [(b"yes".to_vec(), 0)]);
+}
+
+#[test]
+fn what_the_own_link_does_not_carry_is_refused_rather_than_cut() {
+    // Loopback carries 65,536 bytes: what exceeds it with headers would go in fragments.
+    for (address, headers) in [(V4, 28), (V6, 48)] {
+        let socket = bind(address);
+        let fits = 65_536 - headers;
+        if fits <= 65_507 {
+            assert!(socket.send_to(&vec![0; fits], socket.local_addr()).is_ok());
+        }
+        if fits < 65_507 {
+            let error = socket.send_to(&vec![0; fits + 1], socket.local_addr()).unwrap_err();
+            assert!(is_too_big(&error), "{error}");
+        }
+    }
 }

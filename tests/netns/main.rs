@@ -17,6 +17,7 @@ mod interface;
 mod lab;
 mod lifecycle;
 mod machine;
+mod mtu;
 mod outages;
 mod policy;
 mod programs;

@@ -19,6 +19,7 @@ use auramesh::proto::wire::envelope::NetworkSecret;
 use auramesh::proto::wire::gso::Virtio;
 use auramesh::proto::wire::inner::{IcmpError, icmp_error};
 
+use crate::network::packet_len;
 use crate::packet;
 
 /// MTU of the interface in bytes.
@@ -72,6 +73,8 @@ pub(crate) struct Host {
     pub(crate) sent: u64,
     /// Bytes sent, without IP and UDP headers.
     pub(crate) sent_bytes: u64,
+    /// Datagrams that the own link is too narrow for.
+    pub(crate) refused: u64,
     /// So many notices of the data path find no room in the inbox.
     pub(crate) notices_lost: u32,
     reception: Reception,
@@ -105,6 +108,7 @@ impl Host {
             wakeups: 0,
             sent: 0,
             sent_bytes: 0,
+            refused: 0,
             notices_lost: 0,
             reception: Reception::new(),
             control_now: now,
@@ -232,12 +236,21 @@ impl Host {
     }
 
     /// Publishes what changed, then hands out what is to be sent, as the engine does.
-    pub(crate) fn flush(&mut self, now: Instant) -> Vec<Transmit> {
-        self.snapshot = self.node.snapshot();
-        let mut out = std::mem::take(&mut self.out);
-        while let Some(transmit) = self.node.poll_transmit() {
-            out.push(transmit);
+    pub(crate) fn flush(&mut self, now: Instant, interface_mtu: usize) -> Vec<Transmit> {
+        let mut out = Vec::new();
+        let from_interface = std::mem::take(&mut self.out);
+        let mut waiting = from_interface.into_iter();
+        while let Some(transmit) = waiting.next().or_else(|| self.node.poll_transmit()) {
+            let len = transmit.datagram.len();
+            if packet_len(transmit.to, len) > interface_mtu {
+                self.refused += 1;
+                let now = self.control_time(now);
+                self.node.handle_too_big(now, transmit.to, len);
+            } else {
+                out.push(transmit);
+            }
         }
+        self.snapshot = self.node.snapshot();
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),

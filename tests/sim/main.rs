@@ -11,6 +11,7 @@ mod hostile;
 mod idle;
 mod mesh;
 mod moves;
+mod mtu;
 mod network;
 mod packet;
 mod pair;

@@ -429,10 +429,10 @@ impl World {
 
     /// Publishes and sends what a machine wants to, and notes when it wants to be woken.
     fn flush(&mut self, id: HostId) {
-        let now = self.now;
+        let (now, interface_mtu) = (self.now, self.network.conditions.interface_mtu);
         let host = self.host_mut(id);
         let from = host.machine.endpoint;
-        let out = host.flush(now);
+        let out = host.flush(now, interface_mtu);
         let due = [host.node.poll_timeout(), host.reception_timeout()].into_iter().flatten().min();
         let due = due.map(|at| at.max(now));
         let wake = due.filter(|at| host.wake_at.is_none_or(|armed| *at < armed));

@@ -61,10 +61,14 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(session) = &peer.current else { return };
         let received = session.packets_received().saturating_sub(peer.control_received);
-        let sent = session.bytes_sent();
-        let (sent_before, received_before) = std::mem::replace(&mut peer.reported, (sent, received));
-        let sent_bytes = sent.saturating_sub(sent_before);
-        let traffic = Traffic { sent_bytes, answered: received != received_before, rtt: peer.rtt };
+        let (bytes, packets) = (session.bytes_sent(), session.packets_sent());
+        let before = std::mem::replace(&mut peer.reported, (bytes, packets, received));
+        let traffic = Traffic {
+            sent_bytes: bytes.saturating_sub(before.0),
+            sent_packets: packets.saturating_sub(before.1),
+            answered: received != before.2,
+            rtt: peer.rtt,
+        };
         peer.pmtu.handle_traffic(now, traffic);
         self.probe_mtu(now, id);
     }

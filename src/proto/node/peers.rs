@@ -132,8 +132,8 @@ pub(super) struct Peer {
     pub(super) control_packets: u64,
     /// Control packets received in the current session.
     pub(super) control_received: u64,
-    /// Bytes sent and data packets received in the current session, as path MTU discovery was last told.
-    pub(super) reported: (u64, u64),
+    /// Bytes and packets sent, and data packets received in the current session, as path MTU discovery was last told.
+    pub(super) reported: (u64, u64, u64),
     /// The session is looked at from time to time; otherwise the data path reports when it is used again.
     pub(super) watched: bool,
     /// When we last sent what needs no answer.
@@ -181,7 +181,7 @@ impl Peer {
             seen_packets: 0,
             control_packets: 0,
             control_received: 0,
-            reported: (0, 0),
+            reported: (0, 0, 0),
             watched: false,
             replied: None,
             proved: None,
@@ -202,7 +202,7 @@ impl Peer {
     /// Makes `session` the one to send on; the last one still receives. Returns the one before, to be forgotten.
     pub(super) fn adopt(&mut self, session: Session, now: Instant) -> Option<Session> {
         (self.seen_packets, self.control_packets, self.repeats) = (0, 0, 0);
-        (self.control_received, self.reported) = (0, (0, 0));
+        (self.control_received, self.reported) = (0, (0, 0, 0));
         (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
         (self.introduced, self.greeted, self.last_used) = (false, now, now);
         let old = self.current.replace(session);

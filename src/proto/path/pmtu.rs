@@ -42,9 +42,14 @@ pub const PROBE_TIMER_MAX: Duration = Duration::from_secs(3);
 /// PMTU_RAISE_TIMER (RFC 8899 §5.1.1): how long a search that has ended is good for.
 pub const PMTU_RAISE_TIMER: Duration = Duration::from_secs(600);
 /// CONFIRMATION_TIMER (RFC 8899 §5.1.1): with data on the way, the length in use is confirmed this often.
-pub const CONFIRMATION_TIMER: Duration = Duration::from_secs(5);
+pub const CONFIRMATION_TIMER: Duration = Duration::from_secs(2);
 /// The same while no data comes back: the sign of a black hole (RFC 8899 §4.3).
 pub const CONFIRMATION_TIMER_STALLED: Duration = Duration::from_millis(900);
+/// Datagrams this long on average, in bytes, have long ones among them; a thin flow of short ones is not worth probes that
+/// are longer than all of it.
+pub const LONG_ON_AVERAGE: u64 = BASE_DATAGRAM_LEN as u64 / 4;
+/// With short ones a confirmation waits for so many times its own bytes.
+pub const CONFIRMED_PART: u64 = 16;
 /// A path without data for this long is not probed until data comes again.
 pub const TRAFFIC_RECENT: Duration = Duration::from_secs(5);
 /// Longest wait between two rounds of probes on a path that answers nothing at all.
@@ -81,6 +86,8 @@ pub struct Probe {
 pub struct Traffic {
     /// Bytes sent, probes included.
     pub sent_bytes: u64,
+    /// Datagrams sent, probes included.
+    pub sent_packets: u64,
     /// Data came back.
     pub answered: bool,
     /// Last round trip measured by others.
@@ -139,8 +146,10 @@ pub struct PathMtu {
     confirmed_at: Instant,
     /// Bytes of data sent since the length in use was confirmed.
     unconfirmed_bytes: u64,
-    /// Bytes of our own probes that the next report of traffic counts too.
-    probe_bytes: u64,
+    /// Long ones were among them.
+    unconfirmed_long: bool,
+    /// Our own probes, in bytes and datagrams, that the next report of traffic counts too.
+    probes: (u64, u64),
 }
 
 impl Default for PathMtu {
@@ -157,7 +166,8 @@ impl Default for PathMtu {
             paused: false,
             confirmed_at: Instant::ZERO,
             unconfirmed_bytes: 0,
-            probe_bytes: 0,
+            unconfirmed_long: false,
+            probes: (0, 0),
         }
     }
 }
@@ -177,8 +187,12 @@ impl PathMtu {
         }
         self.traffic_at = now;
         self.rtt = self.rtt.or(traffic.rtt);
-        let data_bytes = traffic.sent_bytes.saturating_sub(std::mem::take(&mut self.probe_bytes));
+        let (probe_bytes, probes) = std::mem::take(&mut self.probes);
+        let data_bytes = traffic.sent_bytes.saturating_sub(probe_bytes);
+        let packets = traffic.sent_packets.saturating_sub(probes);
         self.unconfirmed_bytes = self.unconfirmed_bytes.saturating_add(data_bytes);
+        self.unconfirmed_long |=
+            data_bytes >= packets.max(1) * LONG_ON_AVERAGE && data_bytes >= self.datagram_len as u64;
         if std::mem::replace(&mut self.paused, false) {
             self.trial = self.trial.map(|trial| Trial::new(trial.datagram_len, now));
         }
@@ -207,9 +221,9 @@ impl PathMtu {
         if datagram_len >= self.datagram_len {
             self.datagram_len = datagram_len;
             self.too_long = self.too_long.max(datagram_len + 1);
-            (self.confirmed_at, self.unconfirmed_bytes) = (now, 0);
+            (self.confirmed_at, self.unconfirmed_bytes, self.unconfirmed_long) = (now, 0, false);
         }
-        if self.trial.take_if(|trial| trial.datagram_len <= self.datagram_len).is_some() {
+        if self.trial.take_if(|trial| trial.datagram_len <= datagram_len).is_some() {
             self.try_next(now);
         }
     }
@@ -260,7 +274,7 @@ impl PathMtu {
             self.sent.remove(0);
         }
         self.sent.push((probe, now));
-        self.probe_bytes += datagram_len as u64;
+        self.probes = (self.probes.0 + datagram_len as u64, self.probes.1 + 1);
         Some(probe)
     }
 
@@ -323,9 +337,9 @@ impl PathMtu {
 
     fn wants_confirmation(&self, now: Instant, answered: bool) -> bool {
         let wait = if answered { CONFIRMATION_TIMER } else { CONFIRMATION_TIMER_STALLED };
-        // Less than one datagram of that length: none was sent.
+        let many = self.unconfirmed_bytes >= self.datagram_len as u64 * CONFIRMED_PART;
         self.datagram_len > BASE_DATAGRAM_LEN
-            && self.unconfirmed_bytes >= self.datagram_len as u64
+            && (self.unconfirmed_long || many)
             && now.saturating_since(self.confirmed_at) >= wait
     }
 

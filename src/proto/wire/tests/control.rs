@@ -119,3 +119,13 @@ fn one_bad_message_spoils_the_plaintext() {
     *plaintext.last_mut().unwrap() = 4;
     assert_eq!(Control::parse_all(&plaintext), Err(Malformed::Field("outcome")));
 }
+
+#[test]
+fn a_probe_is_padded_to_any_length() {
+    let probe = Control::MtuProbe { token: 7, datagram_len: 8972 };
+    let mut plaintext = emitted(std::slice::from_ref(&probe));
+    plaintext.resize(8972 - 32, 0);
+    assert_eq!(Control::parse_all(&plaintext), Ok(vec![probe]));
+    *plaintext.last_mut().unwrap() = 1;
+    assert_eq!(Control::parse_all(&plaintext), Err(Malformed::Field("padding")));
+}

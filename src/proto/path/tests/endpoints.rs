@@ -1,4 +1,6 @@
-use super::*;
+use std::net::SocketAddr;
+
+use crate::proto::path::*;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()

@@ -1,0 +1,2 @@
+mod endpoints;
+mod pmtu;
