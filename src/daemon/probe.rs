@@ -157,8 +157,8 @@ impl Probe<'_> {
         let inner = |len: usize| len.saturating_sub(OVERHEAD);
         let outcome = match found {
             Ok(len) if inner(len) < INNER_MTU_MIN => Ok(format!(
-                "datagrams of {len} bytes arrive, longer ones do not: packets of more than {} go in several, which is \
-                 slower; look for a tunnel or a link with a small MTU on the way",
+                "datagrams of {len} bytes arrive, longer ones do not: packets of more than {} need several, which is slower; \
+                 look for a tunnel or a link with a small MTU on the way",
                 inner(len)
             )),
             Ok(len) => Ok(format!(

@@ -4,9 +4,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use auramesh::proto::datapath::{Inbound, inbound};
+use auramesh::proto::node::Command;
 use auramesh::proto::path::pmtu::{self, BASE_DATAGRAM_LEN, PMTU_RAISE_TIMER, State};
+use auramesh::proto::policy::Rules;
 use auramesh::proto::session::transport::Session;
+use auramesh::proto::wire::control::{CONTROL_LEN_MAX, Control};
+use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD};
 
+use crate::host::Machine;
 use crate::network::{Conditions, packet_len};
 use crate::packet;
 use crate::pair::{pair, ping};
@@ -70,16 +76,16 @@ fn open(seed: u64, conditions: Conditions, v4: bool) -> (World, HostId, HostId) 
         let first = world.machine_v4();
         let bootstrap = vec![(first.identity().node_id(), first.endpoint)];
         let a = world.add(first);
-        let second = crate::host::Machine { bootstrap, ..world.machine_v4() };
+        let second = Machine { bootstrap, ..world.machine_v4() };
         (a, world.add(second))
     } else {
         pair(&mut world)
     };
     for host in [a, b] {
         world.with(host, |host, now| {
-            let rules = auramesh::proto::policy::Rules { allow_all: true, ..host.machine.rules.clone() };
+            let rules = Rules { allow_all: true, ..host.machine.rules.clone() };
             let wall = host.wall(now);
-            host.node.handle_command(now, wall, auramesh::proto::node::Command::SetRules(rules));
+            host.node.handle_command(now, wall, Command::SetRules(rules));
         });
     }
     let answered = (0..10).any(|i| ping(&mut world, b, a, i, Duration::from_secs(3)).is_some());
@@ -88,7 +94,6 @@ fn open(seed: u64, conditions: Conditions, v4: bool) -> (World, HostId, HostId) 
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are the result")]
 fn what_the_path_carries_is_found_within_seconds_of_traffic() {
     for v4 in [false, true] {
         for (mtu, interface_mtu, limit_s) in [
@@ -122,7 +127,6 @@ fn what_the_path_carries_is_found_within_seconds_of_traffic() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are the result")]
 fn path_that_shrinks_under_traffic_carries_again_within_seconds() {
     for (seed, before, after) in [(510, 1500, 1400), (511, 1500, 1280), (512, 9000, 1500), (513, 1500, 1300)]
     {
@@ -148,7 +152,6 @@ fn path_that_shrinks_under_traffic_carries_again_within_seconds() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are the result")]
 fn one_way_traffic_into_a_black_hole_is_noticed_within_three_seconds() {
     for seed in 520..530 {
         let (mut world, a, b) = open(seed, conditions(1500, 1500), false);
@@ -245,8 +248,7 @@ fn search_stops_with_the_data_and_goes_on_with_it() {
     let quiet = |world: &mut World| {
         let lengths = lengths(world);
         world.run_for(Duration::from_secs(60));
-        let probes = lengths.borrow().iter().filter(|len| **len > BASE_DATAGRAM_LEN).count();
-        probes
+        lengths.borrow().iter().filter(|len| **len > BASE_DATAGRAM_LEN).count()
     };
     assert_eq!(quiet(&mut world), 0, "probes without data");
     world.unfilter();
@@ -303,27 +305,21 @@ fn session(world: &World, from: HostId, to: HostId) -> Session {
 }
 
 /// A control packet sealed by the peer, as a modified program would send it.
-fn forged(
-    world: &World,
-    from: HostId,
-    to: HostId,
-    messages: &[auramesh::proto::wire::control::Control],
-) -> Vec<u8> {
-    use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD};
+fn forged(world: &World, from: HostId, to: HostId, messages: &[Control]) -> Vec<u8> {
     let mut plaintext = Vec::new();
     messages.iter().for_each(|message| message.emit(&mut plaintext));
     let mut packet = vec![0; HEADER_LEN];
     packet.extend(&plaintext);
     packet.resize(packet.len() + OVERHEAD, 0);
     let session = session(world, from, to);
-    let len = session.seal(Kind::Control, &mut packet, plaintext.len(), plaintext.len(), world.now).unwrap();
+    let len = session.seal(Kind::Control, &mut packet, plaintext.len(), plaintext.len(), world.now);
+    let len = len.expect("the session is in use");
     packet.truncate(len);
     packet
 }
 
 #[test]
 fn acknowledgement_of_what_was_never_sent_changes_nothing() {
-    use auramesh::proto::wire::control::Control;
     let (mut world, a, b) = open(570, conditions(1300, 1500), false);
     let from = world.endpoint(a);
     for token in 0..200 {
@@ -337,7 +333,6 @@ fn acknowledgement_of_what_was_never_sent_changes_nothing() {
 
 #[test]
 fn answer_to_a_probe_is_no_longer_than_it_and_one_a_packet() {
-    use auramesh::proto::wire::control::Control;
     let (mut world, a, b) = open(571, conditions(1500, 1500), false);
     world.run_for(Duration::from_secs(5));
     let probe = Control::MtuProbe { token: 1, datagram_len: u16::MAX };
@@ -353,7 +348,6 @@ fn answer_to_a_probe_is_no_longer_than_it_and_one_a_packet() {
 
 #[test]
 fn probes_do_not_go_where_the_peer_has_not_shown_that_it_receives() {
-    use auramesh::proto::wire::control::Control;
     let (mut world, a, b) = open(572, conditions(9000, 9000), false);
     world.run_for(Duration::from_secs(5));
     // The peer writes somebody else's address onto its packets.
@@ -385,4 +379,35 @@ fn lossy_path_is_found_too() {
         transfer(&mut world, b, a, Duration::from_secs(60), |_, _| false);
         assert!(found(&world, b, a).0 >= 1412, "seed {seed}: {:?}", found(&world, b, a));
     }
+}
+
+#[test]
+fn padding_of_a_probe_takes_no_place_in_the_inbox() {
+    let (world, a, b) = open(573, conditions(9000, 9000), false);
+    let mut packet = vec![0; HEADER_LEN];
+    Control::MtuProbe { token: 1, datagram_len: 60_000 }.emit(&mut packet);
+    packet.resize(60_000, 0);
+    let len = packet.len() - OVERHEAD;
+    session(&world, a, b).seal(Kind::Control, &mut packet, len, len, world.now).unwrap();
+    let (host, from) = (world.host(b), world.endpoint(a));
+    let (verdict, _) = inbound(&host.snapshot, &host.shared, from, &mut packet, world.now);
+    let Inbound::Control { messages, .. } = verdict else { panic!("{verdict:?}") };
+    assert!(messages.len() <= CONTROL_LEN_MAX, "{}", messages.len());
+    assert_eq!(Control::parse_all(messages).unwrap().len(), 1);
+}
+
+#[test]
+fn packet_that_fits_no_datagram_is_answered_with_what_does() {
+    let (mut world, a, b) = open(574, conditions(1400, 1500), false);
+    transfer(&mut world, b, a, Duration::from_secs(30), |world, _| found(world, b, a).1);
+    let (own, other) = (world.address(b), world.address(a));
+    let check = |world: &mut World, len: usize, expected: Option<u32>| {
+        world.host_mut(b).delivered.clear();
+        world.send(b, &packet::udp(own, other, (9, 9), &vec![1; len - 48]));
+        let error = world.host(b).icmp_error().map(|(_, (kind, code, mtu))| (kind, code, mtu));
+        assert_eq!(error, expected.map(|mtu| (2, 0, mtu)), "{len} bytes");
+    };
+    check(&mut world, 1320, None);
+    check(&mut world, 1321, Some(1320));
+    check(&mut world, 1401, Some(1400));
 }

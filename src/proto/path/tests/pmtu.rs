@@ -214,6 +214,9 @@ fn a_black_hole_is_noticed_and_left() {
     assert_eq!(path.pmtu.datagram_len(), 1452, "confirmed while it carries");
     path.flow(CONFIRMATION_TIMER + Duration::from_secs(2), |len| len <= 1352);
     assert!(path.pmtu.datagram_len() < 1452);
+    let of_before = path.log.iter().rev().find(|(_, probe)| probe.datagram_len == 1452).unwrap().1;
+    path.ack(of_before);
+    assert!(path.pmtu.datagram_len() < 1452, "sent before the path changed");
     path.flow(Duration::from_secs(5), |len| len <= 1352);
     assert_eq!(path.pmtu.datagram_len(), 1352);
 }
