@@ -321,6 +321,8 @@ fn forged(world: &World, from: HostId, to: HostId, messages: &[Control]) -> Vec<
 #[test]
 fn acknowledgement_of_what_was_never_sent_changes_nothing() {
     let (mut world, a, b) = open(570, conditions(1300, 1500), false);
+    transfer(&mut world, b, a, Duration::from_millis(1500), |_, _| false);
+    assert!(!found(&world, b, a).1, "probes are on the way");
     let from = world.endpoint(a);
     for token in 0..200 {
         for datagram_len in [1452, 8952, 65_507, u16::MAX] {

@@ -282,7 +282,14 @@ fn own_probes_and_thin_flows_are_not_worth_a_confirmation() {
     // One long packet and a few short ones are worth one.
     let traffic = Traffic { sent_bytes: 1452 + 3 * 64, sent_packets: 4, answered: false, rtt: None };
     path.pmtu.handle_traffic(path.now, traffic);
-    assert_eq!(path.polled().len(), 1);
+    let probes = path.polled();
+    assert_eq!(probes.len(), 1);
+    path.ack(probes[0]);
+    // Which does not make the next one worth it.
+    path.now += Duration::from_secs(3);
+    let traffic = Traffic { sent_bytes: 1452 + 96, sent_packets: 2, answered: false, rtt: None };
+    path.pmtu.handle_traffic(path.now, traffic);
+    assert_eq!(path.polled(), []);
 }
 
 #[test]
