@@ -114,7 +114,6 @@ fn carries(underlay: Underlay, link: u64, silent: Option<u64>) {
 }
 
 #[test]
-#[ignore = "inner packets of 1280 bytes do not fit one datagram here: needs slices"]
 fn underlay_of_1280() {
     carries(Underlay::V4, 1280, None);
     carries(Underlay::V6, 1280, None);
@@ -145,7 +144,6 @@ fn underlay_that_loses_packets_over_1400_without_a_word() {
 }
 
 #[test]
-#[ignore = "inner packets of 1280 bytes do not fit one datagram here: needs slices"]
 fn underlay_that_loses_packets_over_1300_without_a_word() {
     carries(Underlay::V4, 1500, Some(1300));
     carries(Underlay::V6, 1500, Some(1300));

@@ -155,6 +155,8 @@ impl Net {
             }
             Control::Ping { .. }
             | Control::Pong { .. }
+            | Control::MtuProbe { .. }
+            | Control::MtuAck { .. }
             | Control::Hello { .. }
             | Control::Close { .. }
             | Control::Found { .. }
