@@ -10,7 +10,7 @@ use crate::host::clock;
 use crate::proto::datapath::{DropReason, Inward, Notice, PlainPackets, Reception, Snapshot, Turn};
 use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::superframe::PACKET_LEN_MAX;
-use crate::udp::TrainReceiver;
+use crate::udp::{Received, TrainReceiver};
 
 use super::inbox::Item;
 use super::plane::{Plane, wait};
@@ -32,7 +32,8 @@ impl Plane {
                 let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces };
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 let received = receiver.receive(socket, |train| {
-                    reception.handle_train(&mut turn, train.source, train.bytes, train.datagram_len);
+                    let Received { source, ecn, datagram_len, bytes } = train;
+                    reception.handle_train(&mut turn, source, ecn, bytes, datagram_len);
                 });
                 // Errors of an unconnected socket concern single datagrams: the next call goes on.
                 quiet &= !received.unwrap_or(false);

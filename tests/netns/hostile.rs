@@ -71,7 +71,7 @@ impl Hostile {
         while let Ok((len, source)) = self.socket.recv_from(&mut buffer) {
             let (now, wall) = self.time();
             let (snapshot, shared) = (self.core.snapshot(), self.core.shared());
-            let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, &mut buffer[..len], now);
+            let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, 0, &mut buffer[..len], now);
             if let Some(notice) = notice {
                 self.core.handle_notice(now, wall, notice);
             }

@@ -151,7 +151,7 @@ impl Host {
         let len = datagram.len();
         let mut kernel = Kernel::default();
         let mut turn = Turn { snapshot: &snapshot, shared: &self.shared, now: data, out: &mut kernel };
-        self.reception.handle_train(&mut turn, source, datagram, len);
+        self.reception.handle_train(&mut turn, source, 0, datagram, len);
         self.take(now, &snapshot, kernel);
     }
 

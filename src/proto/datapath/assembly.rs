@@ -10,9 +10,9 @@
 
 use std::ops::Range;
 
-use super::DropReason;
 use super::inbound::{Slice, admit};
 use super::reception::Turn;
+use super::{DropReason, ecn};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::{HEADERS_LEN_MAX, Transport};
 use crate::proto::wire::inner::stated_len;
@@ -34,7 +34,7 @@ pub(super) struct Assembly {
 }
 
 struct Place {
-    /// Its slice that came first; `None` when the place is free.
+    /// Its slice that came first, with the strongest congestion mark of all; `None` when the place is free.
     first: Option<Slice>,
     since: Instant,
     /// Bit n: slice n is there.
@@ -72,6 +72,9 @@ impl Assembly {
         if held.is_none() {
             self.used += 1;
             (place.first, place.since, place.have, place.layout) = (Some(*slice), turn.now, 0, None);
+        }
+        if let Some(first) = &mut place.first {
+            first.ecn = ecn::strongest(first.ecn, slice.ecn);
         }
         if place.store(slice, plaintext).is_none() {
             turn.shared.drops.count(DropReason::Malformed);
@@ -145,7 +148,7 @@ impl Assembly {
             head.copy_from_slice(&place.beginning()[FRAME_HEADER_LEN..FRAME_HEADER_LEN + head.len()]);
             let (offload, body) = found.cut(head, piece);
             let packet_len = head.len() + body.len();
-            match admit(turn, receiver, head, packet_len, offload) {
+            match admit(turn, receiver, first.ecn, head, packet_len, offload) {
                 Ok((virtio, _)) => {
                     delivered = true;
                     turn.out.deliver(virtio, &[head, &place.frame[body]]);

@@ -32,6 +32,8 @@ pub enum DropReason {
     NotMesh,
     /// Larger than the path's MTU.
     TooBig,
+    /// Marked "congestion experienced" on its way, and its sender would not understand the mark (RFC 6040 §4.2).
+    Congestion,
     /// Parts of a superframe, of which no packet could be made.
     Incomplete,
     /// A queue was full.
@@ -48,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Unauthenticated,
         Self::UnknownSession,
         Self::Replay,
@@ -62,6 +64,7 @@ impl DropReason {
         Self::SourceNotOurs,
         Self::NotMesh,
         Self::TooBig,
+        Self::Congestion,
         Self::Incomplete,
         Self::QueueFull,
         Self::NoRoute,
@@ -86,6 +89,7 @@ impl DropReason {
             Self::SourceNotOurs => "source_not_ours",
             Self::NotMesh => "not_mesh",
             Self::TooBig => "too_big",
+            Self::Congestion => "congestion",
             Self::Incomplete => "incomplete",
             Self::QueueFull => "queue_full",
             Self::NoRoute => "no_route",

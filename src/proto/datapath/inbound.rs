@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::reception::Turn;
-use super::{DropReason, Notice, Receiver, Shared, Snapshot};
+use super::{DropReason, Notice, Receiver, Shared, Snapshot, ecn};
 use crate::proto::policy;
 use crate::proto::session::transport::OpenError;
 use crate::proto::timer::Instant;
@@ -59,6 +59,8 @@ pub struct Slice {
     pub count: u8,
     /// Bytes of plaintext behind the header.
     pub len: usize,
+    /// ECN codepoint of the IP header.
+    pub ecn: u8,
 }
 
 impl Slice {
@@ -82,16 +84,18 @@ impl Shared {
     }
 }
 
-/// Decides about a datagram from the underlay, which is unmasked and opened in place.
+/// Decides about a datagram from the underlay, which is unmasked and opened in place; `ecn` is the codepoint of its IP
+/// header.
 pub fn inbound<'p>(
     snapshot: &Snapshot,
     shared: &Shared,
     source: SocketAddr,
+    ecn: u8,
     datagram: &'p mut [u8],
     now: Instant,
 ) -> (Inbound<'p>, Option<Notice>) {
     match family(datagram) {
-        Some(Family::Session) => session(snapshot, shared, source, datagram, now),
+        Some(Family::Session) => session(snapshot, shared, source, ecn, datagram, now),
         Some(Family::Setup) => match snapshot.own_key.open(datagram) {
             Ok(_) => (Inbound::Setup, None),
             Err(Opening::Malformed(Malformed::Kind(_))) => shared.refuse(DropReason::UnknownKind),
@@ -107,6 +111,7 @@ fn session<'p>(
     snapshot: &Snapshot,
     shared: &Shared,
     source: SocketAddr,
+    ecn: u8,
     datagram: &'p mut [u8],
     now: Instant,
 ) -> (Inbound<'p>, Option<Notice>) {
@@ -144,12 +149,13 @@ fn session<'p>(
         Kind::Slice => {
             let (number, count) = header.slice;
             let first_counter = header.counter.wrapping_sub(u64::from(number));
-            Inbound::Slice(Slice { local_index, first_counter, number, count, len: plaintext.len() })
+            Inbound::Slice(Slice { local_index, first_counter, number, count, len: plaintext.len(), ecn })
         }
         Kind::Data => {
             let offload = Offload { segment_len: 0, partial: header.partial };
             let available = plaintext.len();
-            match check(snapshot, shared, receiver, plaintext, available, offload, now) {
+            let checked = check(snapshot, shared, receiver, plaintext, available, offload, now);
+            match checked.and_then(|checked| leave(checked, plaintext, ecn)) {
                 Ok((virtio, len)) => Inbound::Deliver(virtio, &plaintext[..len]),
                 Err(reason) => shared.refuse(reason).0,
             }
@@ -189,13 +195,20 @@ fn check(
     Ok((virtio.map_err(|_| DropReason::Malformed)?, inner.len))
 }
 
-/// As [`check`], for a turn.
+/// Takes over the congestion mark `outer`.
+fn leave(checked: (Virtio, usize), head: &mut [u8], outer: u8) -> Result<(Virtio, usize), DropReason> {
+    ecn::leave(head, outer).map(|()| checked).ok_or(DropReason::Congestion)
+}
+
+/// As [`check`], for a turn; the packet takes over the congestion mark `outer`.
 pub(super) fn admit(
     turn: &Turn<'_>,
     receiver: &Receiver,
+    outer: u8,
     head: &mut [u8],
     available: usize,
     offload: Offload,
 ) -> Result<(Virtio, usize), DropReason> {
-    check(turn.snapshot, turn.shared, receiver, head, available, offload, turn.now)
+    let checked = check(turn.snapshot, turn.shared, receiver, head, available, offload, turn.now)?;
+    leave(checked, head, outer)
 }

@@ -15,6 +15,7 @@
 //! | `outbound` | packets of the interface into datagrams, datagrams into trains |
 //! | `inbound` | one datagram to one verdict |
 //! | `reception` | trains of datagrams; frames and whole superframes to the interface without copying |
+//! | `ecn` | congestion marks between outer and inner header |
 //! | `assembly` | superframes that come in pieces, or with holes |
 //! | `drops` | counters |
 //!
@@ -23,6 +24,7 @@
 
 mod assembly;
 mod drops;
+mod ecn;
 mod inbound;
 mod outbound;
 mod reception;

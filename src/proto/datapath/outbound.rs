@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{DropReason, Notice, Route, Shared, Snapshot};
+use super::{DropReason, Notice, Route, Shared, Snapshot, ecn};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy;
 use crate::proto::session::transport::Content;
@@ -219,7 +219,7 @@ impl<'a> Batch<'a> {
         let Ok(inner) = Inner::parse_head(head, len) else {
             return (self.drop(DropReason::NotIpv6), None);
         };
-        let ecn = head[1] >> 4 & 3;
+        let ecn = ecn::of(head);
         if inner.source != self.snapshot.own.ipv6() {
             return (self.drop(DropReason::SourceNotOurs), None);
         }

@@ -63,11 +63,13 @@ impl Reception {
         Self::default()
     }
 
-    /// Handles the datagrams of one train, which are opened in place: all of `datagram_len` bytes but the last.
+    /// Handles the datagrams of one train, which are opened in place: all of `datagram_len` bytes but the last. `ecn` is
+    /// the codepoint of their IP headers.
     pub fn handle_train(
         &mut self,
         turn: &mut Turn<'_>,
         source: SocketAddr,
+        ecn: u8,
         train: &mut [u8],
         datagram_len: usize,
     ) {
@@ -76,7 +78,7 @@ impl Reception {
         while start < train.len() {
             let end = (start + datagram_len.max(1)).min(train.len());
             let (verdict, notice) =
-                inbound(turn.snapshot, turn.shared, source, &mut train[start..end], turn.now);
+                inbound(turn.snapshot, turn.shared, source, ecn, &mut train[start..end], turn.now);
             if let Some(notice) = notice {
                 turn.out.notify(notice);
             }
@@ -105,7 +107,7 @@ impl Reception {
                 }
                 Inbound::Deliver(virtio, packet) => turn.out.deliver(virtio, &[packet]),
                 Inbound::Frames { local_index, plaintext } => {
-                    frames(turn, local_index, plaintext);
+                    frames(turn, local_index, ecn, plaintext);
                 }
                 Inbound::Control { local_index, messages } => turn.out.control(local_index, messages),
                 Inbound::Setup => turn.out.setup(source, &train[start..end]),
@@ -161,7 +163,7 @@ impl Run {
         let (header, head) = train[at(0)..at(0) + self.first.len].split_at_mut(FRAME_HEADER_LEN);
         let offload = Offload::parse([header[0], header[1]]);
         let available = frame_len - FRAME_HEADER_LEN;
-        let (virtio, len) = match admit(turn, receiver, head, available, offload) {
+        let (virtio, len) = match admit(turn, receiver, self.first.ecn, head, available, offload) {
             Ok(admitted) => admitted,
             Err(reason) => return turn.shared.drops.count(reason),
         };
@@ -180,13 +182,13 @@ impl Run {
     }
 }
 
-fn frames(turn: &mut Turn<'_>, local_index: u32, plaintext: &mut [u8]) {
+fn frames(turn: &mut Turn<'_>, local_index: u32, ecn: u8, plaintext: &mut [u8]) {
     let Some(receiver) = turn.snapshot.receivers.get(&local_index) else { return };
     let mut frames = Frames::new();
     while let Some((offload, range)) = frames.next(plaintext) {
         let packet = &mut plaintext[range];
         let available = packet.len();
-        match admit(turn, receiver, packet, available, offload) {
+        match admit(turn, receiver, ecn, packet, available, offload) {
             Ok((virtio, len)) => turn.out.deliver(virtio, &[&packet[..len]]),
             Err(reason) => turn.shared.drops.count(reason),
         }

@@ -1,5 +1,6 @@
 //! Two nodes' data paths back to back, with whatever a network does to datagrams in between.
 
+mod ecn;
 mod hostile;
 mod loss;
 mod outbound;
@@ -157,11 +158,16 @@ impl End {
     }
 
     fn receive(&mut self, datagrams: &[Vec<u8>], out: &mut Out) {
-        for datagram in datagrams {
+        self.receive_marked(datagrams.iter().map(|datagram| (datagram, 0)), out);
+    }
+
+    /// Receives datagrams, each with the ECN codepoint of its IP header.
+    fn receive_marked<'d>(&mut self, datagrams: impl Iterator<Item = (&'d Vec<u8>, u8)>, out: &mut Out) {
+        for (datagram, ecn) in datagrams {
             let (mut train, len) = (datagram.clone(), datagram.len());
             let Self { snapshot, shared, reception, .. } = self;
             let mut turn = Turn { snapshot, shared, now: NOW, out };
-            reception.handle_train(&mut turn, endpoint(1), &mut train, len);
+            reception.handle_train(&mut turn, endpoint(1), ecn, &mut train, len);
         }
     }
 
@@ -170,7 +176,7 @@ impl End {
             let mut bytes = train.bytes.clone();
             let Self { snapshot, shared, reception, .. } = self;
             let mut turn = Turn { snapshot, shared, now: NOW, out };
-            reception.handle_train(&mut turn, endpoint(1), &mut bytes, train.datagram_len);
+            reception.handle_train(&mut turn, endpoint(1), train.ecn, &mut bytes, train.datagram_len);
         }
     }
 
