@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::value::{self, AllowRule, Bootstrap, DhtMode, Inbound, InvalidValue, LogLevel, Protocol};
+use super::value::{
+    self, AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload,
+    UdpOffload,
+};
 use super::{Error, FILE_BYTES_MAX};
 use crate::proto::identity::NodeId;
 
@@ -22,6 +25,7 @@ pub(super) struct ConfigFile {
     pub(super) tun: TunTable,
     pub(super) net: NetTable,
     pub(super) dht: DhtTable,
+    pub(super) data: DataTable,
     pub(super) policy: PolicyTable,
     pub(super) metrics: MetricsTable,
 }
@@ -57,6 +61,15 @@ pub(super) struct NetTable {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DhtTable {
     pub(super) mode: Option<DhtMode>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DataTable {
+    pub(super) tun_offload: Option<TunOffload>,
+    pub(super) udp_offload: Option<UdpOffload>,
+    pub(super) superframes: Option<bool>,
+    pub(super) cipher: Option<Cipher>,
 }
 
 #[derive(Debug, Default, Deserialize)]

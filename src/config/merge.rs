@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::file::ConfigFile;
-use super::value::{Bootstrap, DhtMode, Inbound, LogLevel};
+use super::value::{Bootstrap, Cipher, DhtMode, Inbound, LogLevel, TunOffload, UdpOffload};
 use super::{Config, Error, check};
 
 /// Where a value came from.
@@ -76,6 +76,14 @@ pub struct Overrides {
     pub lan_discovery: Option<Given<bool>>,
     /// `dht.mode`.
     pub dht_mode: Option<Given<DhtMode>>,
+    /// `data.tun_offload`.
+    pub tun_offload: Option<Given<TunOffload>>,
+    /// `data.udp_offload`.
+    pub udp_offload: Option<Given<UdpOffload>>,
+    /// `data.superframes`.
+    pub superframes: Option<Given<bool>>,
+    /// `data.cipher`.
+    pub cipher: Option<Given<Cipher>>,
     /// `policy.inbound`.
     pub inbound: Option<Given<Inbound>>,
     /// `metrics.listen`.
@@ -116,7 +124,7 @@ impl Provenance {
 
 /// Merges and checks.
 pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) -> Result<Config, Error> {
-    let Config { mut node, mut tun, mut net, mut dht, mut policy, mut metrics, mut provenance } =
+    let Config { mut node, mut tun, mut net, mut dht, mut data, mut policy, mut metrics, mut provenance } =
         Config::default();
     let from = &mut provenance;
     let set = given.clone();
@@ -131,6 +139,13 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     net.lan_discovery =
         from.pick("net.lan_discovery", set.lan_discovery, file.net.lan_discovery, net.lan_discovery);
     dht.mode = from.pick("dht.mode", set.dht_mode, file.dht.mode, dht.mode);
+    data.tun_offload =
+        from.pick("data.tun_offload", set.tun_offload, file.data.tun_offload, data.tun_offload);
+    data.udp_offload =
+        from.pick("data.udp_offload", set.udp_offload, file.data.udp_offload, data.udp_offload);
+    data.superframes =
+        from.pick("data.superframes", set.superframes, file.data.superframes, data.superframes);
+    data.cipher = from.pick("data.cipher", set.cipher, file.data.cipher, data.cipher);
     policy.inbound = from.pick("policy.inbound", set.inbound, file.policy.inbound, policy.inbound);
     policy.allow = from.pick("policy.allow", None, file.policy.allow, policy.allow);
     policy.lan_guard = from.pick("policy.lan_guard", None, file.policy.lan_guard, policy.lan_guard);
@@ -138,7 +153,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     metrics.listen = from.pick("metrics.listen", address, file.metrics.listen, metrics.listen);
     provenance.file = path;
     provenance.overrides = given.clone();
-    let config = Config { node, tun, net, dht, policy, metrics, provenance };
+    let config = Config { node, tun, net, dht, data, policy, metrics, provenance };
     check::check(&config)?;
     Ok(config)
 }
@@ -146,7 +161,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
 impl Config {
     /// Every key with its effective value and origin, in the order of the file. Holds no secret.
     pub fn settings(&self) -> Vec<Setting> {
-        let Self { node, tun, net, dht, policy, metrics, provenance } = self;
+        let Self { node, tun, net, dht, data, policy, metrics, provenance } = self;
         let allow = policy.allow.iter().map(|rule| {
             let peer = rule.peer.map(|peer| format!("peer = \"{peer}\""));
             let proto = rule.proto.map(|proto| format!("proto = \"{proto}\""));
@@ -164,6 +179,10 @@ impl Config {
             ("net.bootstrap", list(net.bootstrap.iter().map(quoted))),
             ("net.lan_discovery", net.lan_discovery.to_string()),
             ("dht.mode", quoted(dht.mode)),
+            ("data.tun_offload", quoted(data.tun_offload)),
+            ("data.udp_offload", quoted(data.udp_offload)),
+            ("data.superframes", data.superframes.to_string()),
+            ("data.cipher", quoted(data.cipher)),
             ("policy.inbound", quoted(policy.inbound)),
             ("policy.allow", list(allow)),
             ("policy.lan_guard", policy.lan_guard.to_string()),

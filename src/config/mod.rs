@@ -20,7 +20,9 @@ mod value;
 
 pub use check::Conflict;
 pub use merge::{Given, Origin, Overrides, Setting};
-pub use value::{AllowRule, Bootstrap, DhtMode, Inbound, InvalidValue, LogLevel, Protocol};
+pub use value::{
+    AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload, UdpOffload,
+};
 pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tun_name};
 
 use std::net::SocketAddr;
@@ -70,6 +72,8 @@ pub struct Config {
     pub net: Net,
     /// The DHT.
     pub dht: Dht,
+    /// How packets are carried.
+    pub data: Data,
     /// Who may open flows to this node.
     pub policy: Policy,
     /// Prometheus metrics.
@@ -113,6 +117,19 @@ pub struct Net {
 pub struct Dht {
     /// Whether this node serves the DHT.
     pub mode: DhtMode,
+}
+
+/// `[data]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Most work that the kernel and the daemon leave to each other on the interface.
+    pub tun_offload: TunOffload,
+    /// Whether the kernel cuts and joins trains of datagrams.
+    pub udp_offload: UdpOffload,
+    /// Whether large packets travel as superframes to peers that take them.
+    pub superframes: bool,
+    /// Which cipher sessions use.
+    pub cipher: Cipher,
 }
 
 /// `[policy]`.
@@ -160,6 +177,17 @@ impl Default for Net {
 impl Default for Dht {
     fn default() -> Self {
         Self { mode: DhtMode::Auto }
+    }
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            tun_offload: TunOffload::Auto,
+            udp_offload: UdpOffload::Auto,
+            superframes: true,
+            cipher: Cipher::Auto,
+        }
     }
 }
 

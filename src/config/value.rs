@@ -160,6 +160,40 @@ words! {
     }
 }
 
+words! {
+    /// Most work that the kernel and the daemon leave to each other on the interface.
+    TunOffload {
+        /// As much as the kernel can.
+        Auto = "auto",
+        /// Large TCP packets and partial checksums.
+        Tcp = "tcp",
+        /// Nothing: whole packets with complete checksums.
+        None = "none",
+    }
+}
+
+words! {
+    /// Whether the kernel cuts and joins trains of datagrams.
+    UdpOffload {
+        /// If it can.
+        Auto = "auto",
+        /// Never: single datagrams.
+        None = "none",
+    }
+}
+
+words! {
+    /// Which cipher sessions use.
+    Cipher {
+        /// AES-256-GCM between two nodes whose CPUs have instructions for it, else ChaCha20-Poly1305.
+        Auto = "auto",
+        /// AES-256-GCM with every peer that prefers it too.
+        Aes256Gcm = "aes-256-gcm",
+        /// ChaCha20-Poly1305 with every peer.
+        ChaCha20Poly1305 = "chacha20-poly1305",
+    }
+}
+
 /// A node and where it was last known to be: `NODEID@IP:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bootstrap {

@@ -184,6 +184,8 @@ pub struct Status {
     pub endpoints: Vec<SocketAddr>,
     /// The DHT in short.
     pub dht: DhtSummary,
+    /// How packets are carried.
+    pub data: DataStatus,
     /// What is wrong, worst first; empty when all is well.
     pub health: Vec<Health>,
     /// Every peer, in order of node ID.
@@ -216,6 +218,21 @@ pub struct InterfaceStatus {
     pub up: bool,
     /// Bytes of the largest inner packet.
     pub mtu: u16,
+}
+
+/// How packets are carried: what is in force, not what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataStatus {
+    /// What kernel and daemon leave to each other on the interface: `tcp-udp`, `tcp` or `none`.
+    pub tun_offload: String,
+    /// Packets that the kernel refused all the same, so that they were cut here.
+    pub tun_refused: u64,
+    /// Whether the kernel cuts trains of datagrams: `trains` or `none`.
+    pub udp_offload: String,
+    /// Whether superframes are sent to peers that take them, and taken.
+    pub superframes: bool,
+    /// Ciphers that peers are offered, the preferred one first.
+    pub ciphers: Vec<String>,
 }
 
 /// The DHT in short.

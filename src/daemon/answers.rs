@@ -21,6 +21,7 @@ use crate::proto::identity::NodeId;
 use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState};
 use crate::proto::path::is_possible;
 
+use super::data::Data;
 use super::firewall::Firewall;
 use super::health::Facts;
 use super::keeper::Keeper;
@@ -36,6 +37,7 @@ pub(super) struct Answers {
     keeper: Arc<Keeper>,
     firewall: Arc<Firewall>,
     facts: Facts,
+    data: Data,
     listen: Vec<SocketAddr>,
 }
 
@@ -55,9 +57,10 @@ impl Answers {
         keeper: Arc<Keeper>,
         firewall: Arc<Firewall>,
         facts: Facts,
+        data: Data,
         listen: Vec<SocketAddr>,
     ) -> Self {
-        Self { handle, keeper, firewall, facts, listen }
+        Self { handle, keeper, firewall, facts, data, listen }
     }
 
     async fn answer(&self, request: Request) -> Result<Value, Failure> {
@@ -180,6 +183,7 @@ impl Answers {
             listen: self.listen.clone(),
             endpoints: node.endpoints.clone(),
             dht: status::dht_summary(&node.dht),
+            data: self.data.status(),
             health: self.facts.judge(&node, interface.as_ref()),
             peers: node.peers.iter().map(status::peer).collect(),
             drops: status::drops(&shared.drops),

@@ -10,6 +10,7 @@
 //! ```
 
 mod answers;
+mod data;
 mod discovery;
 mod firewall;
 mod health;
@@ -26,21 +27,21 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, DhtMode};
+use crate::config::{Config, DhtMode, UdpOffload};
 use crate::control::{self, server};
 use crate::engine::{Engine, Sockets};
-use crate::host::{clock, cpu, entropy, privileges};
+use crate::host::{clock, entropy, privileges};
 use crate::proto::dht::Mode;
 use crate::proto::identity::Identity;
 use crate::proto::node;
 use crate::proto::session;
-use crate::proto::wire::envelope::NetworkSecret;
 use crate::store::{self, StateDir};
 use crate::tun::guard::{self, Guard};
-use crate::tun::{self, Interface, InterfaceConfig, Offloads};
+use crate::tun::{self, Interface, InterfaceConfig};
 use crate::udp::{self, UdpSocket};
 
 use answers::Answers;
+use data::Data;
 use discovery::Discovery;
 use firewall::Firewall;
 use keeper::Keeper;
@@ -152,13 +153,13 @@ impl Daemon {
             }
         };
         let firewall = Arc::new(Firewall::load(config, state.clone())?);
-        let sockets = bind(&config.net.listen)?;
+        let sockets = bind(&config.net.listen, config.data.udp_offload)?;
         let listen: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect();
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig {
             name: config.tun.name.clone(),
             mtu: config.tun.mtu,
-            offloads: Offloads::TcpUdp,
+            offloads: data::offloads(config.data.tun_offload),
             address,
         };
         let interface = Interface::open(&interface).await?;
@@ -172,7 +173,11 @@ impl Daemon {
             },
             false => None,
         };
-        let node = node::Node::new(node_config(config, identity, remembered, &firewall), clock::now());
+        let asked = data::session(&config.data);
+        let node = node::Node::new(
+            node_config(config, asked.clone(), identity, remembered, &firewall),
+            clock::now(),
+        );
         let device = interface.device();
         let engine = match Engine::start(node, device, sockets) {
             Ok(engine) => engine,
@@ -181,6 +186,8 @@ impl Daemon {
                 return Err(system("cannot start the data path")(error));
             }
         };
+        let data = Data::new(&asked, engine.rungs());
+        data.log();
         let handle = engine.handle();
         firewall.attach(handle.clone());
         let discovery = config.net.lan_discovery.then(|| Discovery::open(listen.clone())).flatten();
@@ -195,7 +202,7 @@ impl Daemon {
         let saver = saver::Saver::new(handle.clone(), state.clone());
         let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
-        let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, listen));
+        let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, data, listen));
         let mut daemon = Self { engine, keeper, state, tasks };
         if let Some(address) = config.metrics.listen {
             match control::metrics::bind(address).await {
@@ -228,7 +235,7 @@ impl Daemon {
     }
 }
 
-fn bind(listen: &[SocketAddr]) -> Result<Sockets, Error> {
+fn bind(listen: &[SocketAddr], offload: UdpOffload) -> Result<Sockets, Error> {
     let mut sockets = Vec::new();
     let mut chosen = None;
     for address in listen {
@@ -239,6 +246,9 @@ fn bind(listen: &[SocketAddr]) -> Result<Sockets, Error> {
         }
         match UdpSocket::bind(address) {
             Ok(socket) => {
+                if offload == UdpOffload::None {
+                    socket.renounce_trains().map_err(system("cannot switch UDP offloads off"))?;
+                }
                 chosen.get_or_insert(socket.local_addr().port());
                 sockets.push(socket);
             }
@@ -253,13 +263,14 @@ fn bind(listen: &[SocketAddr]) -> Result<Sockets, Error> {
 
 fn node_config(
     config: &Config,
+    session: session::Config,
     identity: Identity,
     remembered: Vec<crate::proto::wire::control::Contact>,
     firewall: &Firewall,
 ) -> node::Config {
     node::Config {
         identity,
-        session: session::Config::new(cpu::has_aes(), NetworkSecret::default()),
+        session,
         dht_mode: match config.dht.mode {
             DhtMode::Auto | DhtMode::Server => Mode::Server,
             DhtMode::Client => Mode::Client,
@@ -283,6 +294,7 @@ async fn reload(config: &mut Config, firewall: &Firewall) {
         || fresh.tun != config.tun
         || fresh.net != config.net
         || fresh.dht != config.dht
+        || fresh.data != config.data
         || fresh.metrics != config.metrics
         || fresh.policy.lan_guard != config.policy.lan_guard;
     if fixed {

@@ -89,6 +89,9 @@ impl Inward for Inner<'_> {
         let sent = match self.plane.device.send(virtio, pieces) {
             // Some kernels refuse large packets of kinds that they should take.
             Err(error) if refuses_offload(&error) && virtio != Virtio::PLAIN => {
+                if error.kind() == io::ErrorKind::InvalidInput {
+                    self.plane.rungs.note_refused_packet();
+                }
                 self.deliver_plain(virtio, pieces)
             }
             sent => sent,

@@ -19,6 +19,7 @@ mod inbox;
 mod inward;
 mod outward;
 mod plane;
+mod rungs;
 mod wake;
 
 use std::io;
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use handle::{AskError, Handle};
 pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
+pub use rungs::Rungs;
 
 use crate::proto::node::Node;
 use crate::tun::Device;
@@ -44,6 +46,7 @@ pub const ASKS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Engine {
     handle: Handle,
+    rungs: Arc<Rungs>,
     wake: Arc<Wake>,
     threads: Vec<JoinHandle<()>>,
     control: tokio::task::JoinHandle<()>,
@@ -68,7 +71,9 @@ impl Engine {
         let (failure, failed) = oneshot::channel();
         let snapshot = Arc::new(ArcSwap::new(node.snapshot()));
         let handle = Handle::new(asks, node.node_id());
+        let rungs = Arc::new(Rungs::new(device.offloads(), sockets.clone()));
         let plane = plane::Plane {
+            rungs: rungs.clone(),
             snapshot: snapshot.clone(),
             shared: node.shared(),
             device: device.clone(),
@@ -79,12 +84,17 @@ impl Engine {
         let threads = plane.start(failure)?;
         let control = control::Control::new(node, snapshot, device, sockets);
         let control = tokio::spawn(control.run(items, asked));
-        Ok(Self { handle, wake, threads, control, failed })
+        Ok(Self { handle, rungs, wake, threads, control, failed })
     }
 
     /// A way to talk to the node.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// How much work the kernel takes off our hands.
+    pub fn rungs(&self) -> Arc<Rungs> {
+        self.rungs.clone()
     }
 
     /// Waits until there is no going on: the interface was deleted ([`crate::tun::is_deleted`]), or a thread or the

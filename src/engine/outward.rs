@@ -137,7 +137,11 @@ impl Sink for Wire<'_> {
             let drops = &self.plane.shared.drops;
             match socket_for(&self.plane.sockets, first.to) {
                 Some(socket) => {
+                    let cut = socket.cuts_trains();
                     let sent = self.sender.send(socket, trains);
+                    if cut && !socket.cuts_trains() {
+                        self.plane.rungs.note_refused_train(socket);
+                    }
                     (0..sent.lost).for_each(|_| drops.count(DropReason::Io));
                     if let Some((to, len)) = sent.too_big {
                         self.plane.inbox.put(Item::TooBig { to, len });

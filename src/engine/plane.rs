@@ -18,6 +18,7 @@ use crate::udp::UdpSocket;
 
 use super::Sockets;
 use super::inbox::Inbox;
+use super::rungs::Rungs;
 use super::wake::Wake;
 
 /// What both threads need.
@@ -28,6 +29,7 @@ pub(super) struct Plane {
     pub(super) device: Arc<Device>,
     pub(super) sockets: Sockets,
     pub(super) inbox: Inbox,
+    pub(super) rungs: Arc<Rungs>,
     pub(super) wake: Arc<Wake>,
 }
 

@@ -29,6 +29,17 @@ pub enum Offloads {
     TcpUdp,
 }
 
+impl Offloads {
+    /// Name in `status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::TcpUdp => "tcp-udp",
+        }
+    }
+}
+
 /// The open TUN device. May be used by several threads at once.
 pub struct Device {
     tun: SyncDevice,
@@ -99,6 +110,9 @@ impl Device {
             if let [packet] = pieces {
                 return self.tun.send(packet).map(|_| ());
             }
+        }
+        if self.offloads == Offloads::Tcp && virtio.is_udp_train() {
+            return Err(io::ErrorKind::Unsupported.into());
         }
         let header = virtio.emit();
         let mut slices = [IoSlice::new(&[]); PIECES_MAX + 1];

@@ -69,6 +69,15 @@ impl UdpSocket {
         self.cuts_trains.store(false, Ordering::Relaxed);
     }
 
+    /// Gives up trains in both directions: datagrams are sent and received one by one.
+    ///
+    /// # Errors
+    /// Whatever the kernel answers; [`UdpSocket::cuts_trains`] is false all the same.
+    pub fn renounce_trains(&self) -> io::Result<()> {
+        self.stop_cutting_trains();
+        set_int(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 0)
+    }
+
     /// Where it listens, with the port that it got.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local
@@ -120,7 +129,12 @@ fn never_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
     set_int(socket, level, name, value)
 }
 
-fn set_int(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_int(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the descriptor is open, and the option is an int that lives until the call returns.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };

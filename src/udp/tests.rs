@@ -246,6 +246,27 @@ fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
 }
 
 #[test]
+fn without_trains_datagrams_come_one_by_one() {
+    for address in [V4, V6] {
+        let (a, b) = (bind(address), bind(address));
+        b.renounce_trains().unwrap();
+        assert!(!b.cuts_trains());
+        let bytes = vec![7; 20_000];
+        let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1000, 0)]);
+        assert_eq!(sent, Sent::default());
+        let (mut receiver, mut messages) = (TrainReceiver::new(), 0);
+        while messages < 20 {
+            let mut fds = [PollFd::new(b.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::from(1000u16)), Ok(1), "{messages} of 20");
+            let _ = receiver.receive(&b, |received| {
+                assert_eq!((received.bytes.len(), received.datagram_len), (1000, 1000));
+                messages += 1;
+            });
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
     let (a, b) = (bind(V6), bind(V6));
     let mesh = "[612::1]:7".parse().unwrap();

@@ -166,6 +166,13 @@ impl Answers {
             listen: vec!["0.0.0.0:5747".parse().unwrap(), "[::]:5747".parse().unwrap()],
             endpoints: vec!["203.0.113.7:5747".parse().unwrap()],
             dht: DhtSummary { mode: DhtRole::Server, contacts: 37, network_size_estimate: Some(120) },
+            data: DataStatus {
+                tun_offload: "tcp-udp".into(),
+                tun_refused: 0,
+                udp_offload: "trains".into(),
+                superframes: true,
+                ciphers: vec!["aes-256-gcm".into(), "chacha20-poly1305".into()],
+            },
             health: self.health.clone(),
             peers,
             drops: BTreeMap::from([("unauthenticated".into(), 0), ("policy".into(), 3)]),

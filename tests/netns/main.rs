@@ -22,4 +22,5 @@ mod outages;
 mod policy;
 mod programs;
 mod reach;
+mod rungs;
 mod wire;

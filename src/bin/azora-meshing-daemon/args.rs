@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use auramesh::config::{self, Bootstrap, DhtMode, Given, Inbound, InvalidValue, LogLevel, Overrides};
+use auramesh::config::{
+    self, Bootstrap, Cipher, DhtMode, Given, Inbound, InvalidValue, LogLevel, Overrides, TunOffload,
+    UdpOffload,
+};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Parser, ValueHint};
@@ -52,6 +55,22 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "POLICY", value_parser = words::<Inbound>(Inbound::WORDS))]
     inbound: Option<Inbound>,
 
+    /// Work that the kernel leaves to the daemon and the other way round on the interface [default: auto]
+    #[arg(long, value_name = "RUNG", value_parser = words::<TunOffload>(TunOffload::WORDS))]
+    tun_offload: Option<TunOffload>,
+
+    /// Trains of datagrams that the kernel cuts and joins [default: auto]
+    #[arg(long, value_name = "RUNG", value_parser = words::<UdpOffload>(UdpOffload::WORDS))]
+    udp_offload: Option<UdpOffload>,
+
+    /// Send and take no superframes
+    #[arg(long)]
+    no_superframes: bool,
+
+    /// Cipher of the sessions; peers that prefer different ones agree on chacha20-poly1305 [default: auto]
+    #[arg(long, value_name = "CIPHER", value_parser = words::<Cipher>(Cipher::WORDS))]
+    cipher: Option<Cipher>,
+
     /// What is logged to stderr [default: info]
     #[arg(long, env = "AZORA_LOG", value_name = "LEVEL", value_parser = words::<LogLevel>(LogLevel::WORDS))]
     log: Option<LogLevel>,
@@ -98,6 +117,10 @@ impl Arguments {
             ),
             lan_discovery: self.no_lan_discovery.then_some(Given::flag(false)),
             dht_mode: given(matches, "dht", self.dht),
+            tun_offload: given(matches, "tun_offload", self.tun_offload),
+            udp_offload: given(matches, "udp_offload", self.udp_offload),
+            superframes: self.no_superframes.then_some(Given::flag(false)),
+            cipher: given(matches, "cipher", self.cipher),
             inbound: given(matches, "inbound", self.inbound),
             metrics: given(matches, "metrics", self.metrics),
         }

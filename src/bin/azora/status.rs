@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DhtRole, NodeState, PeerState, Status};
+use auramesh::control::message::{DataStatus, DhtRole, NodeState, PeerState, Status};
 
 use crate::args::{Check, Format};
 use crate::interface;
@@ -91,11 +91,22 @@ fn summary(status: &Status) -> String {
                 size.unwrap_or_default()
             ),
         ),
+        row("data", data(&status.data)),
         row("peers", format!("{}, {flowing} with data in the last 30 s", status.peers.len())),
         row("drops", counters(&status.drops)),
         row("version", &status.version),
     ]));
     text
+}
+
+fn data(data: &DataStatus) -> String {
+    let superframes = if data.superframes { "superframes" } else { "no superframes" };
+    let refused = match data.tun_refused {
+        0 => String::new(),
+        n => format!(" ({n} packets refused)"),
+    };
+    let (tun, udp) = (&data.tun_offload, &data.udp_offload);
+    format!("tun {tun}{refused}, udp {udp}, {superframes}, {}", data.ciphers.join(" or "))
 }
 
 fn row(name: &str, value: impl ToString) -> [String; 2] {

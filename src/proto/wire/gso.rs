@@ -91,6 +91,11 @@ impl Virtio {
         [self.partial as u8, self.kind, h0, h1, s0, s1, c0, c1, o0, o1]
     }
 
+    /// True for several UDP datagrams in one packet, which kernels before Linux 6.2 do not know.
+    pub const fn is_udp_train(&self) -> bool {
+        self.kind == GSO_UDP
+    }
+
     /// What a peer has to know of it.
     pub const fn offload(&self) -> Offload {
         let segment_len = if self.kind == GSO_NONE { 0 } else { self.segment_len & 0x7fff };

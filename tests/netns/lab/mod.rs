@@ -36,8 +36,9 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 static CHECKED: Once = Once::new();
 
 /// Programs that the tests call, and the Debian package of each.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
