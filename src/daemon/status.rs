@@ -35,7 +35,7 @@ pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
         path: peer.endpoint.map_or(PathStatus::NONE, PathStatus::direct),
         standby: Vec::new(),
         rtt_ms: peer.rtt.map(ms),
-        loss: None,
+        loss: peer.loss_per_mille.map(|loss| loss as f64 / 1e3),
         mtu: u16::try_from(peer.mtu).unwrap_or(u16::MAX),
         cipher: peer.cipher.map(String::from),
         session_age_s: peer.session_age.map(s),

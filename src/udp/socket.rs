@@ -129,7 +129,7 @@ fn never_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
     set_int(socket, level, name, value)
 }
 
-fn set_int(
+pub(super) fn set_int(
     socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,

@@ -245,6 +245,56 @@ fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
     }
 }
 
+/// A socket without checksums is given no trains (udp(7)): the kernel's answer is that of a device that cannot cut them.
+#[test]
+fn a_refused_train_is_sent_again_in_single_datagrams() {
+    for address in [V4, V6] {
+        let (a, b) = (bind(address), bind(address));
+        let (level, name) = if address == V4 {
+            (libc::SOL_SOCKET, libc::SO_NO_CHECK)
+        } else {
+            (libc::SOL_UDP, libc::UDP_NO_CHECK6_TX)
+        };
+        crate::udp::socket::set_int(&a.as_fd(), level, name, 1).unwrap();
+        let bytes: Vec<u8> = (0..9500).map(|i| (i / 1000) as u8).collect();
+        assert!(a.cuts_trains());
+        for _ in 0..2 {
+            let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1000, 0)]);
+            assert_eq!(sent, Sent::default());
+            assert!(!a.cuts_trains(), "it is not tried again");
+        }
+        // Over IPv6, a datagram without a checksum does not arrive.
+        if address == V4 {
+            let got: Vec<u8> = datagrams(&b, 20).into_iter().flat_map(|(datagram, _)| datagram).collect();
+            assert_eq!(got, [&bytes[..], &bytes].concat());
+        }
+    }
+}
+
+/// Nothing gets lost on a link that is shorter than the datagrams of a train.
+#[test]
+fn a_train_too_long_for_the_link_is_sent_in_fragments() {
+    let thread = std::thread::spawn(|| {
+        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
+        }
+        let ip = std::process::Command::new("ip").args(["link", "set", "lo", "mtu", "1400", "up"]).status();
+        assert!(ip.unwrap().success());
+        for address in [V4, V6] {
+            let (a, b) = (bind(address), bind(address));
+            let bytes: Vec<u8> = (0..40_000).map(|i| (i / 1450) as u8).collect();
+            let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1450, 0)]);
+            assert_eq!(sent, Sent { lost: 0, too_big: Some(b.local_addr()) });
+            assert!(a.cuts_trains(), "shorter trains still are");
+            let got: Vec<u8> = datagrams(&b, 28).into_iter().flat_map(|(datagram, _)| datagram).collect();
+            assert!(got == bytes, "{} of {} bytes", got.len(), bytes.len());
+        }
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn without_trains_datagrams_come_one_by_one() {
     for address in [V4, V6] {

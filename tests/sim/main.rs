@@ -9,6 +9,7 @@ mod handshakes;
 mod host;
 mod hostile;
 mod idle;
+mod loss;
 mod mesh;
 mod moves;
 mod mtu;

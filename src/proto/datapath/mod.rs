@@ -60,6 +60,8 @@ pub struct Route {
     pub endpoint: SocketAddr,
     /// Largest UDP payload that the path carries, in bytes.
     pub datagram_len: usize,
+    /// Large packets are cut: the path loses so much that superframes would have holes.
+    pub cuts: bool,
     /// How superframes are laid out; `None` when the peer does not take frames.
     layout: Option<Layout>,
     noticed: AtomicBool,
@@ -69,7 +71,14 @@ impl Route {
     /// A route over `session`. Unless `watched`, its next packet is reported.
     pub fn new(session: Session, endpoint: SocketAddr, datagram_len: usize, watched: bool) -> Self {
         let layout = Layout::new(datagram_len - OVERHEAD).filter(|_| session.has_frames());
-        Self { session, endpoint, datagram_len, layout, noticed: AtomicBool::new(watched) }
+        let cuts = false;
+        Self { session, endpoint, datagram_len, cuts, layout, noticed: AtomicBool::new(watched) }
+    }
+
+    /// The same, for a path that loses much if `cuts`.
+    pub const fn with_cuts(mut self, cuts: bool) -> Self {
+        self.cuts = cuts;
+        self
     }
 
     /// True once: its next packet is news.

@@ -6,6 +6,7 @@
 //!                     └── equal lengths, the last one shorter: one train, one system call, one trip through the stack
 //! ```
 //!
+//! On a path that loses much, large packets are cut as the kernel would have done, each part a frame of its own.
 //! A peer that does not take frames gets one whole packet a datagram, cut and with complete checksums.
 
 use std::net::SocketAddr;
@@ -249,6 +250,9 @@ impl<'a> Batch<'a> {
             self.place_small(route, ecn, 0..len, offload);
             return Outbound::Sent;
         }
+        if route.cuts && self.place_cut(route, ecn, len, offload) {
+            return Outbound::Sent;
+        }
         // The order of packets is kept.
         self.flush();
         if self.outbox.expected != Some(layout) {
@@ -262,6 +266,32 @@ impl<'a> Batch<'a> {
         }
         self.outbox.expected = Some(layout);
         self.send_superframe(route, layout, ecn, len, offload)
+    }
+
+    /// For a path that loses much: a datagram for each part of a packet that can be cut. False when it cannot.
+    fn place_cut(&mut self, route: &'a Route, ecn: u8, len: usize, offload: Offload) -> bool {
+        self.outbox.flatten(len);
+        let flat = std::mem::take(&mut self.outbox.flat);
+        let limit = route.plaintext_len();
+        let segments = Segments::of(&flat[..len], offload);
+        let mut fitting = segments.filter(|parts| FRAME_HEADER_LEN + parts.packet_len_max() <= limit);
+        let is_cut = fitting.is_some();
+        let content = Content { kind: Kind::Frames, partial: false, slice: (0, 1) };
+        let header = Offload { segment_len: 0, partial: true }.emit();
+        while let Some(segments) = &mut fitting {
+            let start = self.open(route, ecn, content) + HEADER_LEN;
+            let (front, room) = self.outbox.packed[start..start + limit].split_at_mut(FRAME_HEADER_LEN);
+            front.copy_from_slice(&header);
+            match segments.next(&flat[..len], room) {
+                Some(len) => self.fill(FRAME_HEADER_LEN + len),
+                None => {
+                    self.used -= 1;
+                    fitting = None;
+                }
+            }
+        }
+        self.outbox.flat = flat;
+        is_cut
     }
 
     /// For a peer that takes whole packets only.

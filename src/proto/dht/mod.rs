@@ -223,6 +223,7 @@ impl Dht {
             | Control::Close { .. }
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
+            | Control::Received { .. }
             | Control::Found { .. }
             | Control::Stored { .. } => None,
         }
@@ -249,6 +250,7 @@ impl Dht {
             | Control::Close { .. }
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
+            | Control::Received { .. }
             | Control::Find { .. }
             | Control::Store { .. } => self.counters.unsolicited += 1,
         }

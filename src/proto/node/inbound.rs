@@ -10,6 +10,7 @@ use crate::proto::identity::NodeId;
 use crate::proto::path;
 use crate::proto::session::REJECT_AFTER;
 use crate::proto::session::gate::Admission;
+use crate::proto::session::loss::Totals;
 use crate::proto::session::noise::Incoming;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
@@ -339,8 +340,12 @@ impl Node {
     fn handle_message(&mut self, now: Instant, wall: WallTime, id: NodeId, index: u32, message: Control) {
         match message {
             Control::Ping { nonce } => {
-                if let Some(observed) = self.peers.of(&id).and_then(|peer| peer.path.current()) {
-                    self.send_control(now, id, &[Control::Pong { nonce, observed }]);
+                let Some(peer) = self.peers.of_mut(&id) else { return };
+                if let Some(observed) = peer.path.current() {
+                    // Who only receives looks at the session when it is asked.
+                    let report = peer.poll_report(now);
+                    let pong = Control::Pong { nonce, observed };
+                    self.send_control(now, id, &std::iter::once(pong).chain(report).collect::<Vec<_>>());
                 }
             }
             Control::Pong { nonce, .. } => self.handle_pong(now, id, nonce),
@@ -351,6 +356,9 @@ impl Node {
             }
             Control::MtuAck { token, datagram_len } => {
                 self.handle_mtu_ack(now, id, token, datagram_len);
+            }
+            Control::Received { sent, received } => {
+                self.handle_received(now, id, index, Totals { sent, received });
             }
             Control::Find { .. } | Control::Store { .. } => self.handle_request(now, wall, id, &message),
             Control::Found { request, record, mut contacts } => {
@@ -396,6 +404,20 @@ impl Node {
             }
             _ => self.drop(DropReason::Malformed),
         }
+    }
+
+    /// How much of what we sent in a session came.
+    fn handle_received(&mut self, now: Instant, id: NodeId, index: u32, totals: Totals) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some(session) = peer.current.as_ref().filter(|session| session.local_index() == index) else {
+            return;
+        };
+        if totals.sent > session.packets_sent() || totals.received > totals.sent {
+            return self.drop(DropReason::Malformed);
+        }
+        let cut = peer.losses.cuts();
+        peer.losses.handle_report(now, index, totals);
+        self.dirty |= cut != peer.losses.cuts();
     }
 
     /// The peer forgets the session: so do we, and shake hands again when there is something to send.

@@ -13,6 +13,7 @@ use crate::proto::path::Path;
 use crate::proto::path::pmtu::PathMtu;
 use crate::proto::policy::EchoLimit;
 use crate::proto::session::Rng;
+use crate::proto::session::loss::{Losses, Reporter};
 use crate::proto::session::noise::Initiator;
 use crate::proto::session::transport::Session;
 use crate::proto::timer::{Instant, WallTime};
@@ -106,6 +107,9 @@ pub(super) struct Peer {
     pub(super) record: Option<NodeRecord>,
     pub(super) path: Path,
     pub(super) pmtu: PathMtu,
+    /// What it says of our datagrams, and when to say what of its own.
+    pub(super) losses: Losses,
+    pub(super) reporter: Reporter,
     pub(super) current: Option<Session>,
     pub(super) previous: Option<Session>,
     /// We answered a handshake and wait for the first packet.
@@ -163,6 +167,8 @@ impl Peer {
             record: None,
             path: Path::default(),
             pmtu: PathMtu::default(),
+            losses: Losses::default(),
+            reporter: Reporter::default(),
             current: None,
             previous: None,
             next: None,
@@ -229,6 +235,13 @@ impl Peer {
     /// True when there is a session, and the peer has shown that it receives where we send.
     pub(super) const fn may_be_probed(&self) -> bool {
         self.current.is_some() && self.challenge.is_none()
+    }
+
+    /// How much came of what it sent, when it is time to say so.
+    pub(super) fn poll_report(&mut self, now: Instant) -> Option<Control> {
+        let session = self.current.as_ref().filter(|session| session.has_frames())?;
+        let totals = self.reporter.poll(now, session.local_index(), session.totals_received())?;
+        Some(Control::Received { sent: totals.sent, received: totals.received })
     }
 
     /// True while packets or pings wait for a session.

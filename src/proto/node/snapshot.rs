@@ -34,6 +34,7 @@ struct State {
     notices: u64,
     mtu: usize,
     datagram_len: usize,
+    cuts: bool,
 }
 
 impl State {
@@ -43,7 +44,8 @@ impl State {
         });
         let endpoint = peer.path.current();
         let (watched, notices, datagram_len) = (peer.watched, peer.notices, peer.pmtu.datagram_len());
-        Self { sessions, endpoint, watched, notices, mtu, datagram_len }
+        let cuts = peer.losses.cuts();
+        Self { sessions, endpoint, watched, notices, mtu, datagram_len, cuts }
     }
 }
 
@@ -57,7 +59,8 @@ impl Part {
         let endpoint = peer.path.current();
         let route = peer.current.as_ref().zip(endpoint).map(|(session, endpoint)| {
             let datagram_len = peer.pmtu.datagram_len();
-            Arc::new(Route::new(session.clone(), endpoint, datagram_len, peer.watched))
+            let route = Route::new(session.clone(), endpoint, datagram_len, peer.watched);
+            Arc::new(route.with_cuts(peer.losses.cuts()))
         });
         let receiver = |session: &Session| {
             // The first packet of an unconfirmed session is news wherever it comes from, and the second if the

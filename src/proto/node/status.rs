@@ -40,6 +40,8 @@ pub struct PeerStatus {
     pub candidates: Vec<SocketAddr>,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
+    /// Part of our datagrams that got lost lately, in thousandths; known only while there are many.
+    pub loss_per_mille: Option<u64>,
     /// Largest inner packet that goes in one datagram, in bytes.
     pub mtu: usize,
     /// Name of the session's cipher.
@@ -109,6 +111,7 @@ impl Node {
             endpoint: session.and(peer.path.current()),
             candidates: peer.path.candidates().to_vec(),
             rtt: peer.rtt,
+            loss_per_mille: session.and(peer.losses.per_mille(now)),
             mtu: peer.pmtu.datagram_len() - OVERHEAD,
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),

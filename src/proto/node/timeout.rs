@@ -102,6 +102,9 @@ impl Node {
         let watched = next < expires;
         self.dirty |= std::mem::replace(&mut peer.watched, watched) && !watched;
         self.timers.arm(Timer::Session(id), next.max(now + LOOK_GAP_MIN).min(expires));
+        if active && let Some(report) = self.peers.of_mut(&id).and_then(|peer| peer.poll_report(now)) {
+            self.send_control(now, id, &[report]);
+        }
     }
 
     /// Has a session looked at soon, if that was not planned anyway.

@@ -27,6 +27,7 @@
 //! frees its chaining key and psk without wiping them.
 
 pub mod gate;
+pub mod loss;
 pub mod noise;
 pub mod sealed;
 pub mod transport;

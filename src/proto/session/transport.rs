@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use super::keys::{Chain, Key};
+use super::loss::Totals;
 use super::window::ReplayWindow;
 use super::{
     EPOCH_PACKETS_MAX, ERASE_AFTER, RATCHET_AFTER, RATCHET_AFTER_PACKETS, REJECT_AFTER, REJECT_AFTER_PACKETS,
@@ -429,6 +430,13 @@ impl Session {
     /// Authentic packets opened.
     pub fn packets_received(&self) -> u64 {
         self.shared.received.packets.load(Ordering::Relaxed)
+    }
+
+    /// What came of that which the peer is known to have sent.
+    pub fn totals_received(&self) -> Totals {
+        // In this order: a packet is marked before it is counted.
+        let received = self.packets_received();
+        Totals { sent: self.shared.received.window.next().max(received), received }
     }
 
     /// Bytes of authentic packets, overhead included.

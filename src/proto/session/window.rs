@@ -64,6 +64,11 @@ impl ReplayWindow {
         Some(Marked { newest: counter >= next, first: next == 0 })
     }
 
+    /// The greatest counter seen, plus one.
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     fn is_too_old(&self, counter: u64) -> bool {
         counter + WINDOW_LEN < self.next.load(Ordering::Relaxed)
     }

@@ -10,6 +10,7 @@
 //!  4 Close    reason u8
 //!  5 MtuProbe token u64 ‖ length of the datagram u16; padded to that length
 //!  6 MtuAck   token u64 ‖ length of the datagram u16
+//!  7 Received newest counter and all before it u64 ‖ packets that came u64
 //! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
@@ -114,6 +115,13 @@ pub enum Control {
         /// Bytes of the datagram that arrived.
         datagram_len: u16,
     },
+    /// How much of what the peer sent in this session came.
+    Received {
+        /// Packets that must have been sent: the newest counter and all before it.
+        sent: u64,
+        /// Packets that came.
+        received: u64,
+    },
     /// FIND_NODE and FIND_VALUE of Kademlia.
     Find {
         /// Comes back in the answer.
@@ -168,6 +176,10 @@ impl Control {
                 out.extend(token.to_be_bytes());
                 out.extend(datagram_len.to_be_bytes());
             }
+            Self::Received { sent, received } => {
+                out.extend(sent.to_be_bytes());
+                out.extend(received.to_be_bytes());
+            }
             Self::Find { request, want, target } => {
                 out.extend(request.to_be_bytes());
                 out.push(want.number());
@@ -221,6 +233,7 @@ impl Control {
             1 => Self::Ping { nonce: value.u64()? },
             2 => Self::Pong { nonce: value.u64()?, observed: endpoint::parse(&mut value)? },
             3 => Self::Hello { record: record_bytes(value.rest())? },
+            7 => Self::Received { sent: value.u64()?, received: value.u64()? },
             4 => Self::Close { reason: CloseReason::from_number(value.u8()?)? },
             5 => Self::MtuProbe { token: value.u64()?, datagram_len: value.u16()? },
             6 => Self::MtuAck { token: value.u64()?, datagram_len: value.u16()? },
@@ -252,6 +265,7 @@ impl Control {
             Self::Close { .. } => 4,
             Self::MtuProbe { .. } => 5,
             Self::MtuAck { .. } => 6,
+            Self::Received { .. } => 7,
             Self::Find { .. } => 16,
             Self::Found { .. } => 17,
             Self::Store { .. } => 18,

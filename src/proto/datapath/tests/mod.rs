@@ -148,6 +148,14 @@ fn pair(capabilities: u16, datagram_len: usize) -> [End; 2] {
 }
 
 impl End {
+    /// From now on the path counts as one that loses much.
+    fn cut(&mut self) {
+        let address = identity(2).address();
+        if let Some(route) = self.snapshot.routes.get_mut(&address) {
+            Arc::get_mut(route).unwrap().cuts = true;
+        }
+    }
+
     /// Sends packets as one batch.
     fn send(&mut self, packets: &[(Vec<u8>, Virtio)]) -> (Wire, Vec<Outbound>) {
         let mut wire = Wire::default();

@@ -178,3 +178,62 @@ fn what_does_not_belong_on_the_mesh_is_dropped() {
     assert_eq!(verdicts, expected);
     assert!(wire.0.is_empty());
 }
+
+/// On a path that loses much: each part of a large packet is a datagram of its own, and nothing waits for anything.
+#[test]
+fn large_packets_are_cut_where_much_gets_lost() {
+    let [mut alice, mut bob] = pair(CAPABILITY_FRAMES, LEN);
+    alice.cut();
+    let (packet, virtio) = large_tcp(60_000);
+    let udp_packet = udp(&stream(0, 1200 * 30));
+    let small = tcp(61_000, ACK, &stream(61_000, 10));
+    let read = [
+        (packet.clone(), virtio),
+        (small.clone(), super::packets::virtio(&small, 0)),
+        (udp_packet.clone(), super::packets::virtio(&udp_packet, 1200)),
+    ];
+    let (wire, verdicts) = alice.send(&read);
+    assert_eq!(verdicts, [Outbound::Sent; 3]);
+    let datagrams = wire.datagrams();
+    assert_eq!(datagrams.len(), 60_000_usize.div_ceil(1348) + 30);
+    assert!(wire.0.len() <= 6, "they still travel in trains: {}", wire.0.len());
+    for lost in 0..datagrams.len() {
+        let [_, mut bob] = pair(CAPABILITY_FRAMES, LEN);
+        let mut out = Out::default();
+        let there = datagrams.iter().enumerate().filter(|(at, _)| *at != lost);
+        bob.receive_marked(there.map(|(_, datagram)| (datagram, 0)), &mut out);
+        assert_eq!(bob.reception.poll_timeout(), None, "nothing waits");
+        let packets = out.plain().len();
+        assert!(packets + 2 >= datagrams.len() && packets <= datagrams.len() + 1, "{packets}");
+    }
+    let mut out = Out::default();
+    bob.receive_trains(&wire, &mut out);
+    let plain = out.plain();
+    let (tcp_part, udp_part) = plain.split_at(60_000_usize.div_ceil(1348) + 1);
+    let mut at = 1000;
+    for packet in tcp_part {
+        let (sequence, flags, payload) = read_tcp(packet);
+        assert_eq!((sequence, payload), (at, &stream(at, payload.len())[..]), "in order and whole");
+        at += payload.len() as u32;
+        assert_eq!(flags & FIN != 0, at == 61_000, "FIN on the last segment only");
+    }
+    assert_eq!(at, 61_010);
+    for (i, packet) in udp_part.iter().enumerate() {
+        assert_eq!(read_udp(packet), stream(i as u32 * 1200, 1200));
+    }
+    assert_eq!(udp_part.len(), 30);
+}
+
+/// What cannot be cut, or not into parts that fit, stays a superframe.
+#[test]
+fn what_cannot_be_cut_is_a_superframe_even_there() {
+    for (packet, segment_len) in [(udp(&stream(0, 3000)), 0), (tcp(0, ACK, &stream(0, 9000)), 3000)] {
+        let [mut alice, mut bob] = pair(CAPABILITY_FRAMES, LEN);
+        alice.cut();
+        let (wire, verdicts) = alice.send(&[(packet.clone(), virtio(&packet, segment_len))]);
+        assert_eq!((verdicts, wire.0.len()), (vec![Outbound::Sent], 1));
+        let mut out = Out::default();
+        bob.receive_trains(&wire, &mut out);
+        assert_eq!((out.packets.len(), out.packets[0].1.len()), (1, packet.len()));
+    }
+}

@@ -16,6 +16,7 @@ use std::time::Duration;
 mod gate;
 mod handshake;
 mod hostile;
+mod loss;
 mod sealed;
 mod transport;
 mod vectors;

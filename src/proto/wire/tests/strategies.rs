@@ -87,6 +87,7 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
             .prop_map(|(token, datagram_len)| Control::MtuProbe { token, datagram_len }),
         (any::<u64>(), any::<u16>())
             .prop_map(|(token, datagram_len)| Control::MtuAck { token, datagram_len }),
+        any::<(u64, u64)>().prop_map(|(sent, received)| Control::Received { sent, received }),
         (any::<u64>(), want, any::<[u8; 32]>()).prop_map(|(request, want, target)| Control::Find {
             request,
             want,
