@@ -271,9 +271,9 @@ fn a_refused_train_is_sent_again_in_single_datagrams() {
     }
 }
 
-/// Nothing gets lost on a link that is shorter than the datagrams of a train.
+/// Path MTU discovery is told, and shorter trains go on as trains.
 #[test]
-fn a_train_too_long_for_the_link_is_sent_in_fragments() {
+fn a_train_too_long_for_the_link_is_refused() {
     let thread = std::thread::spawn(|| {
         if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
             return eprintln!("SKIPPED, NOTHING TESTED: a network namespace needs root ({errno})");
@@ -284,9 +284,11 @@ fn a_train_too_long_for_the_link_is_sent_in_fragments() {
             let (a, b) = (bind(address), bind(address));
             let bytes: Vec<u8> = (0..40_000).map(|i| (i / 1450) as u8).collect();
             let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1450, 0)]);
-            assert_eq!(sent, Sent { lost: 0, too_big: Some(b.local_addr()) });
+            assert_eq!(sent, Sent { lost: 28, too_big: Some((b.local_addr(), 1450)) });
             assert!(a.cuts_trains(), "shorter trains still are");
-            let got: Vec<u8> = datagrams(&b, 28).into_iter().flat_map(|(datagram, _)| datagram).collect();
+            let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1300, 0)]);
+            assert_eq!(sent, Sent::default());
+            let got: Vec<u8> = datagrams(&b, 31).into_iter().flat_map(|(datagram, _)| datagram).collect();
             assert!(got == bytes, "{} of {} bytes", got.len(), bytes.len());
         }
     });

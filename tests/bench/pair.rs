@@ -123,7 +123,7 @@ impl Pair {
         let Side { snapshot, shared, .. } = &self.receiver;
         let mut kernel = Kernel(0);
         let mut turn = Turn { snapshot, shared, now: NOW, out: &mut kernel };
-        reception.handle_train(&mut turn, self.sender.endpoint, train, datagram_len);
+        reception.handle_train(&mut turn, self.sender.endpoint, 0, train, datagram_len);
         kernel.0
     }
 }
@@ -222,7 +222,7 @@ fn carry(from: &mut Node, source: SocketAddr, to: &mut Node, destination: Socket
 
 fn receive(node: &mut Node, source: SocketAddr, datagram: &mut [u8]) {
     let (snapshot, shared) = (node.snapshot(), node.shared());
-    let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, datagram, NOW);
+    let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, 0, datagram, NOW);
     let mut setup = false;
     let mut control = None;
     match verdict {

@@ -392,7 +392,7 @@ fn padding_of_a_probe_takes_no_place_in_the_inbox() {
     let len = packet.len() - OVERHEAD;
     session(&world, a, b).seal(Kind::Control, &mut packet, len, len, world.now).unwrap();
     let (host, from) = (world.host(b), world.endpoint(a));
-    let (verdict, _) = inbound(&host.snapshot, &host.shared, from, &mut packet, world.now);
+    let (verdict, _) = inbound(&host.snapshot, &host.shared, from, 0, &mut packet, world.now);
     let Inbound::Control { messages, .. } = verdict else { panic!("{verdict:?}") };
     assert!(messages.len() <= CONTROL_LEN_MAX, "{}", messages.len());
     assert_eq!(Control::parse_all(messages).unwrap().len(), 1);

@@ -157,6 +157,7 @@ impl Net {
             | Control::Pong { .. }
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
+            | Control::Received { .. }
             | Control::Hello { .. }
             | Control::Close { .. }
             | Control::Found { .. }
