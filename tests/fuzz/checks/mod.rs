@@ -11,6 +11,7 @@ mod node;
 mod outer;
 mod payload;
 mod session;
+mod superframe;
 
 /// Panics when a property does not hold for these bytes.
 pub type Check = fn(&[u8]);
@@ -23,6 +24,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("dht", dht::dht),
     ("endpoint", payload::endpoint),
     ("envelope", outer::envelope),
+    ("frame", superframe::frame),
     ("handshake", outer::handshake),
     ("inner", inner::inner),
     ("node", node::node),
@@ -31,6 +33,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("sealed", outer::sealed),
     ("session", session::session),
     ("session_header", outer::session_header),
+    ("superframe", superframe::superframe),
 ];
 
 /// Runs one target's check.
