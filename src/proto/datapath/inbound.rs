@@ -148,7 +148,10 @@ fn session<'p>(
         Kind::Frames => Inbound::Frames { local_index, plaintext },
         Kind::Slice => {
             let (number, count) = header.slice;
-            let first_counter = header.counter.wrapping_sub(u64::from(number));
+            // No superframe begins before the first counter.
+            let Some(first_counter) = header.counter.checked_sub(u64::from(number)) else {
+                return (shared.refuse(DropReason::Malformed).0, notice);
+            };
             Inbound::Slice(Slice { local_index, first_counter, number, count, len: plaintext.len(), ecn })
         }
         Kind::Data => {

@@ -123,6 +123,19 @@ fn contradicting_slices_are_dropped_and_places_are_bounded() {
     assert!(incomplete >= 1000 - SUPERFRAMES_MAX as u64, "{incomplete}");
 }
 
+#[test]
+fn a_superframe_that_would_begin_before_the_first_counter_is_dropped() {
+    let [ours, _] = sessions(CAPABILITY_FRAMES);
+    let [_, mut bob] = pair(CAPABILITY_FRAMES, 1472);
+    let mut packet = vec![0; OVERHEAD + 1440];
+    ours.seal_at(1, Content { kind: Kind::Slice, partial: false, slice: (5, 9) }, &mut packet);
+    let mut out = Out::default();
+    bob.receive(&[packet], &mut out);
+    assert_eq!((bob.shared.drops.of(DropReason::Malformed), bob.reception.poll_timeout()), (1, None));
+    bob.receive(&[seal(&ours, 300, Kind::Slice, (0, 2), &[0x60; 1440])], &mut out);
+    bob.wait(&mut out);
+}
+
 proptest! {
     #[test]
     fn any_frames_are_survived(bytes in vec(any::<u8>(), 0..1440)) {
