@@ -120,6 +120,9 @@ impl Node {
                     // Probes are made to be lost: no reason to doubt the session.
                     peer.replied = Some(now);
                 }
+                if probe.datagram_len > peer.pmtu.datagram_len() {
+                    peer.losses.excuse();
+                }
                 self.transmit(endpoint, packet);
             }
             Err(_) => self.forget_sessions(id),

@@ -73,9 +73,16 @@ pub struct Losses {
     per_mille: Option<u64>,
     calm_since: Option<Instant>,
     cuts: bool,
+    /// Datagrams since the last report that were sent to see whether they arrive.
+    excused: u64,
 }
 
 impl Losses {
+    /// A datagram goes out that is expected to get lost: one of the search for what the path carries (`path::pmtu`).
+    pub const fn excuse(&mut self) {
+        self.excused = self.excused.saturating_add(1);
+    }
+
     /// The receiver's report about the session with this index.
     pub fn handle_report(&mut self, now: Instant, session: u32, totals: Totals) {
         let last = self.last.filter(|last| last.session == session);
@@ -89,6 +96,7 @@ impl Losses {
         }
         self.last = Some(Report { session, at: now, totals });
         let lost = sent.saturating_sub(totals.received - before.received);
+        let lost = lost.saturating_sub(std::mem::take(&mut self.excused));
         self.per_mille = Some(lost.saturating_mul(1000) / sent);
         let above = |limit: u64| lost.saturating_mul(1000) > sent.saturating_mul(limit);
         if above(CUT_ABOVE_PER_MILLE) {

@@ -50,6 +50,16 @@ fn it_ends_when_the_path_was_calm_for_long_enough() {
     assert!(!path.loses(0));
 }
 
+/// Probes of what the path carries are sent to be lost.
+#[test]
+fn probes_are_no_loss() {
+    let mut path = Path::default();
+    for excused in [true, false] {
+        (0..if excused { 20 } else { 0 }).for_each(|_| path.losses.excuse());
+        assert_eq!(path.loses(20), !excused);
+    }
+}
+
 /// Nobody knows what the path did while nothing was sent.
 #[test]
 fn silence_is_not_calm() {
