@@ -48,9 +48,6 @@ use crate::proto::wire::inner;
 use crate::proto::wire::session::OVERHEAD;
 use crate::proto::wire::superframe::Layout;
 
-/// Largest inner packet that fits into a datagram over IPv6 on Ethernet, in bytes.
-pub const INNER_LEN_MAX: usize = 1500 - 40 - 8 - OVERHEAD;
-
 /// Where packets for one mesh address go.
 #[derive(Debug)]
 pub struct Route {
