@@ -14,10 +14,10 @@
 //!   identity/  0   key pairs, NodeId, position, the mesh address derived from a NodeId
 //!   wire/      1   every packet format, one file each: layout table, parse, emit
 //!   session/   2   Noise handshake, transport keys, counters, replay window, cookies, ratchet
-//!   path/      2   where a peer can be reached, and where it was last heard
+//!   path/      2   where a peer can be reached, where it was last heard, how long its datagrams may be
 //!   policy/    2   which inner packets may enter, and the flows that we started
 //!   dht/       2   Kademlia: k-buckets, lookups, records and their expiry
-//!   datapath/  3   one packet to one verdict, over a read-only snapshot of sessions, routes and rules
+//!   datapath/  3   packets to trains of datagrams and back, over a read-only snapshot of sessions, routes and rules
 //!   node/      4   composes session, path, policy and dht; publishes snapshots
 //! tun/         5   the network interface: device, address, route, guard
 //! udp/         5   sockets towards the underlay
