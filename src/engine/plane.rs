@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 
+use crate::host::priority;
 use crate::proto::datapath::{Shared, Snapshot};
 use crate::tun::Device;
 use crate::udp::UdpSocket;
@@ -20,6 +21,13 @@ use super::Sockets;
 use super::inbox::Inbox;
 use super::rungs::Rungs;
 use super::wake::Wake;
+
+/// Nice values of the threads. A program that sends as fast as it can would else run while what it sent waits: the
+/// packets of all others wait with it, 1.5 ms instead of 0.35 ms in the middle on two cores. What comes in goes first,
+/// because it waits for us in a buffer of megabytes; a thread that went before every sender would get its packets one by
+/// one instead of many at a time.
+const NICE_INWARD: i32 = -20;
+const NICE_OUTWARD: i32 = -10;
 
 /// What both threads need.
 #[derive(Clone)]
@@ -58,10 +66,28 @@ impl Plane {
     pub(super) fn start(self, failure: oneshot::Sender<io::Error>) -> io::Result<Vec<JoinHandle<()>>> {
         let failure = Failure(Arc::new(Mutex::new(Some(failure))));
         let (outward, reports) = (self.clone(), failure.clone());
-        let run = move || outward.run_outward().unwrap_or_else(|error| reports.report(error));
+        let run = move || {
+            run_first(NICE_OUTWARD);
+            outward.run_outward().unwrap_or_else(|error| reports.report(error));
+        };
         let outward = thread::Builder::new().name("azora-out".into()).spawn(run)?;
-        let run = move || self.run_inward().unwrap_or_else(|error| failure.report(error));
+        let run = move || {
+            run_first(NICE_INWARD);
+            self.run_inward().unwrap_or_else(|error| failure.report(error));
+        };
         Ok(vec![outward, thread::Builder::new().name("azora-in".into()).spawn(run)?])
+    }
+}
+
+/// Lets the calling thread run before ordinary programs, where that is allowed.
+fn run_first(nice: i32) {
+    if let Err(error) = priority::set_nice(nice) {
+        let thread = thread::current();
+        tracing::info!(
+            thread = thread.name().unwrap_or_default(),
+            "packets wait for a processor like any program's work ({error}): on a busy machine they take longer; \
+             CAP_SYS_NICE or a limit for it (LimitNICE=-20 in a unit) lets them go first"
+        );
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `clock` | what time is it | `CLOCK_BOOTTIME` (counts suspended time), `CLOCK_REALTIME` |
 //! | `entropy` | 32 unpredictable bytes | `getrandom(2)` |
 //! | `privileges` | may we administer the network; keep secrets out of core dumps | capabilities(7), `PR_SET_DUMPABLE` |
+//! | `priority` | may our threads run before others | `setpriority(2)` |
 //! | `cpu` | which cipher is fast here | CPU feature bits |
 //! | `addresses` | which addresses do the interfaces have | `getifaddrs(3)` |
 //! | `changes` | what has just changed | rtnetlink(7) and nfnetlink multicast groups |
@@ -19,6 +20,7 @@ pub mod changes;
 pub mod clock;
 pub mod cpu;
 pub mod entropy;
+pub mod priority;
 pub mod privileges;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::host::changes::{Burst, Change, Changes, Message};
-use crate::host::{addresses, clock, cpu, entropy, privileges};
+use crate::host::{addresses, clock, cpu, entropy, priority, privileges};
 
 #[test]
 fn monotonic_time_does_not_go_back_and_counts_from_boot() {
@@ -193,4 +193,12 @@ fn changes_are_reported_while_they_happen() {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[test]
+fn a_chosen_nice_value_stays() {
+    // A thread of its own: the value cannot be lowered again without rights.
+    let values = std::thread::spawn(|| (priority::set_nice(5).unwrap(), priority::set_nice(7).unwrap()));
+    let (first, second) = values.join().unwrap();
+    assert_eq!(first, second);
 }

@@ -311,6 +311,7 @@ fn cap_net_admin_alone_is_enough() {
         node.ping(other.address, 1)
     });
     assert!(node.must("nft list tables").contains("azora_azora0"), "the guard is installed");
+    assert!(process.log().contains("CAP_SYS_NICE"), "says what it goes without: {}", process.log());
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(
         process.ended(Duration::from_secs(5)).and_then(|status| status.code()),
@@ -321,6 +322,23 @@ fn cap_net_admin_alone_is_enough() {
     assert!(!node.must("nft list tables").contains("azora"), "and removed");
     assert_eq!(node.interfaces(), ["lo", "eth0"]);
     node.kill();
+}
+
+/// What carries packets runs before programs, where that is allowed, and nothing else does.
+#[test]
+fn the_threads_that_carry_packets_run_first() {
+    let lab = Lab::new();
+    let node = lab.node(Underlay::V4).started();
+    let may = node.sh("test $(nice -n -20 nice) = -20").code == 0;
+    let (inward, outward) = if may { (-20, -10) } else { (0, 0) };
+    crate::lab::eventually(Duration::from_secs(5), "each thread has its place", || {
+        let nice = node.nice();
+        let others = nice.iter().filter(|(thread, _)| !["azora-in", "azora-out"].contains(&thread.as_str()));
+        (nice.get("azora-in") == Some(&inward)
+            && nice.get("azora-out") == Some(&outward)
+            && others.into_iter().all(|(_, nice)| *nice == 0))
+        .then_some(())
+    });
 }
 
 /// A reload takes the whole file or nothing of it.

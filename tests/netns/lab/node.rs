@@ -247,6 +247,17 @@ impl Node {
             .collect()
     }
 
+    /// Nice value of each of its threads, by name.
+    pub(crate) fn nice(&self) -> BTreeMap<String, i32> {
+        let threads = self.wake_ups().into_keys();
+        let of = |thread: u32| {
+            let stat = fs::read_to_string(format!("/proc/{}/task/{thread}/stat", self.pid())).unwrap();
+            // The 19th field of proc_pid_stat(5); the second ends with the last parenthesis.
+            stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().parse().unwrap()
+        };
+        threads.map(|(thread, name)| (name, of(thread))).collect()
+    }
+
     /// Entries in a directory of `/proc/PID`: `fd` or `task`.
     pub(crate) fn proc_count(&self, directory: &str) -> usize {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).unwrap().count()
