@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 
 use arc_swap::Cache;
 
-use crate::host::clock;
+use crate::host::{clock, entropy};
 use crate::proto::datapath::{
     Batch, DropReason, Outbound, Outbox, PlainPackets, Room, Sink, Snapshot, Train,
 };
 use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::inner::{IcmpError, icmp_error};
-use crate::tun;
+use crate::tun::{self, QueueProbe};
 use crate::udp::TrainSender;
 
 use super::inbox::Item;
@@ -20,8 +20,9 @@ use super::plane::{Plane, socket_for, wait};
 /// Largest packet without a session that is handed over, in bytes: the interface's MTU is at most this.
 const PLAIN_LEN_MAX: usize = 65_535;
 
-/// Packets read before time and snapshot are looked at again.
+/// Packets read before time and snapshot are looked at again, and bytes.
 const TURN: usize = 256;
+const TURN_BYTES: usize = 256 * 1024;
 
 /// What a turn came to.
 #[derive(PartialEq, Eq)]
@@ -37,9 +38,16 @@ impl Plane {
         let mut outbox = Outbox::new();
         let mut sender = TrainSender::new();
         let mut plain = vec![0; PLAIN_LEN_MAX];
+        let mut probe = None;
         while !self.wake.is_set() {
             let snapshot = cache.load();
-            if self.turn(snapshot, &mut outbox, &mut sender, &mut plain)? == Turn::Empty {
+            let turn = self.turn(snapshot, &mut outbox, &mut sender, &mut plain, probe.as_ref())?;
+            let now = clock::now();
+            if outbox.backlog.poll_probe(now) {
+                let made = || QueueProbe::new(snapshot.own.ipv6(), entropy::seed()).ok();
+                probe = probe.or_else(made).inspect(|probe| probe.send(now));
+            }
+            if turn == Turn::Empty {
                 wait(&[self.device.as_fd(), self.wake.as_fd()], None)?;
             }
         }
@@ -53,12 +61,14 @@ impl Plane {
         outbox: &mut Outbox,
         sender: &mut TrainSender,
         plain: &mut [u8],
+        probe: Option<&QueueProbe>,
     ) -> io::Result<Turn> {
         let mut sink = Wire { plane: self, sender };
         let mut batch = Batch::new(snapshot, &self.shared, outbox, &mut sink, clock::now());
         let mut turn = Turn::More;
+        let mut bytes = 0;
         for _ in 0..TURN {
-            if batch.is_full() {
+            if batch.is_full() || bytes > TURN_BYTES {
                 break;
             }
             let read = match batch.outbox().room() {
@@ -68,7 +78,12 @@ impl Plane {
             match read {
                 Ok((len, virtio)) => {
                     let (verdict, notice) = batch.push_read(len, virtio);
-                    if verdict != Outbound::Sent {
+                    bytes += len;
+                    if verdict == Outbound::Queue
+                        && let Some(sent_at) = probe.and_then(|probe| probe.sent_at(batch.outbox().head(len)))
+                    {
+                        batch.outbox().backlog.handle_probe(clock::now(), sent_at);
+                    } else if verdict != Outbound::Sent {
                         let packet = batch.outbox().last_read(len);
                         self.refused(snapshot, verdict, packet, virtio, plain);
                     }

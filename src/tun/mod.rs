@@ -22,10 +22,12 @@ mod device;
 pub mod guard;
 mod interface;
 mod netlink;
+mod probe;
 
 pub use condition::Condition;
 pub use device::{Device, Offloads, is_deleted, is_down};
 pub use interface::{Interface, InterfaceConfig};
+pub use probe::QueueProbe;
 
 use std::io;
 use std::net::Ipv6Addr;

@@ -9,12 +9,13 @@ use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, Layer};
 
 use crate::proto::identity::{Identity, MeshAddress};
+use crate::proto::timer::Instant;
 use crate::proto::wire::gso::{Transport, Virtio};
 use crate::tun::guard::{self, Guard};
 use crate::tun::interface::overlap;
 use crate::tun::netlink::{Address, Netlink, Route};
 use crate::tun::{
-    Condition, Device, Error, Interface, InterfaceConfig, Offloads, is_deleted, is_down, is_name,
+    Condition, Device, Error, Interface, InterfaceConfig, Offloads, QueueProbe, is_deleted, is_down, is_name,
 };
 
 fn own() -> MeshAddress {
@@ -224,6 +225,26 @@ fn a_fresh_interface_carries_packets_and_nothing_else() {
         interface.close().await.unwrap();
         assert_eq!(index(&kernel, "azora0").await, None, "gone although its device is held");
         drop(device);
+    });
+}
+
+#[test]
+fn a_probe_comes_out_of_the_queue_and_only_its_owner_knows_it() {
+    in_namespace(|| async {
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        let device = interface.device();
+        let probe = QueueProbe::new(own().ipv6(), [1; 32]).unwrap();
+        let sent_at = Instant::from_nanos(123_456_789);
+        probe.send(sent_at);
+        let out = packet(&device, 1000).unwrap();
+        assert_eq!(probe.sent_at(&out), Some(sent_at));
+        assert!((0..out.len()).all(|len| probe.sent_at(&out[..len]).is_none()));
+        assert_eq!(QueueProbe::new(own().ipv6(), [2; 32]).unwrap().sent_at(&out), None, "another secret");
+        let mut elsewhere = out.clone();
+        elsewhere[39] ^= 1;
+        assert_eq!(probe.sent_at(&elsewhere), None, "another destination");
+        interface.close().await.unwrap();
+        probe.send(sent_at);
     });
 }
 

@@ -32,7 +32,8 @@ pub enum DropReason {
     NotMesh,
     /// Larger than the path's MTU.
     TooBig,
-    /// Marked "congestion experienced" on its way, and its sender would not understand the mark (RFC 6040 §4.2).
+    /// Marked "congestion experienced" on its way, and its sender would not understand the mark (RFC 6040 §4.2); or a
+    /// segment whose sender filled the interface's queue, as a sign to slow down.
     Congestion,
     /// Parts of a superframe, of which no packet could be made.
     Incomplete,

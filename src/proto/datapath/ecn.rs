@@ -20,6 +20,15 @@ pub(super) const fn of(head: &[u8]) -> u8 {
     head[1] >> 4 & 0b11
 }
 
+/// Marks an IPv6 packet that begins with `head`; false when its sender would not understand.
+pub(super) const fn mark(head: &mut [u8]) -> bool {
+    if of(head) == NOT_ECT {
+        return false;
+    }
+    head[1] |= CE << 4;
+    true
+}
+
 /// The codepoint of datagrams that make one packet: the strongest mark that any of them has.
 pub(super) const fn strongest(a: u8, b: u8) -> u8 {
     const fn strength(codepoint: u8) -> u8 {

@@ -12,6 +12,7 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
+//! | `backlog` | how long packets wait in the interface's queue, and when their senders are told |
 //! | `outbound` | packets of the interface into datagrams, datagrams into trains |
 //! | `inbound` | one datagram to one verdict |
 //! | `reception` | trains of datagrams; frames and whole superframes to the interface without copying |
@@ -23,6 +24,7 @@
 //! inside of the sessions, the flow table and the drop counters.
 
 mod assembly;
+mod backlog;
 mod drops;
 mod ecn;
 mod inbound;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use assembly::{ASSEMBLY_TIME_MAX, SUPERFRAMES_MAX};
+pub use backlog::Backlog;
 pub use drops::{DropReason, Drops};
 pub use inbound::{Inbound, Slice, inbound};
 pub use outbound::{Batch, Outbound, Outbox, PlainPackets, Room, Sink, TRAIN_BYTES_MAX, Train, WideRoom};

@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{DropReason, Notice, Route, Shared, Snapshot, ecn};
+use super::{Backlog, DropReason, Notice, Route, Shared, Snapshot, ecn};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy;
 use crate::proto::session::transport::Content;
@@ -73,6 +73,8 @@ pub struct Outbox {
     flat: Box<[u8]>,
     /// The layout in which the next packet is expected: after one large packet comes another.
     expected: Option<Layout>,
+    /// The queue that packets come from.
+    pub backlog: Backlog,
 }
 
 /// Where to read the next packet of the interface into.
@@ -116,6 +118,7 @@ impl Outbox {
             wide: buffer(FRAME_LEN_MAX + SLOTS_MAX * (OVERHEAD + PADDING_MULTIPLE) + TRAIN_BYTES_MAX),
             flat: buffer(PACKET_LEN_MAX),
             expected: None,
+            backlog: Backlog::default(),
         }
     }
 
@@ -145,14 +148,31 @@ impl Outbox {
     }
 
     /// The beginning of the packet that was read last: all that one piece of it holds.
-    fn head(&self, len: usize) -> &[u8] {
+    pub fn head(&mut self, len: usize) -> &mut [u8] {
         match self.expected {
             Some(layout) => {
                 let start = HEADER_LEN + FRAME_HEADER_LEN;
-                &self.wide[start..start + len.min(layout.slice_len() - FRAME_HEADER_LEN)]
+                &mut self.wide[start..start + len.min(layout.slice_len() - FRAME_HEADER_LEN)]
             }
-            None => &self.flat[..len],
+            None => &mut self.flat[..len],
         }
+    }
+
+    /// Tells the sender of the packet that was read last, if it is a large one of TCP, when the queue is too long.
+    /// Returns the packet's length: a sender that knows no marks misses a segment.
+    fn slow_down(&mut self, len: usize, offload: Offload) -> usize {
+        if offload.segment_len == 0 || !self.backlog.note_read(len) {
+            return len;
+        }
+        let head = self.head(len);
+        if ecn::mark(head) {
+            return len;
+        }
+        let Some(shorter) = shorten(head, len, offload) else {
+            self.backlog.return_signal();
+            return len;
+        };
+        shorter
     }
 }
 
@@ -160,6 +180,16 @@ impl Default for Outbox {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Takes the last segment off a large TCP packet of `len` bytes that begins with `head`; the length of what is left.
+fn shorten(head: &mut [u8], len: usize, offload: Offload) -> Option<usize> {
+    let transport = Transport::locate(head).filter(|transport| transport.is_tcp() && offload.partial)?;
+    let payload_len = len - transport.headers_len();
+    let segments = payload_len.div_ceil(usize::from(offload.segment_len));
+    let left = segments.checked_sub(1).filter(|left| *left > 0)? * usize::from(offload.segment_len);
+    transport.cut(head, payload_len, 0, left);
+    Some(transport.headers_len() + left)
 }
 
 /// One datagram that is being filled.
@@ -220,7 +250,6 @@ impl<'a> Batch<'a> {
         let Ok(inner) = Inner::parse_head(head, len) else {
             return (self.drop(DropReason::NotIpv6), None);
         };
-        let ecn = ecn::of(head);
         if inner.source != self.snapshot.own.ipv6() {
             return (self.drop(DropReason::SourceNotOurs), None);
         }
@@ -232,7 +261,12 @@ impl<'a> Batch<'a> {
         let peer = route.session.peer();
         policy::outbound(&snapshot.rules, &self.shared.flows, &peer, &inner, self.now);
         let notice = route.wakes().then_some(Notice::Woke { peer });
-        (self.place(route, ecn, inner.len, virtio), notice)
+        let len = self.outbox.slow_down(inner.len, virtio.offload());
+        let ecn = ecn::of(self.outbox.head(len));
+        if len < inner.len {
+            self.shared.drops.count(DropReason::Congestion);
+        }
+        (self.place(route, ecn, len, virtio), notice)
     }
 
     fn place(&mut self, route: &'a Route, ecn: u8, len: usize, virtio: Virtio) -> Outbound {

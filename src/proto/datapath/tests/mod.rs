@@ -1,5 +1,6 @@
 //! Two nodes' data paths back to back, with whatever a network does to datagrams in between.
 
+mod backlog;
 mod ecn;
 mod hostile;
 mod loss;
