@@ -121,7 +121,7 @@ impl Node {
                     peer.replied = Some(now);
                 }
                 if probe.datagram_len > peer.pmtu.datagram_len() {
-                    peer.losses.excuse();
+                    peer.losses.excuse(session.local_index());
                 }
                 self.transmit(endpoint, packet);
             }

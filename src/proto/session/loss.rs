@@ -73,14 +73,17 @@ pub struct Losses {
     per_mille: Option<u64>,
     calm_since: Option<Instant>,
     cuts: bool,
-    /// Datagrams since the last report that were sent to see whether they arrive.
-    excused: u64,
+    /// Session, and datagrams of it that were sent to see whether they arrive and were not missed yet.
+    excused: (u32, u64),
 }
 
 impl Losses {
-    /// A datagram goes out that is expected to get lost: one of the search for what the path carries (`path::pmtu`).
-    pub const fn excuse(&mut self) {
-        self.excused = self.excused.saturating_add(1);
+    /// A datagram of the session goes out that is expected to get lost: one of the search for what the path carries
+    /// (`path::pmtu`). It is missed when something newer came, which may be after the next report.
+    /// If it comes, it excuses another: those are a few of a whole search.
+    pub const fn excuse(&mut self, session: u32) {
+        let before = if self.excused.0 == session { self.excused.1 } else { 0 };
+        self.excused = (session, before.saturating_add(1));
     }
 
     /// The receiver's report about the session with this index.
@@ -96,7 +99,9 @@ impl Losses {
         }
         self.last = Some(Report { session, at: now, totals });
         let lost = sent.saturating_sub(totals.received - before.received);
-        let lost = lost.saturating_sub(std::mem::take(&mut self.excused));
+        let excused = if self.excused.0 == session { self.excused.1.min(lost) } else { 0 };
+        self.excused.1 -= excused;
+        let lost = lost - excused;
         self.per_mille = Some(lost.saturating_mul(1000) / sent);
         let above = |limit: u64| lost.saturating_mul(1000) > sent.saturating_mul(limit);
         if above(CUT_ABOVE_PER_MILLE) {

@@ -55,9 +55,31 @@ fn it_ends_when_the_path_was_calm_for_long_enough() {
 fn probes_are_no_loss() {
     let mut path = Path::default();
     for excused in [true, false] {
-        (0..if excused { 20 } else { 0 }).for_each(|_| path.losses.excuse());
+        (0..if excused { 20 } else { 0 }).for_each(|_| path.losses.excuse(SESSION));
         assert_eq!(path.loses(20), !excused);
     }
+}
+
+/// A probe is missed when something newer came, which may be after the next report.
+#[test]
+fn a_probe_is_excused_until_it_is_missed() {
+    let mut path = Path::default();
+    (0..20).for_each(|_| path.losses.excuse(SESSION));
+    (0..5).for_each(|_| assert!(!path.loses(0)));
+    assert!(!path.loses(20));
+    assert!(path.loses(20), "each only once");
+}
+
+#[test]
+fn probes_of_another_session_excuse_nothing() {
+    let mut path = Path::default();
+    (0..20).for_each(|_| path.losses.excuse(SESSION + 1));
+    assert!(path.loses(20));
+    let mut path = Path::default();
+    for session in [SESSION + 1, SESSION] {
+        (0..10).for_each(|_| path.losses.excuse(session));
+    }
+    assert!(path.loses(21));
 }
 
 /// Nobody knows what the path did while nothing was sent.
