@@ -70,6 +70,8 @@ pub(super) struct DataTable {
     pub(super) udp_offload: Option<UdpOffload>,
     pub(super) superframes: Option<bool>,
     pub(super) cipher: Option<Cipher>,
+    #[serde(deserialize_with = "workers")]
+    pub(super) workers: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +138,10 @@ fn tun_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
 
 fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
     value::mtu(i64::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    value::workers(i64::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
 }
 
 /// The empty text switches metrics off.

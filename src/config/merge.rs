@@ -84,6 +84,8 @@ pub struct Overrides {
     pub superframes: Option<Given<bool>>,
     /// `data.cipher`.
     pub cipher: Option<Given<Cipher>>,
+    /// `data.workers`.
+    pub workers: Option<Given<usize>>,
     /// `policy.inbound`.
     pub inbound: Option<Given<Inbound>>,
     /// `metrics.listen`.
@@ -146,6 +148,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     data.superframes =
         from.pick("data.superframes", set.superframes, file.data.superframes, data.superframes);
     data.cipher = from.pick("data.cipher", set.cipher, file.data.cipher, data.cipher);
+    data.workers = from.pick("data.workers", set.workers, file.data.workers, data.workers);
     policy.inbound = from.pick("policy.inbound", set.inbound, file.policy.inbound, policy.inbound);
     policy.allow = from.pick("policy.allow", None, file.policy.allow, policy.allow);
     policy.lan_guard = from.pick("policy.lan_guard", None, file.policy.lan_guard, policy.lan_guard);
@@ -183,6 +186,7 @@ impl Config {
             ("data.udp_offload", quoted(data.udp_offload)),
             ("data.superframes", data.superframes.to_string()),
             ("data.cipher", quoted(data.cipher)),
+            ("data.workers", data.workers.to_string()),
             ("policy.inbound", quoted(policy.inbound)),
             ("policy.allow", list(allow)),
             ("policy.lan_guard", policy.lan_guard.to_string()),

@@ -23,7 +23,7 @@ pub use merge::{Given, Origin, Overrides, Setting};
 pub use value::{
     AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload, UdpOffload,
 };
-pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tun_name};
+pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tun_name, workers};
 
 use std::net::SocketAddr;
 
@@ -51,6 +51,8 @@ pub const LISTEN_MAX: usize = 16;
 pub const BOOTSTRAP_MAX: usize = 256;
 /// Largest number of configured firewall rules.
 pub const ALLOW_MAX: usize = 256;
+/// Largest number of workers.
+pub const WORKERS_MAX: usize = crate::engine::WORKERS_MAX;
 /// Longest interface name in bytes (`IFNAMSIZ` less the terminating zero).
 pub const TUN_NAME_BYTES_MAX: usize = 15;
 /// Longest socket path in bytes (`sun_path` less the terminating zero).
@@ -130,6 +132,8 @@ pub struct Data {
     pub superframes: bool,
     /// Which cipher sessions use.
     pub cipher: Cipher,
+    /// Pairs of threads that carry packets, at most [`WORKERS_MAX`]; 0 is one for every two cores.
+    pub workers: usize,
 }
 
 /// `[policy]`.
@@ -187,6 +191,7 @@ impl Default for Data {
             udp_offload: UdpOffload::Auto,
             superframes: true,
             cipher: Cipher::Auto,
+            workers: 0,
         }
     }
 }

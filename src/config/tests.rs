@@ -53,7 +53,7 @@ fn settings_read_back_as_the_same_configuration() {
     let text = format!(
         "[net]\nlisten = [\"127.0.0.1:0\"]\nbootstrap = [\"{a}@192.0.2.1:5747\"]\n[policy]\n\
          allow = [{{ proto = \"tcp\", port = 22, peer = \"{b}\" }}, {{ proto = \"icmp\" }}]\n\
-         [metrics]\nlisten = \"127.0.0.1:9747\"\n[node]\nstate_dir = \"/a \\\" b\"\n"
+         [metrics]\nlisten = \"127.0.0.1:9747\"\n[data]\nworkers = 3\n[node]\nstate_dir = \"/a \\\" b\"\n"
     );
     let config = parse(&text).unwrap();
     let again: String = config.settings().iter().map(|s| format!("{} = {}\n", s.key, s.value)).collect();
@@ -108,6 +108,8 @@ fn wrong_values_are_refused_with_their_line() {
         ("[node]\nlog = \"loud\"", &["error, warn, info, debug, trace"]),
         ("[node]\nstate_dir = \"\"", &["1 to"]),
         ("[metrics]\nlisten = \"9747\"", &["IP:PORT"]),
+        ("[data]\nworkers = 9", &["9", "to 8"]),
+        ("[data]\nworkers = -1", &["-1", "to 8"]),
     ];
     for (text, needles) in line_2 {
         refused(text, &["test.toml:2:"]);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     LAN_DISCOVERY_PORT, MTU_MAX, MTU_MIN, SOCKET_PATH_BYTES_MAX, STATE_DIR_BYTES_MAX, TUN_NAME_BYTES_MAX,
+    WORKERS_MAX,
 };
 use crate::proto::identity::{NodeId, ParseNodeIdError, in_mesh};
 
@@ -27,6 +28,9 @@ pub enum InvalidValue {
     /// Outside [`MTU_MIN`] to [`MTU_MAX`].
     #[error("mtu {0} is outside {MTU_MIN} to {MTU_MAX}")]
     Mtu(i64),
+    /// More than [`WORKERS_MAX`], or negative.
+    #[error("workers {0} is outside 0 (one for every two cores) to {WORKERS_MAX}")]
+    Workers(i64),
     /// No interface can have this name.
     #[error(
         "`{0}` is no interface name: 1 to {TUN_NAME_BYTES_MAX} bytes of a-z, A-Z, 0-9, `_`, `-`, `.`, and not lo"
@@ -300,6 +304,14 @@ impl FromStr for AllowRule {
 /// Outside that range.
 pub fn mtu(value: i64) -> Result<u16, InvalidValue> {
     u16::try_from(value).ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu)).ok_or(InvalidValue::Mtu(value))
+}
+
+/// A number of workers, at most [`WORKERS_MAX`]; 0 is one for every two cores.
+///
+/// # Errors
+/// Outside that range.
+pub fn workers(value: i64) -> Result<usize, InvalidValue> {
+    usize::try_from(value).ok().filter(|workers| *workers <= WORKERS_MAX).ok_or(InvalidValue::Workers(value))
 }
 
 /// A name that the kernel takes for an interface.

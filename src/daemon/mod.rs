@@ -19,6 +19,7 @@ mod metrics;
 mod probe;
 mod saver;
 mod status;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,8 +30,8 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, DhtMode, UdpOffload};
 use crate::control::{self, server};
-use crate::engine::{Engine, Sockets};
-use crate::host::{clock, entropy, privileges};
+use crate::engine::Engine;
+use crate::host::{clock, cpu, entropy, privileges};
 use crate::proto::dht::Mode;
 use crate::proto::identity::Identity;
 use crate::proto::node;
@@ -155,14 +156,16 @@ impl Daemon {
         let firewall = Arc::new(Firewall::load(config, state.clone())?);
         let sockets = bind(&config.net.listen, config.data.udp_offload)?;
         let listen: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect();
+        let wanted = workers::wanted(config.data.workers, cpu::count());
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig {
             name: config.tun.name.clone(),
             mtu: config.tun.mtu,
             offloads: data::offloads(config.data.tun_offload),
             address,
+            queues: wanted,
         };
-        let interface = Interface::open(&interface).await?;
+        let mut interface = Interface::open(&interface).await?;
         let guard = match config.policy.lan_guard {
             true => match Guard::install(interface.name()).await {
                 Ok(guard) => Some(guard),
@@ -173,13 +176,14 @@ impl Daemon {
             },
             false => None,
         };
-        let asked = data::session(&config.data);
+        let workers = workers::share(interface.devices(), sockets, wanted);
+        interface.keep_queues(workers.len());
+        let asked = data::session(&config.data).with_threads(workers.len() as u8);
         let node = node::Node::new(
             node_config(config, asked.clone(), identity, remembered, &firewall),
             clock::now(),
         );
-        let device = interface.device();
-        let engine = match Engine::start(node, device, sockets) {
+        let engine = match Engine::start(node, &workers) {
             Ok(engine) => engine,
             Err(error) => {
                 keeper::take_away(interface, guard).await;
@@ -218,7 +222,8 @@ impl Daemon {
             }
         }
         daemon.tasks.spawn(server::serve(listener, answers));
-        tracing::info!(node = %node_id, %address, interface = %config.tun.name, "ready");
+        let workers = workers.len();
+        tracing::info!(node = %node_id, %address, interface = %config.tun.name, workers, "ready");
         Ok((daemon, firewall))
     }
 
@@ -235,7 +240,7 @@ impl Daemon {
     }
 }
 
-fn bind(listen: &[SocketAddr], offload: UdpOffload) -> Result<Sockets, Error> {
+fn bind(listen: &[SocketAddr], offload: UdpOffload) -> Result<Vec<UdpSocket>, Error> {
     let mut sockets = Vec::new();
     let mut chosen = None;
     for address in listen {
@@ -258,7 +263,7 @@ fn bind(listen: &[SocketAddr], offload: UdpOffload) -> Result<Sockets, Error> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(sockets.into())
+    Ok(sockets)
 }
 
 fn node_config(

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::message::{FirewallMatch, FirewallProtocol};
+use crate::engine::WORKERS_MAX;
 use crate::store::StateDir;
 
 use super::firewall::Firewall;
+use super::workers::wanted;
 
 fn tcp(port: u16) -> FirewallMatch {
     FirewallMatch { proto: Some(FirewallProtocol::Tcp), port: Some(port), peer: None }
@@ -37,4 +39,18 @@ fn a_rule_that_cannot_be_saved_is_neither_added_nor_removed() {
     assert_eq!((firewall.list(), firewall.rules()), (listed, enforced));
     // Adding what is there takes no disk, and tells its number.
     assert_eq!(run(firewall.clone().add(tcp(22))).unwrap(), added);
+}
+
+#[test]
+fn two_cores_make_a_worker() {
+    let check = |configured, cores, expected| assert_eq!(wanted(configured, cores), expected);
+    check(0, 1, 1);
+    check(0, 2, 1);
+    check(0, 3, 1);
+    check(0, 4, 2);
+    check(0, 7, 3);
+    check(0, 64, WORKERS_MAX);
+    check(3, 1, 3);
+    check(1, 64, 1);
+    check(100, 1, WORKERS_MAX);
 }

@@ -78,7 +78,7 @@ impl Inner<'_> {
         let packet = &flat[..len];
         let mut packets = PlainPackets::of(packet, virtio.offload());
         while let Some(len) = packets.next(packet, cut) {
-            self.plane.device.send(Virtio::PLAIN, &[&cut[..len]])?;
+            self.plane.device_for(&cut[..len]).send(Virtio::PLAIN, &[&cut[..len]])?;
         }
         Ok(())
     }
@@ -86,7 +86,8 @@ impl Inner<'_> {
 
 impl Inward for Inner<'_> {
     fn deliver(&mut self, virtio: Virtio, pieces: &[&[u8]]) {
-        let sent = match self.plane.device.send(virtio, pieces) {
+        let device = self.plane.device_for(pieces.first().copied().unwrap_or_default());
+        let sent = match device.send(virtio, pieces) {
             // Some kernels refuse large packets of kinds that they should take.
             Err(error) if refuses_offload(&error) && virtio != Virtio::PLAIN => {
                 if error.kind() == io::ErrorKind::InvalidInput {

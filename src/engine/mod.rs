@@ -1,17 +1,23 @@
 //! The threads that drive a node, and the handle by which others talk to it.
 //!
 //! ```text
-//!  interface ──► outward thread ──datapath::Batch──────► sockets
-//!  sockets   ──► inward thread  ──datapath::Reception──► interface
+//!  interface ──► outward thread ──datapath::Batch──────► sockets      ┐ a pair of threads for each worker
+//!  sockets   ──► inward thread  ──datapath::Reception──► interface    ┘
 //!                     │ setup packets, control messages, notices, packets without a session
 //!                     ▼ bounded inbox
 //!               control task (tokio): owns the `Node`, its timers and commands
 //!                     │ snapshot (arc-swap)
-//!                     └──────────────► both threads
+//!                     └──────────────► all threads
 //! ```
 //!
 //! The threads block in `poll`; they hold no lock, make no allocation per packet and share with the control task
 //! nothing but the snapshot, the counters and the inbox.
+//!
+//! With several workers, the interface has a queue and every address a socket for each. The kernel keeps a flow on one
+//! queue and a peer on one socket, so that no flow is spread over threads and nothing is reordered. No two workers write
+//! the same cache line for every packet: keys and counters of sessions are per sending thread, a session receives in one
+//! thread, the snapshot is read only, drops are counted when something is dropped, and a flow is noted again at most
+//! once a second.
 
 mod control;
 mod handle;
@@ -34,6 +40,7 @@ pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
 pub use rungs::Rungs;
 
 use crate::proto::node::Node;
+use crate::proto::wire::handshake::THREADS_MAX;
 use crate::tun::Device;
 use crate::udp::UdpSocket;
 
@@ -56,6 +63,18 @@ pub struct Engine {
 /// The sockets of a node: one a family is used to send.
 pub type Sockets = Arc<[UdpSocket]>;
 
+/// Most workers: what a session has sending threads ([`THREADS_MAX`]).
+pub const WORKERS_MAX: usize = THREADS_MAX as usize;
+
+/// What a pair of threads has of its own.
+#[derive(Clone)]
+pub struct Worker {
+    /// Its queue of the interface.
+    pub device: Arc<Device>,
+    /// Its sockets, one for each address.
+    pub sockets: Sockets,
+}
+
 impl Engine {
     /// Starts the threads and the control task.
     ///
@@ -63,25 +82,31 @@ impl Engine {
     /// When the system has no more threads or descriptors.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
-    pub fn start(mut node: Node, device: Arc<Device>, sockets: Sockets) -> io::Result<Self> {
+    /// Outside a tokio runtime, and unless there are 1 to [`WORKERS_MAX`] workers.
+    pub fn start(mut node: Node, workers: &[Worker]) -> io::Result<Self> {
+        assert!((1..=WORKERS_MAX).contains(&workers.len()), "the number of workers is within its limits");
         let wake = Arc::new(Wake::new()?);
         let (inbox, items) = inbox::inbox(node.shared());
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (failure, failed) = oneshot::channel();
         let snapshot = Arc::new(ArcSwap::new(node.snapshot()));
         let handle = Handle::new(asks, node.node_id());
-        let rungs = Arc::new(Rungs::new(device.offloads(), sockets.clone()));
-        let plane = plane::Plane {
+        let rungs = Arc::new(Rungs::new(workers));
+        let devices: Arc<[_]> = workers.iter().map(|worker| worker.device.clone()).collect();
+        let plane = |(number, worker): (u8, &Worker)| plane::Plane {
+            worker: number,
             rungs: rungs.clone(),
             snapshot: snapshot.clone(),
             shared: node.shared(),
-            device: device.clone(),
-            sockets: sockets.clone(),
-            inbox,
+            device: worker.device.clone(),
+            devices: devices.clone(),
+            sockets: worker.sockets.clone(),
+            inbox: inbox.clone(),
             wake: wake.clone(),
         };
-        let threads = plane.start(failure)?;
+        let planes: Vec<_> = (0..).zip(workers).map(plane).collect();
+        let threads = plane::Plane::start(&planes, failure)?;
+        let Worker { device, sockets } = workers[0].clone();
         let control = control::Control::new(node, snapshot, device, sockets);
         let control = tokio::spawn(control.run(items, asked));
         Ok(Self { handle, rungs, wake, threads, control, failed })
@@ -120,3 +145,6 @@ impl Engine {
         self.control.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ impl Plane {
     /// Sends what the kernel gives, until told to stop or the interface is gone.
     pub(super) fn run_outward(self) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::of_thread(self.worker);
         let mut sender = TrainSender::new();
         let mut plain = vec![0; PLAIN_LEN_MAX];
         let mut probe = None;

@@ -1,4 +1,4 @@
-//! The two threads of the data path: what they share, how they start, wait and fail.
+//! The threads of the data path, two for each worker: what they share, how they start, wait and fail.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +22,15 @@ use super::inbox::Inbox;
 use super::rungs::Rungs;
 use super::wake::Wake;
 
+// Of an IPv6 packet without extension headers (RFC 8200 §3).
+const NEXT_HEADER_AT: usize = 6;
+const PORTS_AT: usize = 40;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// 2^32 divided by the golden ratio (Knuth, TAOCP volume 3, §6.4).
+const SPREAD: u32 = 0x9e37_79b1;
+
 /// Nice values of the threads. A program that sends as fast as it can would else run while what it sent waits: the
 /// packets of all others wait with it, 1.5 ms instead of 0.35 ms in the middle on two cores. What comes in goes first,
 /// because it waits for us in a buffer of megabytes; a thread that went before every sender would get its packets one by
@@ -29,12 +38,17 @@ use super::wake::Wake;
 const NICE_INWARD: i32 = -20;
 const NICE_OUTWARD: i32 = -10;
 
-/// What both threads need.
+/// What both threads of a worker need.
 #[derive(Clone)]
 pub(super) struct Plane {
+    /// Number of the worker, which is that of its sending thread in the counters of packets.
+    pub(super) worker: u8,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) shared: Arc<Shared>,
+    /// The worker's queue of the interface.
     pub(super) device: Arc<Device>,
+    /// The queues of all workers.
+    pub(super) devices: Arc<[Arc<Device>]>,
     pub(super) sockets: Sockets,
     pub(super) inbox: Inbox,
     pub(super) rungs: Arc<Rungs>,
@@ -46,7 +60,7 @@ pub(super) struct Plane {
 struct Failure(Arc<Mutex<Option<oneshot::Sender<io::Error>>>>);
 
 impl Drop for Failure {
-    /// A thread that panics must not leave the other one behind as half a data path.
+    /// A thread that panics must not leave the others behind as half a data path.
     fn drop(&mut self) {
         if thread::panicking() {
             self.report(io::Error::other("a thread of the data path has panicked"));
@@ -63,20 +77,69 @@ impl Failure {
 }
 
 impl Plane {
-    pub(super) fn start(self, failure: oneshot::Sender<io::Error>) -> io::Result<Vec<JoinHandle<()>>> {
+    /// Starts the threads of all workers, or none of them.
+    pub(super) fn start(
+        planes: &[Self],
+        failure: oneshot::Sender<io::Error>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
         let failure = Failure(Arc::new(Mutex::new(Some(failure))));
-        let (outward, reports) = (self.clone(), failure.clone());
-        let run = move || {
-            run_first(NICE_OUTWARD);
-            outward.run_outward().unwrap_or_else(|error| reports.report(error));
-        };
-        let outward = thread::Builder::new().name("azora-out".into()).spawn(run)?;
-        let run = move || {
-            run_first(NICE_INWARD);
-            self.run_inward().unwrap_or_else(|error| failure.report(error));
-        };
-        Ok(vec![outward, thread::Builder::new().name("azora-in".into()).spawn(run)?])
+        let mut threads = Vec::new();
+        for plane in planes {
+            for (name, nice, run) in [
+                ("azora-out", NICE_OUTWARD, Self::run_outward as fn(Self) -> io::Result<()>),
+                ("azora-in", NICE_INWARD, Self::run_inward),
+            ] {
+                match plane.spawn(name, nice, run, failure.clone()) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => {
+                        plane.wake.wake();
+                        threads.into_iter().for_each(|thread| drop(thread.join()));
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(threads)
     }
+
+    fn spawn(
+        &self,
+        name: &str,
+        nice: i32,
+        run: fn(Self) -> io::Result<()>,
+        failure: Failure,
+    ) -> io::Result<JoinHandle<()>> {
+        let name = match self.worker {
+            0 => name.to_owned(),
+            worker => format!("{name}-{worker}"),
+        };
+        let plane = self.clone();
+        let run = move || {
+            run_first(nice);
+            run(plane).unwrap_or_else(|error| failure.report(error));
+        };
+        thread::Builder::new().name(name).spawn(run)
+    }
+
+    /// The queue of the interface to write a packet to. The kernel sends the other direction of its flow to the same
+    /// queue, so the flows of one peer are spread over the sending threads although all of them come in by one thread.
+    pub(super) fn device_for(&self, head: &[u8]) -> &Device {
+        let queues = self.devices.len();
+        if queues == 1 {
+            return &self.device;
+        }
+        flow(head).map_or(&self.device, |flow| &self.devices[flow % queues])
+    }
+}
+
+/// A number for the flow of an IPv6 packet: the same for both directions, and all packets of the flow. None for packets
+/// without ports.
+pub(super) fn flow(head: &[u8]) -> Option<usize> {
+    let (next_header, ports) = (*head.get(NEXT_HEADER_AT)?, head.get(PORTS_AT..PORTS_AT + 4)?);
+    let ports = [u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]])];
+    // Programs are given even ports only, or odd ones only: all bits have to count.
+    let spread = u32::from(ports[0] ^ ports[1]).wrapping_mul(SPREAD) >> u16::BITS;
+    matches!(next_header, TCP | UDP).then_some(spread as usize)
 }
 
 /// Lets the calling thread run before ordinary programs, where that is allowed.

@@ -5,18 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::tun::Offloads;
 use crate::udp::UdpSocket;
 
-use super::Sockets;
+use super::{Sockets, Worker};
 
 /// What is in force. Each refusal is logged once; the daemon does the work itself from then on.
 #[derive(Debug)]
 pub struct Rungs {
     interface: Offloads,
-    sockets: Sockets,
+    /// Those of every worker.
+    sockets: Vec<Sockets>,
     refused: AtomicU64,
 }
 
 impl Rungs {
-    pub(super) const fn new(interface: Offloads, sockets: Sockets) -> Self {
+    /// Of the workers, one at least: all queues of an interface are alike.
+    pub(super) fn new(workers: &[Worker]) -> Self {
+        let interface = workers[0].device.offloads();
+        let sockets = workers.iter().map(|worker| worker.sockets.clone()).collect();
         Self { interface, sockets, refused: AtomicU64::new(0) }
     }
 
@@ -27,7 +31,7 @@ impl Rungs {
 
     /// True while the kernel cuts trains on every socket.
     pub fn has_trains(&self) -> bool {
-        self.sockets.iter().all(UdpSocket::cuts_trains)
+        self.sockets.iter().flat_map(|sockets| sockets.iter()).all(UdpSocket::cuts_trains)
     }
 
     /// Packets for the interface that the kernel refused as they were, so that they had to be cut here.

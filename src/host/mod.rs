@@ -8,7 +8,7 @@
 //! | `entropy` | 32 unpredictable bytes | `getrandom(2)` |
 //! | `privileges` | may we administer the network; keep secrets out of core dumps | capabilities(7), `PR_SET_DUMPABLE` |
 //! | `priority` | may our threads run before others | `setpriority(2)` |
-//! | `cpu` | which cipher is fast here | CPU feature bits |
+//! | `cpu` | which cipher is fast here, how many cores are ours | CPU feature bits, `sched_getaffinity(2)`, cgroup |
 //! | `addresses` | which addresses do the interfaces have | `getifaddrs(3)` |
 //! | `changes` | what has just changed | rtnetlink(7) and nfnetlink multicast groups |
 //!

@@ -16,6 +16,8 @@ use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN, MeshAddress, in_mesh}
 const QUEUE_PACKETS: u32 = 500;
 /// Largest packet that the kernel leaves uncut, in bytes: with all headers it makes one train over any path.
 const PACKET_LEN_MAX: u32 = 62_000;
+/// Most queues of one interface; the kernel takes 256.
+pub const QUEUES_MAX: usize = 8;
 const DEVICE_NODE: &str = "/dev/net/tun";
 
 /// What the interface should be.
@@ -29,13 +31,16 @@ pub struct InterfaceConfig {
     pub offloads: Offloads,
     /// The node's address.
     pub address: MeshAddress,
+    /// Queues wanted, 1 to [`QUEUES_MAX`].
+    pub queues: usize,
 }
 
 /// The interface while the daemon runs.
 pub struct Interface {
     config: InterfaceConfig,
     index: u32,
-    device: Arc<Device>,
+    /// Its queues, one at least.
+    devices: Vec<Arc<Device>>,
     /// How a prepared TUN was found, to leave it so; `None` for one that we made.
     found: Option<Condition>,
 }
@@ -58,8 +63,11 @@ impl Interface {
             None => None,
         };
         check_overlap(&kernel, config, &links, before.map(|link| link.index)).await?;
-        let (device, index) = open_device(config, before.is_some())?;
-        let interface = Self { config: config.clone(), index, device: Arc::new(device), found };
+        let shared = before.map(|link| matches!(link.kind, Kind::Tun { shared: true, .. }));
+        let (devices, index) = open_devices(config, shared)?;
+        let devices: Vec<_> = devices.into_iter().map(Arc::new).collect();
+        let interface = Self { config: config.clone(), index, devices, found };
+        interface.check_alone(&kernel).await?;
         if interface.found.is_none() {
             silence_autoconfiguration(&config.name);
             // Best effort: the kernel's default does as well.
@@ -69,9 +77,15 @@ impl Interface {
         Ok(interface)
     }
 
-    /// The packet side.
-    pub fn device(&self) -> Arc<Device> {
-        Arc::clone(&self.device)
+    /// The packet side: its queues, as many as were wanted, or one where the kernel or a prepared TUN has no more. The
+    /// kernel keeps the packets of a flow on one queue.
+    pub fn devices(&self) -> &[Arc<Device>] {
+        &self.devices
+    }
+
+    /// Closes all queues but the first few: the kernel gives packets to every one that is open.
+    pub fn keep_queues(&mut self, queues: usize) {
+        self.devices.truncate(queues.max(1));
     }
 
     /// Its name.
@@ -156,6 +170,18 @@ impl Interface {
             kernel.set_up(self.index, false).await?;
         }
         Ok(())
+    }
+
+    /// A TUN with several queues lets a second program in: two that made it at the same moment both see it here.
+    async fn check_alone(&self, kernel: &Netlink) -> Result<(), Error> {
+        let links = kernel.links().await.map_err(io_error("list the interfaces", &self.config))?;
+        let link = links.iter().find(|link| link.index == self.index);
+        match link.map(|link| &link.kind) {
+            Some(Kind::Tun { queues: Some(queues), .. }) if *queues as usize > self.devices.len() => {
+                Err(Error::Busy { name: self.config.name.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Compares and puts right, in the order in which each step needs the one before it.
@@ -276,8 +302,11 @@ fn check_config(config: &InterfaceConfig) -> Result<(), Error> {
 /// What a prepared TUN is like, if it is one and meant for this node.
 async fn check_prepared(kernel: &Netlink, config: &InterfaceConfig, link: &Link) -> Result<Condition, Error> {
     let name = config.name.clone();
-    if let Kind::Other(kind) = &link.kind {
-        return Err(Error::NotTun { name, kind: kind.clone() });
+    match &link.kind {
+        Kind::Other(kind) => return Err(Error::NotTun { name, kind: kind.clone() }),
+        // One queue is refused by the kernel when it is taken, several are not.
+        Kind::Tun { queues: Some(1..), .. } => return Err(Error::Busy { name }),
+        Kind::Tun { .. } => {}
     }
     let condition = condition(kernel, config, link).await?;
     match condition.strangers.first() {
@@ -335,21 +364,24 @@ pub(super) fn overlap(
     Some((route.index, "route", format!("{}/{}", route.destination, route.prefix_len)))
 }
 
-fn open_device(config: &InterfaceConfig, exists: bool) -> Result<(Device, u32), Error> {
-    let open = |offloads: Offloads| {
-        let builder = DeviceBuilder::new().name(config.name.as_str()).layer(Layer::L3);
-        let builder = builder.inherit_enable_state().with(|builder| {
-            builder.offload(offloads != Offloads::None);
-        });
-        let device = builder.build_sync()?;
-        let index = device.if_index()?;
-        Ok((Device::new(device, offloads)?, index))
-    };
-    let opened = open(config.offloads).or_else(|error: io::Error| match error.raw_os_error() {
-        // A kernel without these offloads.
-        Some(libc::EINVAL) if config.offloads != Offloads::None => open(Offloads::None),
-        _ => Err(error),
-    });
+/// Opens the queues. `shared` says of a prepared TUN whether it was made for several; then we follow it.
+fn open_devices(config: &InterfaceConfig, shared: Option<bool>) -> Result<(Vec<Device>, u32), Error> {
+    let several = shared.unwrap_or(config.queues > 1);
+    let exists = shared.is_some();
+    let attempts = [
+        (config.offloads, several),
+        // A kernel without these offloads, or that does not tell what a prepared TUN is like.
+        (config.offloads, !several),
+        (Offloads::None, several),
+        (Offloads::None, !several),
+    ];
+    let mut opened = Err(io::Error::from_raw_os_error(libc::EINVAL));
+    for (offloads, several) in attempts {
+        opened = open_queues(config, offloads, several);
+        if !matches!(&opened, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
+            break;
+        }
+    }
     opened.map_err(|source| {
         let InterfaceConfig { name, mtu, address, .. } = config.clone();
         match source.raw_os_error() {
@@ -363,6 +395,25 @@ fn open_device(config: &InterfaceConfig, exists: bool) -> Result<(Device, u32), 
             _ => Error::Io { action: "open it", name, source },
         }
     })
+}
+
+/// Opens one queue, and more if the TUN is made for several. That no more can be had is no error.
+fn open_queues(
+    config: &InterfaceConfig,
+    offloads: Offloads,
+    several: bool,
+) -> io::Result<(Vec<Device>, u32)> {
+    let builder = DeviceBuilder::new().name(config.name.as_str()).layer(Layer::L3);
+    let builder = builder.inherit_enable_state().with(|builder| {
+        builder.offload(offloads != Offloads::None);
+        builder.multi_queue(several);
+    });
+    let first = builder.build_sync()?;
+    let index = first.if_index()?;
+    let more = if several { config.queues.clamp(1, QUEUES_MAX) - 1 } else { 0 };
+    let more: Vec<_> = (0..more).map_while(|_| first.try_clone().ok()).collect();
+    let queues = std::iter::once(first).chain(more).map(|queue| Device::new(queue, offloads));
+    Ok((queues.collect::<io::Result<_>>()?, index))
 }
 
 /// Keeps the kernel from sending on its own: no link-local address, hence no router solicitations or group reports,

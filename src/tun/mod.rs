@@ -15,7 +15,10 @@
 //! route in the mesh's range on another interface, a missing device node, missing permission. Each refusal is one
 //! line with its next step. [`guard`] keeps neighbours on the LAN from using the mesh address past the mesh.
 //!
-//! Left out for now: several queues, other systems than Linux.
+//! With several queues (`IFF_MULTI_QUEUE`), each has a [`Device`] of its own. The kernel keeps the packets of a flow on
+//! one of them: the one that the flow's other direction was last written to.
+//!
+//! Left out for now: other systems than Linux.
 
 mod condition;
 mod device;
@@ -26,7 +29,7 @@ mod probe;
 
 pub use condition::Condition;
 pub use device::{Device, Offloads, is_deleted, is_down};
-pub use interface::{Interface, InterfaceConfig};
+pub use interface::{Interface, InterfaceConfig, QUEUES_MAX};
 pub use probe::QueueProbe;
 
 use std::io;

@@ -43,7 +43,12 @@ pub(super) struct Link {
 /// What kind of interface it is, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Tun,
+    Tun {
+        /// Made for several queues (`multi_queue`).
+        shared: bool,
+        /// Queues that programs have open, if it is shared and the kernel tells.
+        queues: Option<u32>,
+    },
     /// With its article, for a message.
     Other(String),
 }
@@ -186,25 +191,31 @@ fn kind(info: &[LinkInfo]) -> Kind {
         .iter()
         .find_map(|item| if let LinkInfo::Data(InfoData::Tun(data)) = item { Some(data) } else { None });
     // A kernel before 4.17 does not tell; opening it will.
-    let Some(data) = data else { return Kind::Tun };
+    let Some(data) = data else { return Kind::Tun { shared: false, queues: None } };
     if tun_value(data, IFLA_TUN_TYPE).is_some_and(|value| i32::from(value) != libc::IFF_TUN) {
         return Kind::Other("a TAP interface (mode tap)".into());
     }
-    if tun_value(data, IFLA_TUN_MULTI_QUEUE) == Some(1) {
-        return Kind::Other("a TUN with several queues (multi_queue)".into());
-    }
-    Kind::Tun
+    let number = |kind| tun_bytes(data, kind)?.try_into().ok().map(u32::from_ne_bytes);
+    let queues =
+        number(IFLA_TUN_NUM_QUEUES).map(|open| open + number(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0));
+    Kind::Tun { shared: tun_value(data, IFLA_TUN_MULTI_QUEUE) == Some(1), queues }
 }
 
-// Attributes of a TUN's link info (linux/if_link.h), one byte each.
+// Attributes of a TUN's link info (linux/if_link.h): one byte each, numbers of queues four.
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
-fn tun_value(data: &[InfoTun], kind: u16) -> Option<u8> {
+fn tun_bytes(data: &[InfoTun], kind: u16) -> Option<Vec<u8>> {
     let attribute = data.iter().find(|attribute| attribute.kind() == kind)?;
     let mut value = vec![0; attribute.value_len()];
     attribute.emit_value(&mut value);
-    value.first().copied()
+    Some(value)
+}
+
+fn tun_value(data: &[InfoTun], kind: u16) -> Option<u8> {
+    tun_bytes(data, kind)?.first().copied()
 }
 
 /// The local address, and the far end's of a point-to-point one.

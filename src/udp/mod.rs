@@ -1,7 +1,8 @@
 //! Sockets towards the underlay.
 //!
-//! [`UdpSocket`] carries everything between nodes, in trains of datagrams ([`TrainSender`], [`TrainReceiver`]): non-blocking, one per listen address, IPv4 and IPv6 apart, so a
-//! v4-mapped address never appears. [`LanSocket`] finds neighbours by link-local multicast.
+//! [`UdpSocket`] carries everything between nodes, in trains of datagrams ([`TrainSender`], [`TrainReceiver`]):
+//! non-blocking, one per listen address and worker, IPv4 and IPv6 apart, so a v4-mapped address never appears.
+//! [`LanSocket`] finds neighbours by link-local multicast.
 //!
 //! - **No tunnel in itself**: nothing is sent to or taken from addresses inside the mesh's own range.
 //! - **Nothing that a stranger sends stops reception**: unconnected UDP sockets are not told of ICMP errors (the

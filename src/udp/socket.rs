@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Error;
 use crate::proto::identity::in_mesh;
@@ -35,11 +35,28 @@ impl UdpSocket {
         if is_mesh(&address) {
             return Err(Error::InMesh { address });
         }
-        open(address).map_err(|source| match source.raw_os_error() {
+        open(address, false).map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Error::InUse { address },
             Some(libc::EADDRNOTAVAIL) => Error::NoSuchAddress { address },
             _ => Error::Io { address, source },
         })
+    }
+
+    /// Another socket at the same address (`SO_REUSEPORT`, socket(7)): the kernel gives each one the datagrams of its
+    /// share of senders, all of one sender to the same.
+    ///
+    /// The first one was bound alone, so an address that somebody else has is still refused. One that gave up trains
+    /// has siblings without.
+    ///
+    /// # Errors
+    /// When the kernel does not do that, or has no more descriptors.
+    pub fn sibling(&self) -> io::Result<Self> {
+        SockRef::from(&self.socket).set_reuse_port(true)?;
+        let sibling = open(self.local, true)?;
+        if !self.cuts_trains() {
+            sibling.renounce_trains()?;
+        }
+        Ok(sibling)
     }
 
     /// Sends one datagram.
@@ -90,8 +107,11 @@ impl AsFd for UdpSocket {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<UdpSocket> {
+fn open(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if shares {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::time::timeout;
 
 use crate::proto::datapath::Train;
@@ -76,6 +77,42 @@ fn a_taken_port_is_named_with_what_to_do() {
     assert!(text.contains(&first.local_addr().port().to_string()) && text.contains("--listen"), "{text}");
     let absent = UdpSocket::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
     assert!(matches!(absent, Error::NoSuchAddress { .. }), "{absent}");
+}
+
+#[test]
+fn siblings_share_an_address_and_each_sender_keeps_to_one() {
+    for address in [V4, V6] {
+        let first = bind(address);
+        let sockets = [first.sibling().unwrap(), first.sibling().unwrap(), first];
+        let shared = sockets[0].local_addr();
+        assert!(sockets.iter().all(|socket| socket.local_addr() == shared));
+        let senders: Vec<_> = (0..32).map(|_| bind(address)).collect();
+        for _ in 0..4 {
+            senders.iter().for_each(|sender| assert_eq!(sender.send_to(b"hello", shared).unwrap(), 5));
+        }
+        let mut got = [0; 3];
+        let mut owners = std::collections::BTreeSet::new();
+        for (at, socket) in sockets.iter().enumerate() {
+            let mut receiver = TrainReceiver::new();
+            while receiver
+                .receive(socket, |received| {
+                    got[at] += received.bytes.chunks(received.datagram_len).len();
+                    owners.insert((received.source, at));
+                })
+                .is_ok()
+            {}
+        }
+        assert_eq!(got.iter().sum::<usize>(), 4 * 32, "{got:?}");
+        assert_eq!(owners.len(), 32, "all of one sender to the same socket");
+        assert!(got.iter().all(|n| *n > 0), "{got:?}");
+        let stranger = UdpSocket::bind(shared).unwrap_err();
+        assert!(matches!(stranger, Error::InUse { .. }), "nobody else gets in: {stranger}");
+        // Each of them is heard as the one address.
+        for socket in &sockets {
+            socket.send_to(b"hello", senders[0].local_addr()).unwrap();
+            assert_eq!(receive(&senders[0], &mut [0; 16]), Some((5, shared)));
+        }
+    }
 }
 
 #[test]
@@ -315,6 +352,18 @@ fn without_trains_datagrams_come_one_by_one() {
                 messages += 1;
             });
         }
+    }
+}
+
+#[test]
+fn siblings_have_trains_only_if_the_first_has() {
+    for address in [V4, V6] {
+        let first = bind(address);
+        assert!(first.sibling().unwrap().cuts_trains());
+        first.renounce_trains().unwrap();
+        let sibling = first.sibling().unwrap();
+        assert!(!sibling.cuts_trains());
+        assert!(!getsockopt(&sibling, sockopt::UdpGroSegment).unwrap());
     }
 }
 

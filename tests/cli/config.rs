@@ -56,6 +56,8 @@ fn wrong_flags_and_variables_of_the_daemon_exit_2() {
     check(&["--test", "--tun-offload", "udp"], "auto, tcp, none");
     check(&["--test", "--udp-offload", "tcp"], "auto, none");
     check(&["--test", "--cipher", "aes"], "chacha20-poly1305");
+    check(&["--test", "--workers", "9"], "to 8");
+    check(&["--test", "--workers", "two"], "--workers");
     check(&["--test", "--log", "loud"], "error, warn, info, debug, trace");
     check(&["--test", "--metrics", "9747"], "IP:PORT");
     check(&["--test", "--state-dir", ""], "state-dir");
@@ -64,6 +66,7 @@ fn wrong_flags_and_variables_of_the_daemon_exit_2() {
         daemon_command().env("AZORA_LOG", "loud").arg("--test").output().unwrap().into();
     ran.exits(2).complains(&["loud"]);
     daemon(&["--test", "--tun-offload", "tcp", "--udp-offload", "none", "--no-superframes"]).exits(0);
+    daemon(&["--test", "--workers", "8"]).exits(0);
     daemon(&["--test", "--no-lan-discovery", "--dht", "client", "--listen", "127.0.0.1:0"]).exits(0);
 }
 

@@ -24,3 +24,4 @@ mod programs;
 mod reach;
 mod rungs;
 mod wire;
+mod workers;

@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     pub(crate) wall_offset_ms: i64,
     /// Other machines have to prove their address.
     pub(crate) loaded: bool,
+    /// Threads that send; the last of them carries all packets.
+    pub(crate) threads: u8,
 }
 
 impl Machine {
@@ -88,7 +90,7 @@ impl Host {
     pub(crate) fn start(machine: Machine, seed: [u8; 32], now: Instant) -> Self {
         let config = Config {
             identity: machine.identity(),
-            session: session::Config::new(true, NetworkSecret::default()),
+            session: session::Config::new(true, NetworkSecret::default()).with_threads(machine.threads),
             dht_mode: machine.mode,
             rules: machine.rules.clone(),
             mtu: MTU,
@@ -197,7 +199,7 @@ impl Host {
     /// A packet that a program of the machine sends to the mesh.
     pub(crate) fn send(&mut self, now: Instant, packet: &[u8]) {
         let (snapshot, shared) = (self.snapshot.clone(), self.shared.clone());
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::of_thread(self.machine.threads - 1);
         let mut wire = Wire(&mut self.out);
         let mut batch = Batch::new(&snapshot, &shared, &mut outbox, &mut wire, now);
         let (verdict, notice) = batch.push(packet, Virtio::PLAIN);

@@ -144,6 +144,7 @@ impl World {
             mode: Mode::Server,
             wall_offset_ms: 0,
             loaded: false,
+            threads: 1,
         }
     }
 

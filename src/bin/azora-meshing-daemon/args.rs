@@ -71,6 +71,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "CIPHER", value_parser = words::<Cipher>(Cipher::WORDS))]
     cipher: Option<Cipher>,
 
+    /// Pairs of threads that carry packets, 1 to 8; 0 is one for every two cores [default: 0]
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<usize>,
+
     /// What is logged to stderr [default: info]
     #[arg(long, env = "AZORA_LOG", value_name = "LEVEL", value_parser = words::<LogLevel>(LogLevel::WORDS))]
     log: Option<LogLevel>,
@@ -121,6 +125,7 @@ impl Arguments {
             udp_offload: given(matches, "udp_offload", self.udp_offload),
             superframes: self.no_superframes.then_some(Given::flag(false)),
             cipher: given(matches, "cipher", self.cipher),
+            workers: given(matches, "workers", self.workers),
             inbound: given(matches, "inbound", self.inbound),
             metrics: given(matches, "metrics", self.metrics),
         }
@@ -130,6 +135,10 @@ impl Arguments {
 fn given<T>(matches: &ArgMatches, name: &str, value: Option<T>) -> Option<Given<T>> {
     let from_environment = matches.value_source(name) == Some(ValueSource::EnvVariable);
     value.map(if from_environment { Given::environment } else { Given::flag })
+}
+
+fn workers(text: &str) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(config::workers(text.parse()?)?)
 }
 
 /// One of the words, shown in help and completions.

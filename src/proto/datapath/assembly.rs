@@ -16,6 +16,7 @@ use super::{DropReason, ecn};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::{HEADERS_LEN_MAX, Transport};
 use crate::proto::wire::inner::stated_len;
+use crate::proto::wire::session::thread_of;
 use crate::proto::wire::superframe::{FRAME_HEADER_LEN, FRAME_LEN_MAX, Layout, Offload, REPEAT_LEN};
 
 /// Most superframes being assembled by one thread.
@@ -85,13 +86,14 @@ impl Assembly {
         }
     }
 
-    /// Gives up what a slice of the same session has overtaken by too much.
+    /// Gives up what a slice of the same session and sending thread has overtaken by too much.
     pub(super) fn pass(&mut self, turn: &mut Turn<'_>, slice: &Slice) {
         if self.used == 0 {
             return;
         }
         let overtaken = |first: &Slice| {
             first.local_index == slice.local_index
+                && thread_of(first.first_counter) == thread_of(slice.first_counter)
                 && first.first_counter + u64::from(first.count) + REORDER_MAX < slice.first_counter
         };
         while let Some(at) = self.oldest(|place| place.first.as_ref().is_some_and(overtaken)) {

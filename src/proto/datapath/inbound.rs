@@ -13,7 +13,7 @@ use crate::proto::wire::control::CONTROL_LEN_MAX;
 use crate::proto::wire::envelope::Opening;
 use crate::proto::wire::gso::{self, Virtio};
 use crate::proto::wire::inner::Inner;
-use crate::proto::wire::session::{HEADER_LEN, Header, Kind, mask};
+use crate::proto::wire::session::{HEADER_LEN, Header, Kind, count_of, counter, mask, thread_of};
 use crate::proto::wire::superframe::Offload;
 use crate::proto::wire::{Family, Malformed, family};
 
@@ -51,7 +51,7 @@ pub enum Inbound<'p> {
 pub struct Slice {
     /// The index that we gave the session.
     pub local_index: u32,
-    /// Counter of the superframe's first slice, which names the superframe.
+    /// Counter of the superframe's first slice, which names the superframe; all are of one sending thread.
     pub first_counter: u64,
     /// Its number, from 0.
     pub number: u8,
@@ -148,10 +148,11 @@ fn session<'p>(
         Kind::Frames => Inbound::Frames { local_index, plaintext },
         Kind::Slice => {
             let (number, count) = header.slice;
-            // No superframe begins before the first counter.
-            let Some(first_counter) = header.counter.checked_sub(u64::from(number)) else {
+            // No superframe begins before the first counter of its thread.
+            let Some(first) = count_of(header.counter).checked_sub(u64::from(number)) else {
                 return (shared.refuse(DropReason::Malformed).0, notice);
             };
+            let first_counter = counter(thread_of(header.counter), first);
             Inbound::Slice(Slice { local_index, first_counter, number, count, len: plaintext.len(), ecn })
         }
         Kind::Data => {

@@ -21,7 +21,7 @@
 //! | `drops` | counters |
 //!
 //! Nothing here allocates per packet, locks or logs. `node` publishes snapshots; what changes per packet are atomics
-//! inside of the sessions, the flow table and the drop counters.
+//! inside of the sessions, apart for each sending thread; flows are noted once a second, drops are counted.
 
 mod assembly;
 mod backlog;

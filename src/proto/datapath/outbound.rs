@@ -65,6 +65,8 @@ pub enum Outbound {
 
 /// Buffers of one sending thread.
 pub struct Outbox {
+    /// The thread that it is of, as counters name it.
+    thread: u8,
     /// Datagrams of small packets.
     packed: Box<[u8]>,
     /// One superframe in its layout on the wire, with more room behind than any packet needs.
@@ -110,10 +112,16 @@ impl<'a> Iterator for WideRoom<'a> {
 }
 
 impl Outbox {
-    /// Allocates the buffers.
+    /// Allocates the buffers of thread 0.
     pub fn new() -> Self {
+        Self::of_thread(0)
+    }
+
+    /// Allocates the buffers of a thread. Threads with the same number share counters, which is slow but right.
+    pub fn of_thread(thread: u8) -> Self {
         let buffer = |len| vec![0; len].into_boxed_slice();
         Self {
+            thread,
             packed: buffer(PACKED_LEN),
             wide: buffer(FRAME_LEN_MAX + SLOTS_MAX * (OVERHEAD + PADDING_MULTIPLE) + TRAIN_BYTES_MAX),
             flat: buffer(PACKET_LEN_MAX),
@@ -256,7 +264,8 @@ impl<'a> Batch<'a> {
         let mesh = MeshAddress::from_ipv6(inner.destination).filter(|d| *d != self.snapshot.own);
         let Some(destination) = mesh else { return (self.drop(DropReason::NotMesh), None) };
         let snapshot = self.snapshot;
-        let route = snapshot.routes.get(&destination).filter(|route| route.session.is_usable(self.now));
+        let (thread, now) = (self.outbox.thread, self.now);
+        let route = snapshot.routes.get(&destination).filter(|route| route.session.is_usable(thread, now));
         let Some(route) = route else { return (Outbound::Queue, None) };
         let peer = route.session.peer();
         policy::outbound(&snapshot.rules, &self.shared.flows, &peer, &inner, self.now);
@@ -432,12 +441,12 @@ impl<'a> Batch<'a> {
             datagram[HEADER_LEN + slot.len..].fill(0);
             let session = &slot.route.session;
             // Between push and flush a session can only run out of counters by another clone of it.
-            let Ok(counter) = session.reserve(1, self.now) else {
+            let Ok(counter) = session.reserve(self.outbox.thread, 1, self.now) else {
                 self.shared.drops.count(DropReason::UnknownSession);
                 continue;
             };
             session.seal_at(counter, slot.content, datagram);
-            session.count_sent(len, self.now);
+            session.count_sent(self.outbox.thread, len, self.now);
             trains.add(slot, end, len);
             end += len;
         }
@@ -458,7 +467,10 @@ impl<'a> Batch<'a> {
         if slices > SLOTS_MAX {
             return self.drop(DropReason::TooBig);
         }
-        let Ok(counter) = route.session.reserve(slices as u64, self.now) else { return Outbound::Queue };
+        let thread = self.outbox.thread;
+        let Ok(counter) = route.session.reserve(thread, slices as u64, self.now) else {
+            return Outbound::Queue;
+        };
         let stride = layout.slice_len() + OVERHEAD;
         let wide = &mut self.outbox.wide;
         wide[HEADER_LEN..HEADER_LEN + FRAME_HEADER_LEN].copy_from_slice(&offload.emit());
@@ -475,7 +487,7 @@ impl<'a> Batch<'a> {
             let content = Content { kind: Kind::Slice, partial: false, slice: (slice as u8, slices as u8) };
             route.session.seal_at(counter + slice as u64, content, &mut wide[start..end]);
         }
-        route.session.count_sent(end, self.now);
+        route.session.count_sent(thread, end, self.now);
         let per_train = (TRAIN_BYTES_MAX / stride).min(SLOTS_MAX) * stride;
         for bytes in wide[..end].chunks(per_train) {
             self.sink.send(&[Train { to: route.endpoint, ecn, datagram_len: stride, bytes }]);

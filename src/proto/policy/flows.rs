@@ -24,6 +24,9 @@ const UDP_IDLE: Duration = Duration::from_secs(300);
 const ICMP_IDLE: Duration = Duration::from_secs(60);
 /// How long the fragments of one packet may follow its first (RFC 8200 §4.5).
 const FRAGMENTS_IDLE: Duration = Duration::from_secs(60);
+/// A flow is noted again only after this long, so that threads do not write the same line for every packet. It is added
+/// to the idle time, which the RFCs give as a minimum.
+const NOTED_FOR: Duration = Duration::from_secs(1);
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
@@ -65,9 +68,12 @@ impl Slot {
         self.tag.load(Ordering::Relaxed) == tag && self.expires_ns.load(Ordering::Relaxed) > now.as_nanos()
     }
 
-    fn set(&self, tag: u64, expires: Instant) {
-        self.tag.store(tag, Ordering::Relaxed);
-        self.expires_ns.store(expires.as_nanos(), Ordering::Relaxed);
+    /// Notes that the flow of `tag` was seen.
+    fn note(&self, tag: u64, idle: Duration, now: Instant) {
+        if !self.is_live(tag, now + idle) {
+            self.tag.store(tag, Ordering::Relaxed);
+            self.expires_ns.store((now + idle + NOTED_FOR).as_nanos(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -109,7 +115,7 @@ impl Flows {
         let (set, tag) = self.place(&key);
         match set.iter().find(|slot| slot.is_live(tag, now)) {
             Some(slot) => {
-                slot.set(tag, now + key.idle());
+                slot.note(tag, key.idle(), now);
                 true
             }
             None => false,
@@ -121,8 +127,15 @@ impl Flows {
         let slot = set.iter().find(|slot| slot.tag.load(Ordering::Relaxed) == tag);
         let oldest = || set.iter().min_by_key(|slot| slot.expires_ns.load(Ordering::Relaxed));
         if let Some(slot) = slot.or_else(oldest) {
-            slot.set(tag, now + key.idle());
+            slot.note(tag, key.idle(), now);
         }
+    }
+
+    /// The latest time at which a flow expires.
+    #[cfg(test)]
+    pub(super) fn noted(&self) -> u64 {
+        let slots = self.sets.iter().flatten();
+        slots.map(|slot| slot.expires_ns.load(Ordering::Relaxed)).max().unwrap_or_default()
     }
 
     /// The set of a flow and its tag, which is never the zero of an empty slot.

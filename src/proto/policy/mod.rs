@@ -141,7 +141,7 @@ pub fn inbound(
 }
 
 /// Rate limit of one peer's echo requests: a token bucket as one number (generic cell rate algorithm), so that the
-/// data path needs no lock. One thread takes.
+/// data path needs no lock. Two threads that take at once may count one token for both.
 #[derive(Debug, Default)]
 pub struct EchoLimit {
     /// When the bucket will be full again, in nanoseconds.

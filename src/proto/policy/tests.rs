@@ -74,6 +74,23 @@ fn replies_to_our_flows_enter_until_they_idle() {
     assert!(!w.enters(tcp(22, 4001, false), t(1)));
 }
 
+/// Threads that carry packets of one flow must not write the same line for each of them.
+#[test]
+fn a_flow_is_noted_once_a_second_and_idles_as_long_as_it_should() {
+    let at = |ns: u64| Instant::from_nanos(ns);
+    let second = 1_000_000_000;
+    let w = World::closed();
+    w.send(udp(4000, 53), at(0));
+    let noted = w.flows.noted();
+    w.send(udp(4000, 53), at(second / 2));
+    assert!(w.enters(udp(53, 4000), at(second - 1)));
+    assert_eq!(w.flows.noted(), noted, "not again within the second");
+    assert!(w.enters(udp(53, 4000), at(second + 1)));
+    assert!(w.flows.noted() > noted);
+    assert!(w.enters(udp(53, 4000), at(301 * second)), "300 s idle is not too long");
+    assert!(!w.enters(udp(53, 4000), at((301 + 301) * second)));
+}
+
 #[test]
 fn nobody_opens_a_connection_through_a_flow_of_ours() {
     let w = World::closed();

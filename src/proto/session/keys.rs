@@ -6,22 +6,21 @@
 //!       └─ key 0                └─ key 1               └─ key 2    ‖ sending thread ‖ suite
 //! ```
 //!
-//! Only the chain *after* the newest key is kept, so a key that was dropped cannot be derived again.
+//! An epoch has one key for each sending thread; that of thread 0 is derived at once, the others with their first
+//! packet. So it keeps its chain, and both go together: keys of an epoch that was dropped cannot be derived again.
 
 use std::hint::black_box;
 
 use ring::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::threads::PerThread;
 use crate::proto::wire::handshake::Suite;
 use crate::proto::wire::session::{HEADER_LEN, TAG_LEN};
 
 const CHAIN_CONTEXT: &str = "auramesh v1 session chain";
 const RATCHET_CONTEXT: &str = "auramesh v1 session ratchet";
 const KEY_CONTEXT: &str = "auramesh v1 session key";
-
-/// The only sending thread for now; a second one has keys, counters and a window of its own.
-const THREAD: u8 = 0;
 
 /// A chaining key: gives the AEAD key of one epoch, then the chain of the next.
 pub(super) struct Chain(Zeroizing<[u8; 32]>);
@@ -40,17 +39,76 @@ impl Chain {
         Self(Zeroizing::new(blake3::derive_key(RATCHET_CONTEXT, self.0.as_ref())))
     }
 
-    /// The AEAD key of this epoch.
-    pub(super) fn key(&self, suite: Suite) -> Key {
-        Key::new(suite, &self.key_bytes(suite))
+    /// The AEAD key of a sending thread in this epoch.
+    fn key(&self, suite: Suite, thread: u8) -> Key {
+        Key::new(suite, &self.key_bytes(suite, thread))
     }
 
-    pub(super) fn key_bytes(&self, suite: Suite) -> Zeroizing<[u8; 32]> {
+    pub(super) fn key_bytes(&self, suite: Suite, thread: u8) -> Zeroizing<[u8; 32]> {
         let mut material = Zeroizing::new([0; 34]);
         material[..32].copy_from_slice(self.0.as_ref());
-        material[32] = THREAD;
+        material[32] = thread;
         material[33] = suite.number();
         Zeroizing::new(blake3::derive_key(KEY_CONTEXT, material.as_ref()))
+    }
+}
+
+/// The keys of one epoch and direction.
+pub(super) struct Epoch {
+    chain: Chain,
+    suite: Suite,
+    keys: PerThread<Key>,
+}
+
+impl Epoch {
+    /// The epoch of a chain, for so many sending threads.
+    pub(super) fn new(chain: Chain, suite: Suite, threads: u8) -> Self {
+        let keys = PerThread::new(threads, chain.key(suite, 0));
+        Self { chain, suite, keys }
+    }
+
+    /// The epoch after this one.
+    pub(super) fn next(&self) -> Self {
+        Self::new(self.chain.ratchet(), self.suite, self.keys.threads())
+    }
+
+    /// Encrypts as `thread`, whose counter must be fresh.
+    ///
+    /// # Panics
+    /// When there is no such thread.
+    pub(super) fn seal(
+        &self,
+        thread: u8,
+        counter: u64,
+        header: &[u8; HEADER_LEN],
+        text: &mut [u8],
+    ) -> [u8; TAG_LEN] {
+        let key = self.keys.get_or_init(thread, || self.chain.key(self.suite, thread));
+        key.expect("counters are given to threads of the session only").seal(counter, header, text)
+    }
+
+    /// Decrypts what `thread` sealed. The key of a thread that was not heard before is kept only if it fits: garbage
+    /// leaves nothing behind.
+    pub(super) fn open<'t>(
+        &self,
+        thread: u8,
+        counter: u64,
+        header: &[u8; HEADER_LEN],
+        text_and_tag: &'t mut [u8],
+    ) -> Option<&'t mut [u8]> {
+        if let Some(key) = self.keys.get(thread) {
+            return key.open(counter, header, text_and_tag);
+        }
+        let key = self.chain.key(self.suite, thread);
+        let text = key.open(counter, header, text_and_tag)?;
+        self.keys.get_or_init(thread, || key)?;
+        Some(text)
+    }
+
+    /// Bytes that it takes.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.keys.memory_of_others()
     }
 }
 

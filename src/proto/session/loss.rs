@@ -7,6 +7,8 @@
 //!
 //! A superframe with a hole waits for what may only be late. Where much gets lost, nearly every superframe has a hole:
 //! then packets of one datagram each arrive sooner, and each loss costs one of them.
+//!
+//! Totals are sums over the sending threads of a session: each has counters of its own.
 
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ const GAP_MAX: Duration = Duration::from_secs(3);
 /// Totals of one direction of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Datagrams that the receiver knows to have been sent: the newest counter and all before it.
+    /// Datagrams that the receiver knows to have been sent: of each thread the newest counter and all before it.
     pub sent: u64,
     /// Datagrams that came.
     pub received: u64,
@@ -79,7 +81,7 @@ pub struct Losses {
 
 impl Losses {
     /// A datagram of the session goes out that is expected to get lost: one of the search for what the path carries
-    /// (`path::pmtu`). It is missed when something newer came, which may be after the next report.
+    /// (`path::pmtu`). Its sending thread may have little else to send, so it can take many reports until it is missed.
     /// If it comes, it excuses another: those are a few of a whole search.
     pub const fn excuse(&mut self, session: u32) {
         let before = if self.excused.0 == session { self.excused.1 } else { 0 };

@@ -19,6 +19,9 @@
 //! packets are sealed and opened in place, without allocation, lock or clock (`transport.rs`). Outside sessions travel
 //! signed and sealed single packets (`sealed.rs`).
 //!
+//! Each side may send with several threads, which share no key, counter or window: it says in the handshake how many
+//! ([`Config::with_threads`]).
+//!
 //! Deliberately left out, because the node decides it: which peer may connect, the greatest timestamp seen of each peer
 //! (replayed initiations), retries, which of two crossing handshakes wins, and when to call the methods above.
 //!
@@ -35,6 +38,7 @@ pub mod window;
 
 mod crypto;
 mod keys;
+mod threads;
 
 use std::time::Duration;
 
@@ -43,7 +47,7 @@ use zeroize::Zeroizing;
 
 use super::wire::Malformed;
 use super::wire::envelope::NetworkSecret;
-use super::wire::handshake::{CAPABILITY_FRAMES, Suite};
+use super::wire::handshake::{self, CAPABILITY_FRAMES, Suite};
 
 /// The generator that the parent hands down. Same seed, same packets.
 pub type Rng = rand_chacha::ChaCha12Rng;
@@ -56,13 +60,13 @@ pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 pub const ERASE_AFTER: Duration = Duration::from_secs(540);
 /// Time after which the sending keys are ratcheted.
 pub const RATCHET_AFTER: Duration = Duration::from_secs(120);
-/// Packets in one epoch after which the sending keys are ratcheted; a quarter of [`EPOCH_PACKETS_MAX`].
+/// Packets of one thread in one epoch after which the sending keys are ratcheted; a quarter of [`EPOCH_PACKETS_MAX`].
 pub const RATCHET_AFTER_PACKETS: u64 = 1 << 26;
 /// Packets under one key, never exceeded: the bound for AES-GCM and packets up to 2 KiB (RFC 9001 appendix B.1.1).
 pub const EPOCH_PACKETS_MAX: u64 = 1 << 28;
 /// Time for which the older receiving epoch is kept after the newer one was first seen, for reordered packets.
 pub const EPOCH_OVERLAP: Duration = Duration::from_secs(10);
-/// Packets after which a session refuses to send: far more than [`REJECT_AFTER`] can carry, far from the counter's
+/// Packets of one thread after which a session refuses to send: far more than [`REJECT_AFTER`] can carry, far from the counter's
 /// 56 bits, and within the 32 bits of laps that the replay window counts.
 pub const REJECT_AFTER_PACKETS: u64 = 1 << 44;
 
@@ -73,7 +77,7 @@ pub struct Config {
     pub suites: u8,
     /// The suite that is fastest on this CPU.
     pub preferred: Suite,
-    /// What else we can do: [`CAPABILITY_FRAMES`].
+    /// What else we can do: [`CAPABILITY_FRAMES`], [`handshake::CAPABILITY_THREADS`] and how many threads send.
     pub capabilities: u16,
     /// Secret of the network; all zero for the open one.
     pub network: NetworkSecret,
@@ -84,12 +88,18 @@ impl Config {
     pub const fn new(has_aes: bool, network: NetworkSecret) -> Self {
         let chacha = Suite::ChaCha20Poly1305;
         let aes = Suite::Aes256Gcm;
-        let capabilities = CAPABILITY_FRAMES;
+        let capabilities = handshake::with_threads(CAPABILITY_FRAMES, 1);
         if has_aes {
             Self { suites: aes.bit() | chacha.bit(), preferred: aes, capabilities, network }
         } else {
             Self { suites: chacha.bit(), preferred: chacha, capabilities, network }
         }
+    }
+
+    /// The same for a node that sends with so many threads, 1 to [`handshake::THREADS_MAX`].
+    pub const fn with_threads(mut self, threads: u8) -> Self {
+        self.capabilities = handshake::with_threads(self.capabilities, threads);
+        self
     }
 
     /// The responder's choice: what both prefer, else what both can do and no CPU does badly.

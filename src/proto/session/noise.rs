@@ -21,8 +21,9 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::cookie;
 use crate::proto::wire::envelope::{Envelope, Kind, MAC_LEN, MAC1_AT, MAC2_AT, NetworkSecret, RecipientKey};
 use crate::proto::wire::handshake::{
-    INITIATION_LEN_MAX, INITIATION_LEN_MIN, INITIATION_NOISE_AT, INITIATION_NOISE_OVERHEAD, Initiation,
-    InitiationPayload, RESPONSE_NOISE_AT, RESPONSE_NOISE_OVERHEAD, Response, ResponsePayload, Suite,
+    CAPABILITY_THREADS, INITIATION_LEN_MAX, INITIATION_LEN_MIN, INITIATION_NOISE_AT,
+    INITIATION_NOISE_OVERHEAD, Initiation, InitiationPayload, RESPONSE_NOISE_AT, RESPONSE_NOISE_OVERHEAD,
+    Response, ResponsePayload, Suite, threads,
 };
 use crate::proto::wire::{Malformed, SETUP_LEN_MAX};
 
@@ -165,6 +166,7 @@ impl Initiator {
             remote_index: response.sender_index,
             suite: payload.suite,
             capabilities: self.capabilities & payload.capabilities,
+            threads: sending_threads(self.capabilities, payload.capabilities),
             is_initiator: true,
             established: now,
             split: noise.split()?,
@@ -191,7 +193,7 @@ pub struct Incoming {
     remote_index: u32,
     timestamp: WallTime,
     suite: Suite,
-    /// Ours, and what of them the initiator has too.
+    /// Ours and the initiator's.
     capabilities: (u16, u16),
     network: NetworkSecret,
     initiation_len: usize,
@@ -241,7 +243,7 @@ impl Incoming {
             remote_index: initiation.sender_index,
             timestamp: payload.timestamp,
             suite,
-            capabilities: (config.capabilities, config.capabilities & payload.capabilities),
+            capabilities: (config.capabilities, payload.capabilities),
             network: config.network.clone(),
             initiation_len: envelope.packet_len(),
         })
@@ -277,7 +279,7 @@ impl Incoming {
         now: Instant,
         rng: &mut Rng,
     ) -> Result<(Session, Vec<u8>), HandshakeError> {
-        let (capabilities, common) = self.capabilities;
+        let (capabilities, theirs) = self.capabilities;
         let signed = response_text(&self.noise.hash(), self.suite, capabilities);
         let signature = identity.sign(&signed);
         let payload = ResponsePayload { suite: self.suite, capabilities, signature, observed };
@@ -299,7 +301,8 @@ impl Incoming {
             local_index,
             remote_index: self.remote_index,
             suite: self.suite,
-            capabilities: common,
+            capabilities: capabilities & theirs,
+            threads: sending_threads(capabilities, theirs),
             is_initiator: false,
             established: now,
             split: self.noise.split()?,
@@ -307,6 +310,14 @@ impl Incoming {
         });
         Ok((session, packet))
     }
+}
+
+/// Our sending threads and the peer's, as far as the other side understands more than one.
+const fn sending_threads(ours: u16, theirs: u16) -> (u8, u8) {
+    if ours & theirs & CAPABILITY_THREADS == 0 {
+        return (1, 1);
+    }
+    (threads(ours), threads(theirs))
 }
 
 /// What the initiator signs. Covers the responder (by the hash), the initiator's static key and the payload.

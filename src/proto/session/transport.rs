@@ -7,17 +7,20 @@
 //!                              ● current   ○ next          next_receiving_epoch, EPOCH_OVERLAP after epoch_advanced
 //! ```
 //!
-//! The counter runs on through all epochs, so one replay window and no repeated nonce. A [`Session`] is a handful of
-//! pointers: the node publishes clones, and one with newer keys replaces an older one while both share the counters.
+//! Every sending thread has a key, a counter and, at the peer, a replay window of its own: threads share no memory that
+//! they write. The peer knows from the handshake how many we have, and refuses others. Counters run on through all
+//! epochs, so one replay window and no repeated nonce. A [`Session`] is a handful of pointers: the node publishes clones,
+//! and one with newer keys replaces an older one while both share the counters.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use zeroize::Zeroizing;
 
-use super::keys::{Chain, Key};
+use super::keys::{Chain, Epoch};
 use super::loss::Totals;
+use super::threads::PerThread;
 use super::window::ReplayWindow;
 use super::{
     EPOCH_PACKETS_MAX, ERASE_AFTER, RATCHET_AFTER, RATCHET_AFTER_PACKETS, REJECT_AFTER, REJECT_AFTER_PACKETS,
@@ -26,7 +29,7 @@ use super::{
 use crate::proto::identity::NodeId;
 use crate::proto::timer::Instant;
 use crate::proto::wire::envelope::RecipientKey;
-use crate::proto::wire::handshake::{CAPABILITY_FRAMES, Suite};
+use crate::proto::wire::handshake::{CAPABILITY_FRAMES, Suite, THREADS_MAX};
 use crate::proto::wire::session::{self, HEADER_LEN, Header, Kind, PADDING_MULTIPLE, SLICES_MAX, TAG_LEN};
 
 /// An open session with one peer.
@@ -35,10 +38,8 @@ pub struct Session {
     shared: Arc<Shared>,
     sealing: Arc<Sealing>,
     /// By epoch bit: one is the current epoch, the other the next.
-    opening: [Arc<Key>; 2],
+    opening: [Arc<Epoch>; 2],
     receiving_epoch: u32,
-    /// Chain of the receiving epoch after the next.
-    receiving_chain: Arc<Chain>,
 }
 
 /// What the header says of the plaintext.
@@ -57,7 +58,7 @@ pub struct Content {
 pub struct Opened<'p> {
     /// The plaintext, padding included.
     pub plaintext: &'p mut [u8],
-    /// Newer than every packet before: its source is where the peer is now.
+    /// Newer than every packet of its thread before: its source is where the peer is now.
     pub newest: bool,
     /// The first packet of the session: a responder knows by it that the handshake is complete.
     pub first: bool,
@@ -104,6 +105,8 @@ pub(super) struct Outcome {
     pub(super) suite: Suite,
     /// What both sides can do.
     pub(super) capabilities: u16,
+    /// Sending threads, ours and the peer's.
+    pub(super) threads: (u8, u8),
     pub(super) is_initiator: bool,
     pub(super) established: Instant,
     /// Raw split: initiator to responder, responder to initiator.
@@ -121,23 +124,26 @@ struct Shared {
     capabilities: u16,
     is_initiator: bool,
     established: Instant,
-    sent: Sent,
-    received: Received,
+    newest_epoch: AtomicU32,
+    /// A packet has come.
+    heard: AtomicBool,
+    sent: PerThread<Sent>,
+    received: PerThread<Received>,
 }
 
-/// Counters of one direction, on cache lines of their own: each direction has its thread.
+/// Counters of one sending thread, on cache lines of their own.
 #[repr(align(128))]
 struct Sent {
-    /// The next counter, which is the number of packets sent.
-    counter: AtomicU64,
+    /// The next count, which is the number of packets sent.
+    count: AtomicU64,
     bytes: AtomicU64,
     last: AtomicU64,
 }
 
+/// What came of one thread of the peer's: datagrams of one peer reach one thread of ours, so nobody else writes here.
 #[repr(align(128))]
 struct Received {
     window: ReplayWindow,
-    newest_epoch: AtomicU32,
     packets: AtomicU64,
     bytes: AtomicU64,
     replays: AtomicU64,
@@ -148,55 +154,68 @@ struct Received {
 const NEVER: u64 = u64::MAX;
 
 struct Sealing {
-    key: Key,
+    keys: Epoch,
     epoch: u32,
-    /// Counter at which the epoch began.
-    since: u64,
-    next: Chain,
+    /// Count at which the epoch began, by thread.
+    since: [u64; THREADS_MAX as usize],
+}
+
+impl Default for Sent {
+    fn default() -> Self {
+        Self { count: AtomicU64::new(0), bytes: AtomicU64::new(0), last: AtomicU64::new(NEVER) }
+    }
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self {
+            window: ReplayWindow::default(),
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
+            last: AtomicU64::new(NEVER),
+        }
+    }
 }
 
 impl Session {
     pub(super) fn new(outcome: Outcome) -> Self {
         let [first, second] = &outcome.split;
         let (to_peer, from_peer) = if outcome.is_initiator { (first, second) } else { (second, first) };
-        let sealing = Chain::new(to_peer, &outcome.handshake_hash);
-        let opening = Chain::new(from_peer, &outcome.handshake_hash);
-        let opening_next = opening.ratchet();
-        let suite = outcome.suite;
+        let (sending, receiving) = outcome.threads;
+        let epoch =
+            |split, threads| Epoch::new(Chain::new(split, &outcome.handshake_hash), outcome.suite, threads);
+        let opening = epoch(from_peer, receiving);
+        let opening_next = opening.next();
         Self {
-            sealing: Arc::new(Sealing::new(&sealing, suite, 0, 0)),
-            opening: [Arc::new(opening.key(suite)), Arc::new(opening_next.key(suite))],
+            sealing: Arc::new(Sealing {
+                keys: epoch(to_peer, sending),
+                epoch: 0,
+                since: [0; THREADS_MAX as usize],
+            }),
+            opening: [Arc::new(opening), Arc::new(opening_next)],
             receiving_epoch: 0,
-            receiving_chain: Arc::new(opening_next.ratchet()),
             shared: Arc::new(Shared {
                 peer: outcome.peer,
                 peer_key: outcome.peer_key,
                 local_index: outcome.local_index,
                 remote_index: outcome.remote_index,
-                suite,
+                suite: outcome.suite,
                 capabilities: outcome.capabilities,
                 is_initiator: outcome.is_initiator,
                 established: outcome.established,
-                sent: Sent {
-                    counter: AtomicU64::new(0),
-                    bytes: AtomicU64::new(0),
-                    last: AtomicU64::new(NEVER),
-                },
-                received: Received {
-                    window: ReplayWindow::default(),
-                    newest_epoch: AtomicU32::new(0),
-                    packets: AtomicU64::new(0),
-                    bytes: AtomicU64::new(0),
-                    replays: AtomicU64::new(0),
-                    last: AtomicU64::new(NEVER),
-                },
+                newest_epoch: AtomicU32::new(0),
+                heard: AtomicBool::new(false),
+                sent: PerThread::new(sending, Sent::default()),
+                received: PerThread::new(receiving, Received::default()),
             }),
         }
     }
 
     /// Seals the packet `[16 bytes of room | plaintext | room for padding and tag]` in place and returns its length.
     ///
-    /// The plaintext is padded with zeros to a multiple of 16 bytes, but not beyond `plaintext_len_max` (the MTU).
+    /// The plaintext is padded with zeros to a multiple of 16 bytes, but not beyond `plaintext_len_max` (the MTU). The
+    /// packet counts as one of thread 0.
     ///
     /// # Errors
     /// [`SealError`]; the packet must not be sent then.
@@ -213,31 +232,48 @@ impl Session {
         let len = HEADER_LEN + padded + TAG_LEN;
         let packet = packet.get_mut(..len).ok_or(SealError::NoRoom)?;
         packet[HEADER_LEN + plaintext_len..].fill(0);
-        let counter = self.reserve(1, now)?;
+        let counter = self.reserve(0, 1, now)?;
         self.seal_at(counter, Content { kind, partial: false, slice: (0, 1) }, packet);
-        self.count_sent(len, now);
+        self.count_sent(0, len, now);
         Ok(len)
     }
 
-    /// Takes `n` consecutive counters and returns the first.
+    /// Takes `n` consecutive counters of a sending thread and returns the first.
     ///
     /// # Errors
     /// [`SealError`]; nothing must be sealed then.
-    pub fn reserve(&self, n: u64, now: Instant) -> Result<u64, SealError> {
+    pub fn reserve(&self, thread: u8, n: u64, now: Instant) -> Result<u64, SealError> {
         if self.is_expired(now) {
             return Err(SealError::Expired);
         }
-        let end = REJECT_AFTER_PACKETS.min(self.sealing.since + EPOCH_PACKETS_MAX);
-        // INVARIANT: the counter never goes back, not even after a refusal: a clone with newer keys may be taking
+        let (thread, sent) = self.sending(thread);
+        // INVARIANT: the count never goes back, not even after a refusal: a clone with newer keys may be taking
         // counters at this moment, and one taken twice is a nonce used twice.
-        let counter = self.shared.sent.counter.fetch_add(n, Ordering::Relaxed);
-        if counter.saturating_add(n) <= end { Ok(counter) } else { Err(SealError::Exhausted) }
+        let count = sent.count.fetch_add(n, Ordering::Relaxed);
+        if count.saturating_add(n) <= self.end(thread) {
+            Ok(session::counter(thread, count))
+        } else {
+            Err(SealError::Exhausted)
+        }
     }
 
     /// True when [`Session::reserve`] of a few counters would succeed now.
-    pub fn is_usable(&self, now: Instant) -> bool {
-        let end = REJECT_AFTER_PACKETS.min(self.sealing.since + EPOCH_PACKETS_MAX);
-        !self.is_expired(now) && self.packets_sent() + u64::from(SLICES_MAX) <= end
+    pub fn is_usable(&self, thread: u8, now: Instant) -> bool {
+        let (thread, sent) = self.sending(thread);
+        let count = sent.count.load(Ordering::Relaxed);
+        !self.is_expired(now) && count + u64::from(SLICES_MAX) <= self.end(thread)
+    }
+
+    /// A sending thread and its counters: the one asked for, or thread 0 when the peer does not take others.
+    fn sending(&self, thread: u8) -> (u8, &Sent) {
+        let sent = &self.shared.sent;
+        let thread = if thread < sent.threads() { thread } else { 0 };
+        (thread, sent.get_or_init(thread, Sent::default).expect("there is such a thread"))
+    }
+
+    /// The count that a thread must not reach with the present keys.
+    fn end(&self, thread: u8) -> u64 {
+        REJECT_AFTER_PACKETS.min(self.sealing.since[usize::from(thread)] + EPOCH_PACKETS_MAX)
     }
 
     /// Seals `[header room | plaintext | tag room]`, which is the whole of `packet`, in place.
@@ -245,7 +281,7 @@ impl Session {
     /// INVARIANT: `counter` comes from [`Session::reserve`] of this very clone and is used once.
     ///
     /// # Panics
-    /// When `packet` has no room for header and tag.
+    /// When `packet` has no room for header and tag, or the counter is of a thread that there is not.
     pub fn seal_at(&self, counter: u64, content: Content, packet: &mut [u8]) {
         let Content { kind, partial, slice } = content;
         let (epoch, receiver_index) = (self.sealing.epoch & 1 == 1, self.shared.remote_index);
@@ -253,13 +289,13 @@ impl Session {
         packet[..HEADER_LEN].copy_from_slice(&header);
         let (text, tag_room) =
             packet[HEADER_LEN..].split_last_chunk_mut::<TAG_LEN>().expect("there is room for a tag");
-        *tag_room = self.sealing.key.seal(counter, &header, text);
+        *tag_room = self.sealing.keys.seal(session::thread_of(counter), counter, &header, text);
         session::mask(&self.shared.peer_key, packet).expect("header and tag are there");
     }
 
-    /// Counts `bytes` of sealed packets as sent.
-    pub fn count_sent(&self, bytes: usize, now: Instant) {
-        let sent = &self.shared.sent;
+    /// Counts `bytes` of sealed packets as sent by a thread.
+    pub fn count_sent(&self, thread: u8, bytes: usize, now: Instant) {
+        let (_, sent) = self.sending(thread);
         sent.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         sent.last.store(now.as_nanos(), Ordering::Relaxed);
     }
@@ -278,67 +314,72 @@ impl Session {
         if self.is_expired(now) {
             return Err(OpenError::Expired);
         }
-        if header.counter >= REJECT_AFTER_PACKETS || packet.len() < HEADER_LEN + TAG_LEN {
+        let (thread, count) = (session::thread_of(header.counter), session::count_of(header.counter));
+        let all = &self.shared.received;
+        if count >= REJECT_AFTER_PACKETS || thread >= all.threads() || packet.len() < HEADER_LEN + TAG_LEN {
             return Err(OpenError::Authentication);
         }
-        let received = &self.shared.received;
-        if !received.window.is_fresh(header.counter) {
-            return Err(self.replay());
+        if let Some(received) = all.get(thread).filter(|received| !received.window.is_fresh(count)) {
+            return Err(received.replay());
         }
         let len = packet.len() as u64;
         let plaintext = self.opening[usize::from(header.epoch)]
-            .open(header.counter, &header.emit(), &mut packet[HEADER_LEN..])
+            .open(thread, header.counter, &header.emit(), &mut packet[HEADER_LEN..])
             .ok_or(OpenError::Authentication)?;
-        let marked = received.window.mark(header.counter).ok_or_else(|| self.replay())?;
+        let received = all.get_or_init(thread, Received::default).ok_or(OpenError::Authentication)?;
+        let marked = received.window.mark(count).ok_or_else(|| received.replay())?;
         received.packets.fetch_add(1, Ordering::Relaxed);
         received.bytes.fetch_add(len, Ordering::Relaxed);
         received.last.store(now.as_nanos(), Ordering::Relaxed);
+        let first = marked.first && !self.shared.heard.swap(true, Ordering::Relaxed);
         let epoch_advanced = self.advances_epoch(header.epoch);
-        Ok(Opened { plaintext, newest: marked.newest, first: marked.first, epoch_advanced })
-    }
-
-    fn replay(&self) -> OpenError {
-        self.shared.received.replays.fetch_add(1, Ordering::Relaxed);
-        OpenError::Replay
+        Ok(Opened { plaintext, newest: marked.newest, first, epoch_advanced })
     }
 
     /// True once for each epoch, at its first authentic packet.
     fn advances_epoch(&self, bit: bool) -> bool {
         let epoch = self.receiving_epoch + u32::from(bit != (self.receiving_epoch & 1 == 1));
-        let newest = &self.shared.received.newest_epoch;
+        let newest = &self.shared.newest_epoch;
         epoch > newest.load(Ordering::Relaxed) && newest.fetch_max(epoch, Ordering::Relaxed) < epoch
     }
 
     /// The same session, sending with the keys of the next epoch. Both may be in use while the node publishes it, but
     /// it replaces this one for good.
     pub fn next_sending_epoch(&self) -> Self {
-        let since = self.shared.sent.counter.load(Ordering::Relaxed);
-        let epoch = self.sealing.epoch + 1;
-        let sealing = Sealing::new(&self.sealing.next, self.shared.suite, epoch, since);
+        let mut since = [0; THREADS_MAX as usize];
+        self.counts().for_each(|(thread, count)| since[thread] = count);
+        let sealing = Sealing { keys: self.sealing.keys.next(), epoch: self.sealing.epoch + 1, since };
         Self { sealing: Arc::new(sealing), ..self.clone() }
     }
 
     /// The same session without the keys of the oldest receiving epoch, with those of the one after the next.
     pub fn next_receiving_epoch(&self) -> Self {
-        let receiving_epoch = self.receiving_epoch + 1;
         let mut opening = self.opening.clone();
-        opening[usize::from(self.receiving_epoch & 1 == 1)] =
-            Arc::new(self.receiving_chain.key(self.shared.suite));
-        let receiving_chain = Arc::new(self.receiving_chain.ratchet());
-        Self { opening, receiving_epoch, receiving_chain, ..self.clone() }
+        let oldest = usize::from(self.receiving_epoch & 1 == 1);
+        opening[oldest] = Arc::new(self.opening[1 - oldest].next());
+        Self { opening, receiving_epoch: self.receiving_epoch + 1, ..self.clone() }
     }
 
-    /// True when it is time for [`Session::next_sending_epoch`]: [`RATCHET_AFTER_PACKETS`] or [`RATCHET_AFTER`].
+    /// True when it is time for [`Session::next_sending_epoch`]: [`RATCHET_AFTER_PACKETS`] of a thread, or
+    /// [`RATCHET_AFTER`].
     pub fn wants_ratchet(&self, now: Instant) -> bool {
-        let packets = self.packets_sent().saturating_sub(self.sealing.since);
-        packets >= RATCHET_AFTER_PACKETS || self.age(now) >= RATCHET_AFTER * (self.sealing.epoch + 1)
+        let sent_since = |(thread, count): (usize, u64)| count.saturating_sub(self.sealing.since[thread]);
+        self.age(now) >= RATCHET_AFTER * (self.sealing.epoch + 1)
+            || self.counts().map(sent_since).any(|packets| packets >= RATCHET_AFTER_PACKETS)
+    }
+
+    /// What the threads have sent, by thread.
+    fn counts(&self) -> impl Iterator<Item = (usize, u64)> {
+        let sent = &self.shared.sent;
+        (0..sent.threads())
+            .filter_map(|thread| Some((usize::from(thread), sent.get(thread)?.count.load(Ordering::Relaxed))))
     }
 
     /// True when the node should open the next session: the initiator after [`REKEY_AFTER`], either side when the
     /// session is used up.
     pub fn wants_rekey(&self, now: Instant) -> bool {
         (self.shared.is_initiator && self.age(now) >= REKEY_AFTER)
-            || self.packets_sent() >= REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX
+            || self.counts().any(|(_, count)| count >= REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX)
     }
 
     /// True from [`REJECT_AFTER`] on: nothing goes in or out any more.
@@ -351,10 +392,19 @@ impl Session {
         self.age(now) >= ERASE_AFTER
     }
 
-    /// As if so many packets had been sealed.
+    /// As if a thread had sealed so many packets.
     #[cfg(test)]
-    pub(super) fn skip_counters(&self, n: u64) {
-        self.shared.sent.counter.fetch_add(n, Ordering::Relaxed);
+    pub(super) fn skip_counters(&self, thread: u8, n: u64) {
+        self.sending(thread).1.count.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Bytes that it takes, clones aside.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        let (sent, received) = (&self.shared.sent, &self.shared.received);
+        let shared = size_of::<Shared>() + sent.memory_of_others() + received.memory_of_others();
+        let sealing = size_of::<Sealing>() - size_of::<Epoch>() + self.sealing.keys.memory();
+        size_of::<Self>() + shared + sealing + self.opening.iter().map(|epoch| epoch.memory()).sum::<usize>()
     }
 
     fn age(&self, now: Instant) -> std::time::Duration {
@@ -409,55 +459,69 @@ impl Session {
     /// Number of the newest epoch that an authentic packet came in; beyond [`Session::receiving_epoch`] the sender has
     /// moved on.
     pub fn newest_epoch(&self) -> u32 {
-        self.shared.received.newest_epoch.load(Ordering::Relaxed)
+        self.shared.newest_epoch.load(Ordering::Relaxed)
+    }
+
+    /// Threads that we may send with, from 0 on.
+    pub fn sending_threads(&self) -> u8 {
+        self.shared.sent.threads()
+    }
+
+    /// Threads that the peer may send with.
+    pub fn receiving_threads(&self) -> u8 {
+        self.shared.received.threads()
     }
 
     /// Packets sealed.
     pub fn packets_sent(&self) -> u64 {
-        self.shared.sent.counter.load(Ordering::Relaxed)
+        self.counts().map(|(_, count)| count).sum()
     }
 
     /// Bytes of sealed packets, overhead included.
     pub fn bytes_sent(&self) -> u64 {
-        self.shared.sent.bytes.load(Ordering::Relaxed)
+        self.shared.sent.iter().map(|sent| sent.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// When a packet was sealed last.
     pub fn last_sent(&self) -> Option<Instant> {
-        time(&self.shared.sent.last)
+        self.shared.sent.iter().filter_map(|sent| time(&sent.last)).max()
     }
 
     /// Authentic packets opened.
     pub fn packets_received(&self) -> u64 {
-        self.shared.received.packets.load(Ordering::Relaxed)
+        self.shared.received.iter().map(|received| received.packets.load(Ordering::Relaxed)).sum()
     }
 
-    /// What came of that which the peer is known to have sent.
+    /// What came of that which the peer is known to have sent, by all of its threads.
     pub fn totals_received(&self) -> Totals {
-        // In this order: a packet is marked before it is counted.
-        let received = self.packets_received();
-        Totals { sent: self.shared.received.window.next().max(received), received }
+        self.shared.received.iter().fold(Totals::default(), |sum, thread| {
+            // In this order: a packet is marked before it is counted.
+            let received = thread.packets.load(Ordering::Relaxed);
+            let sent = thread.window.next().max(received);
+            Totals { sent: sum.sent + sent, received: sum.received + received }
+        })
     }
 
     /// Bytes of authentic packets, overhead included.
     pub fn bytes_received(&self) -> u64 {
-        self.shared.received.bytes.load(Ordering::Relaxed)
+        self.shared.received.iter().map(|received| received.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// When an authentic packet came last.
     pub fn last_received(&self) -> Option<Instant> {
-        time(&self.shared.received.last)
+        self.shared.received.iter().filter_map(|received| time(&received.last)).max()
     }
 
     /// Packets refused because they were seen before or too old.
     pub fn replays(&self) -> u64 {
-        self.shared.received.replays.load(Ordering::Relaxed)
+        self.shared.received.iter().map(|received| received.replays.load(Ordering::Relaxed)).sum()
     }
 }
 
-impl Sealing {
-    fn new(chain: &Chain, suite: Suite, epoch: u32, since: u64) -> Self {
-        Self { key: chain.key(suite), epoch, since, next: chain.ratchet() }
+impl Received {
+    fn replay(&self) -> OpenError {
+        self.replays.fetch_add(1, Ordering::Relaxed);
+        OpenError::Replay
     }
 }
 

@@ -18,7 +18,8 @@
 //! 108..    items, padding
 //! ```
 //!
-//! Capabilities: bit 0, takes frames and superframes (`superframe.rs`); others are ignored.
+//! Capabilities: bit 0, takes frames and superframes (`superframe.rs`); bit 1, takes packets of several sending threads
+//! (`session.rs`), and bits 8 to 10 are how many the sender itself has, less one; others are ignored.
 //!
 //! Items are `type u8 ‖ length u16 ‖ value`, none is defined yet and unknown ones are skipped; type 0 ends them and
 //! starts zero padding of random length. Signatures: see `session::noise`.
@@ -47,8 +48,29 @@ pub const RESPONSE_NOISE_OVERHEAD: usize = 32 + 16;
 pub const INITIATION_SIGNED_LEN: usize = 44;
 /// Capability: session packets with frames and slices of superframes are understood.
 pub const CAPABILITY_FRAMES: u16 = 1;
+/// Capability: session packets of several sending threads are understood.
+pub const CAPABILITY_THREADS: u16 = 1 << 1;
+/// Most sending threads of one side of a session: what three bits can say.
+pub const THREADS_MAX: u8 = 8;
+/// Where the number of sending threads is in the capabilities.
+const THREADS_AT: u32 = 8;
 /// Bytes of payload 2 that its signature covers.
 pub const RESPONSE_SIGNED_LEN: usize = 3;
+
+/// Capabilities of a side that sends with so many threads, of 1 to [`THREADS_MAX`].
+pub const fn with_threads(capabilities: u16, threads: u8) -> u16 {
+    let field = (THREADS_MAX as u16 - 1) << THREADS_AT;
+    let threads = if threads == 0 { 0 } else { (threads - 1) as u16 };
+    capabilities & !field | CAPABILITY_THREADS | threads << THREADS_AT & field
+}
+
+/// Sending threads of the side with these capabilities, 1 to [`THREADS_MAX`].
+pub const fn threads(capabilities: u16) -> u8 {
+    if capabilities & CAPABILITY_THREADS == 0 {
+        return 1;
+    }
+    (capabilities >> THREADS_AT) as u8 % THREADS_MAX + 1
+}
 
 /// Body of an initiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

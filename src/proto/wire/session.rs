@@ -6,13 +6,14 @@
 //! 2        slice                      number of this datagram in its superframe; 0 for other kinds
 //! 3        slices                     datagrams of the superframe, 2..64; 1 for other kinds
 //! 4..8     receiver index
-//! 8..16    counter                    8 bits sending thread (0 for now), 56 bits count
+//! 8..16    counter                    8 bits sending thread, 56 bits count
 //! 16..n-16 ciphertext                 plaintext is padded with zeros to a multiple of 16 bytes, up to the MTU
 //! n-16..   tag
 //! ```
 //!
-//! What kinds 2 and 3 carry is laid out in `superframe.rs`. The header is the AEAD's associated data, the nonce is four zero bytes and the counter. On the wire all but the two
-//! family bits of the header is masked, keyed by the recipient over the first 16 bytes behind the header.
+//! What kinds 2 and 3 carry is laid out in `superframe.rs`. The header is the AEAD's associated data, the nonce is four
+//! zero bytes and the counter. Each sending thread has a key, a count and a replay window of its own. On the wire all but
+//! the two family bits of the header is masked, keyed by the recipient over the first 16 bytes behind the header.
 
 use super::envelope::RecipientKey;
 use super::{FAMILY_MASK, FAMILY_SESSION, Malformed};
@@ -27,6 +28,9 @@ pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
 pub const PACKET_LEN_MIN: usize = OVERHEAD;
 /// Plaintexts are padded to a multiple of this many bytes.
 pub const PADDING_MULTIPLE: usize = 16;
+
+/// Bits of the counter that count; those above are the sending thread.
+const COUNT_BITS: u32 = 56;
 
 /// Most datagrams of one superframe: what every kernel with `UDP_SEGMENT` takes in one call.
 pub const SLICES_MAX: u8 = 64;
@@ -80,8 +84,23 @@ pub struct Header {
     pub slice: (u8, u8),
     /// Index by which the recipient knows the session.
     pub receiver_index: u32,
-    /// Counter of the packet, the nonce of its AEAD.
+    /// Counter of the packet, the nonce of its AEAD; see [`counter`].
     pub counter: u64,
+}
+
+/// The counter of a thread's packet; `count` is below 2^56.
+pub const fn counter(thread: u8, count: u64) -> u64 {
+    (thread as u64) << COUNT_BITS | count
+}
+
+/// The sending thread of a counter.
+pub const fn thread_of(counter: u64) -> u8 {
+    (counter >> COUNT_BITS) as u8
+}
+
+/// The count of a counter: which packet of its thread.
+pub const fn count_of(counter: u64) -> u64 {
+    counter & ((1 << COUNT_BITS) - 1)
 }
 
 impl Header {

@@ -53,7 +53,7 @@ pub(crate) fn superframe(data: &[u8]) {
     let mut reception = Reception::new();
     let mut seen = Seen;
     let mut turn = Turn { snapshot: &link.snapshot, shared: &link.shared, now: START, out: &mut seen };
-    let first = link.ours.reserve(256 * u64::from(SLICES_MAX), START).expect("far from its end");
+    let first = link.ours.reserve(0, 256 * u64::from(SLICES_MAX), START).expect("far from its end");
     let mut rest = data;
     for _ in 0..DATAGRAMS_MAX {
         let Some(([which, number, count, l0, l1, n], tail)) = rest.split_first_chunk() else { break };

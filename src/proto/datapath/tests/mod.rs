@@ -6,6 +6,7 @@ mod hostile;
 mod loss;
 mod outbound;
 mod packets;
+mod threads;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -60,7 +60,7 @@ fn probes_are_no_loss() {
     }
 }
 
-/// A probe is missed when something newer came, which may be after the next report.
+/// A probe is missed when its sending thread is heard again: while others carry the data, many reports later.
 #[test]
 fn a_probe_is_excused_until_it_is_missed() {
     let mut path = Path::default();

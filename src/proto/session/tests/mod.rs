@@ -18,6 +18,7 @@ mod handshake;
 mod hostile;
 mod loss;
 mod sealed;
+mod threads;
 mod transport;
 mod vectors;
 

@@ -176,15 +176,15 @@ fn the_initiator_wants_the_next_session_in_time() {
     assert!(!ours.wants_rekey(due - Duration::from_nanos(1)));
     assert!(ours.wants_rekey(due));
     assert!(!theirs.wants_rekey(due));
-    ours.skip_counters(REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX);
-    theirs.skip_counters(REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX);
+    ours.skip_counters(0, REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX);
+    theirs.skip_counters(0, REJECT_AFTER_PACKETS - EPOCH_PACKETS_MAX);
     assert!(ours.wants_rekey(START) && theirs.wants_rekey(START));
 }
 
 #[test]
 fn a_session_is_retired_before_its_counter_wraps() {
     let (mut ours, _) = sessions();
-    ours.skip_counters(REJECT_AFTER_PACKETS - 1);
+    ours.skip_counters(0, REJECT_AFTER_PACKETS - 1);
     ours = ours.next_sending_epoch();
     let packet = seal(&ours, b"", START);
     assert_eq!(unmask(&Node::bob(), &packet).0.counter, REJECT_AFTER_PACKETS - 1);
@@ -199,7 +199,7 @@ fn a_session_is_retired_before_its_counter_wraps() {
 #[test]
 fn a_key_seals_a_limited_number_of_packets() {
     let (ours, _) = sessions();
-    ours.skip_counters(EPOCH_PACKETS_MAX - 1);
+    ours.skip_counters(0, EPOCH_PACKETS_MAX - 1);
     seal(&ours, b"", START);
     assert_eq!(ours.seal(Kind::Data, &mut [0; 100], 4, 100, START), Err(SealError::Exhausted));
     let next = ours.next_sending_epoch();
@@ -212,7 +212,7 @@ fn a_key_seals_a_limited_number_of_packets() {
 #[test]
 fn no_counter_is_used_twice_across_epochs() {
     let (old, _) = sessions();
-    old.skip_counters(EPOCH_PACKETS_MAX);
+    old.skip_counters(0, EPOCH_PACKETS_MAX);
     let new = old.next_sending_epoch();
     let bob = Node::bob();
     let mut counters = std::collections::BTreeSet::new();
@@ -233,7 +233,7 @@ fn the_ratchet_is_due_by_packets_and_by_time() {
     assert!(!ours.wants_ratchet(due - Duration::from_nanos(1)));
     assert!(ours.wants_ratchet(due));
     assert!(!ours.next_sending_epoch().wants_ratchet(due));
-    ours.skip_counters(RATCHET_AFTER_PACKETS - 1);
+    ours.skip_counters(0, RATCHET_AFTER_PACKETS - 1);
     assert!(!ours.wants_ratchet(START));
     seal(&ours, b"", START);
     assert!(ours.wants_ratchet(START));

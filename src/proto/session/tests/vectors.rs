@@ -89,7 +89,7 @@ fn check_keys(case: &Value) {
         let mut chain = Chain::new(&split, &array(case, "handshake_hash"));
         for key in case[&format!("keys_{direction}")].as_array().unwrap() {
             let expected = data_encoding::HEXLOWER.decode(key.as_str().unwrap().as_bytes()).unwrap();
-            assert_eq!(chain.key_bytes(suite)[..], expected);
+            assert_eq!(chain.key_bytes(suite, 0)[..], expected);
             chain = chain.ratchet();
         }
     }

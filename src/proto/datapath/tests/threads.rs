@@ -1,0 +1,102 @@
+//! Several sending threads of one node.
+
+use std::collections::BTreeMap;
+
+use super::packets::{ACK, read_tcp, stream, tcp, virtio};
+use super::{End, Out, Outbox, Wire, endpoint, pair};
+use crate::proto::datapath::{DropReason, Inbound, Outbound, inbound};
+use crate::proto::session::transport::Content;
+use crate::proto::wire::handshake::{CAPABILITY_FRAMES, with_threads};
+use crate::proto::wire::session::{HEADER_LEN, Header, Kind, OVERHEAD, mask, thread_of};
+
+const LEN: usize = 1472;
+const FRAME: usize = 30_000;
+
+fn threads(n: u8) -> [End; 2] {
+    pair(with_threads(CAPABILITY_FRAMES, n), LEN)
+}
+
+impl End {
+    /// Sends a large packet of a flow of its own as a thread does.
+    fn send_by(&mut self, thread: u8) -> Vec<Vec<u8>> {
+        let at = u32::from(thread) * 1_000_000;
+        let packet = tcp(at, ACK, &stream(at, FRAME));
+        self.outbox = Outbox::of_thread(thread);
+        let (wire, verdicts): (Wire, _) = self.send(&[(packet.clone(), virtio(&packet, 1348))]);
+        assert_eq!(verdicts, [Outbound::Sent]);
+        wire.datagrams()
+    }
+}
+
+/// Bytes that came of each flow.
+fn delivered(out: &Out) -> BTreeMap<u32, usize> {
+    let mut flows = BTreeMap::new();
+    for plain in out.plain() {
+        let (sequence, _, payload) = read_tcp(&plain);
+        assert_eq!(payload, stream(sequence, payload.len()));
+        *flows.entry(sequence / 1_000_000).or_default() += payload.len();
+    }
+    flows
+}
+
+/// Slices of one superframe have consecutive counters of one thread.
+#[test]
+fn a_thread_seals_with_its_own_counters() {
+    let [mut alice, bob] = threads(3);
+    for thread in [2, 0, 1, 2] {
+        let datagrams = alice.send_by(thread);
+        let counters: Vec<_> = datagrams
+            .iter()
+            .map(|datagram| {
+                let mut datagram = datagram.clone();
+                mask(&bob.snapshot.own_key, &mut datagram).unwrap();
+                Header::parse(datagram.first_chunk().unwrap()).unwrap().counter
+            })
+            .collect();
+        assert!(counters.iter().all(|counter| thread_of(*counter) == thread));
+        assert!(counters.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{counters:?}");
+    }
+}
+
+#[test]
+fn superframes_of_threads_that_take_turns_are_whole() {
+    let [mut alice, mut bob] = threads(3);
+    let all = [0, 1, 2].map(|thread| alice.send_by(thread));
+    let mixed: Vec<_> =
+        (0..all[0].len()).flat_map(|slice| all.iter().map(move |d| d[slice].clone())).collect();
+    let mut out = Out::default();
+    bob.receive(&mixed, &mut out);
+    assert_eq!(delivered(&out), BTreeMap::from([0, 1, 2].map(|flow| (flow, FRAME))));
+    assert_eq!(out.packets.len(), 3);
+}
+
+/// Counters of two threads say nothing about which packet is newer.
+#[test]
+fn a_superframe_is_not_given_up_for_another_thread() {
+    let [mut alice, mut bob] = threads(2);
+    let (first, second) = (alice.send_by(0), alice.send_by(1));
+    let (last, rest) = first.split_last().unwrap();
+    let mut out = Out::default();
+    bob.receive(rest, &mut out);
+    bob.receive(&second, &mut out);
+    assert_eq!(delivered(&out), BTreeMap::from([(1, FRAME)]));
+    bob.receive(std::slice::from_ref(last), &mut out);
+    assert_eq!(delivered(&out), BTreeMap::from([0, 1].map(|flow| (flow, FRAME))));
+    assert_eq!(out.packets.len(), 2, "in one piece");
+}
+
+/// The slice's number would make it one of another thread's superframe, or of none.
+#[test]
+fn a_slice_before_the_first_counter_is_refused() {
+    let [alice, bob] = threads(2);
+    let route = &alice.snapshot.routes[&super::identity(2).address()];
+    for thread in [0, 1] {
+        let counter = route.session.reserve(thread, 1, super::NOW).unwrap();
+        let mut datagram = vec![0; OVERHEAD + 400];
+        datagram[HEADER_LEN] = 1;
+        let content = Content { kind: Kind::Slice, partial: false, slice: (5, 10) };
+        route.session.seal_at(counter, content, &mut datagram);
+        let (verdict, _) = inbound(&bob.snapshot, &bob.shared, endpoint(1), 0, &mut datagram, super::NOW);
+        assert_eq!(verdict, Inbound::Drop(DropReason::Malformed));
+    }
+}
