@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, DhtMode, UdpOffload};
 use crate::control::{self, server};
 use crate::engine::Engine;
-use crate::host::{clock, cpu, entropy, privileges};
+use crate::host::{clock, cpu, entropy, priority, privileges};
 use crate::proto::dht::Mode;
 use crate::proto::identity::Identity;
 use crate::proto::node;
@@ -95,6 +95,9 @@ pub enum Error {
     },
 }
 
+/// Nice value of the daemon against other sessions: its threads run before those of programs that work without a pause.
+const NICE_SESSION: i32 = -10;
+
 const fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
@@ -104,6 +107,9 @@ const fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// Why it could not start, or had to end.
 pub fn run(config: Config) -> Result<(), Error> {
+    // Before the process is hardened, which takes its files in /proc away from it. Where it is refused, so is what the
+    // threads of the data path ask for, and they say so.
+    let _ = priority::set_session_nice(NICE_SESSION);
     privileges::harden().map_err(system("cannot protect the memory of this process"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(system("cannot start the runtime"))?.block_on(Daemon::run(config))

@@ -341,6 +341,34 @@ fn the_threads_that_carry_packets_run_first() {
     });
 }
 
+/// A daemon that leads its session, as a service does, runs before other sessions; otherwise theirs stays as it is.
+#[test]
+fn a_session_of_its_own_runs_first() {
+    let own = fs::read_to_string("/proc/self/autogroup");
+    let lab = Lab::new();
+    let node = lab.node(Underlay::V4);
+    let started = |prefix: &str| {
+        let dir = node.dir.join(prefix);
+        let line = format!(
+            "{prefix} {DAEMON} --state-dir {dir}/s --socket {dir}/r/azora.sock --no-lan-discovery",
+            dir = dir.display()
+        );
+        let process = node.spawn(&line, &format!("{prefix}.log"));
+        crate::lab::eventually(Duration::from_secs(10), "ready", || {
+            process.log().contains("ready node=").then_some(())
+        });
+        fs::read_to_string(format!("/proc/{}/autogroup", process.pid()))
+    };
+    let nice = |group: &std::io::Result<String>| {
+        group.as_ref().ok().map(|group| group.rsplit(' ').next().unwrap().trim().to_owned())
+    };
+    assert_eq!(nice(&started("env")), nice(&own), "the session of whoever runs this test");
+    let leads = nice(&started("setsid"));
+    if own.is_ok() && node.sh("test $(nice -n -20 nice) = -20").code == 0 {
+        assert_eq!(leads.as_deref(), Some("-10"));
+    }
+}
+
 /// A reload takes the whole file or nothing of it.
 #[test]
 fn a_bad_configuration_on_reload_changes_nothing() {

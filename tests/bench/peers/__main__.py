@@ -146,12 +146,13 @@ def variants(texts):
 
 
 def prioritise():
-    """Puts this process and its children before the rest of a shared machine."""
-    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    """Puts this process and its children before the rest of a shared machine; among them, each as it comes."""
     group = Path("/proc/self/autogroup")  # with autogroups, `nice` counts inside a session only
     if group.exists():
         group.write_text(str(NICE))
         atexit.register(group.write_text, "0")
+    else:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def end_on_signals():
