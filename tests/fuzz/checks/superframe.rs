@@ -1,7 +1,7 @@
 //! What a peer may put into frames and slices, and what a kernel would be told about it.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use auramesh::proto::datapath::{
     ASSEMBLY_TIME_MAX, Drops, Inward, Notice, PlainPackets, Receiver, Reception, Shared, Snapshot, Turn,
@@ -49,11 +49,11 @@ pub(crate) fn frame(data: &[u8]) {
 /// Slices and frames in any order: `first u8 ‖ number u8 ‖ count u8 ‖ length u16 ‖ bytes length u8 ‖ bytes`. A count of
 /// one is a datagram of frames; what the bytes do not fill is zero.
 pub(crate) fn superframe(data: &[u8]) {
-    let link = &*LINK;
+    let mut kept = LINK.lock().expect("no input has panicked");
+    let (link, first) = with_counters(&mut kept, 256 * u64::from(SLICES_MAX));
     let mut reception = Reception::new();
-    let mut seen = Seen;
+    let mut seen = Seen { source: link.source, destination: link.snapshot.own.ipv6() };
     let mut turn = Turn { snapshot: &link.snapshot, shared: &link.shared, now: START, out: &mut seen };
-    let first = link.ours.reserve(0, 256 * u64::from(SLICES_MAX), START).expect("far from its end");
     let mut rest = data;
     for _ in 0..DATAGRAMS_MAX {
         let Some(([which, number, count, l0, l1, n], tail)) = rest.split_first_chunk() else { break };
@@ -97,10 +97,23 @@ struct Link {
     snapshot: Snapshot,
     shared: Shared,
     endpoint: SocketAddr,
+    source: Ipv6Addr,
 }
 
-/// One for all inputs: every input has counters of its own.
-static LINK: LazyLock<Link> = LazyLock::new(|| {
+/// One for many inputs: every input has counters of its own.
+static LINK: Mutex<Option<Link>> = Mutex::new(None);
+
+/// A link that has `n` more counters, and the first of them.
+fn with_counters(kept: &mut Option<Link>, n: u64) -> (&Link, u64) {
+    let first = kept.as_ref().and_then(|link| link.ours.reserve(0, n, START).ok());
+    let link = match first {
+        Some(_) => kept.get_or_insert_with(link),
+        None => kept.insert(link()),
+    };
+    (link, first.unwrap_or_else(|| link.ours.reserve(0, n, START).expect("a new session")))
+}
+
+fn link() -> Link {
     let (alice, bob) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
     let (config, mut rng) = (Config::new(true, NetworkSecret::default()), Rng::seed_from_u64(3));
     let wall = WallTime::from_unix_ms(1_800_000_000_000);
@@ -121,18 +134,20 @@ static LINK: LazyLock<Link> = LazyLock::new(|| {
     let receiver = Receiver::new(theirs, alice.address(), Some(endpoint), echo);
     snapshot.receivers.insert(8, Arc::new(receiver));
     let shared = Shared { flows: Flows::new([5; 16]), drops: Drops::default() };
-    Link { ours, snapshot, shared, endpoint }
-});
+    Link { ours, snapshot, shared, endpoint, source: alice.address().ipv6() }
+}
 
 /// Checks all that would be written to the interface.
-struct Seen;
+struct Seen {
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+}
 
 impl Inward for Seen {
     fn deliver(&mut self, virtio: Virtio, pieces: &[&[u8]]) {
         let packet = pieces.concat();
         let inner = Inner::parse(&packet).expect("a whole packet");
-        let (alice, bob) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
-        assert_eq!((inner.source, inner.destination), (alice.address().ipv6(), bob.address().ipv6()));
+        assert_eq!((inner.source, inner.destination), (self.source, self.destination));
         assert_eq!(inner.len, packet.len());
         check_virtio(virtio, &packet);
     }
