@@ -13,7 +13,10 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `backlog` | how long packets wait in the interface's queue, and when their senders are told |
-//! | `outbound` | packets of the interface into datagrams, datagrams into trains |
+//! | `outbox` | where packets of the interface are read to |
+//! | `outbound` | packets of the interface into datagrams |
+//! | `train` | datagrams into trains |
+//! | `plain` | large packets as ordinary ones |
 //! | `inbound` | one datagram to one verdict |
 //! | `reception` | trains of datagrams; frames and whole superframes to the interface without copying |
 //! | `ecn` | congestion marks between outer and inner header |
@@ -29,7 +32,10 @@ mod drops;
 mod ecn;
 mod inbound;
 mod outbound;
+mod outbox;
+mod plain;
 mod reception;
+mod train;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -40,8 +46,11 @@ pub use assembly::{ASSEMBLY_TIME_MAX, SUPERFRAMES_MAX};
 pub use backlog::Backlog;
 pub use drops::{DropReason, Drops};
 pub use inbound::{Inbound, Slice, inbound};
-pub use outbound::{Batch, Outbound, Outbox, PlainPackets, Room, Sink, TRAIN_BYTES_MAX, Train, WideRoom};
+pub use outbound::{Batch, Outbound};
+pub use outbox::{Outbox, Room, WideRoom};
+pub use plain::PlainPackets;
 pub use reception::{Inward, Reception, Turn};
+pub use train::{Sink, TRAIN_BYTES_MAX, Train};
 
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::policy::{EchoLimit, Flows, Rules};

@@ -9,46 +9,20 @@
 //! On a path that loses much, large packets are cut as the kernel would have done, each part a frame of its own.
 //! A peer that does not take frames gets one whole packet a datagram, cut and with complete checksums.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::{Backlog, DropReason, Notice, Route, Shared, Snapshot, ecn};
+use super::outbox::{Outbox, PACKED_LEN};
+use super::plain::PlainPackets;
+use super::train::{SLOTS_MAX, Sink, TRAIN_BYTES_MAX, Train, Trains};
+use super::{DropReason, Notice, Route, Shared, Snapshot, ecn};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy;
 use crate::proto::session::transport::Content;
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::{Segments, Transport, Virtio};
 use crate::proto::wire::inner::Inner;
-use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE, SLICES_MAX, TAG_LEN};
-use crate::proto::wire::superframe::{FRAME_HEADER_LEN, FRAME_LEN_MAX, Layout, Offload, PACKET_LEN_MAX};
-
-/// Most datagrams of one batch, and of one train (`UDP_MAX_SEGMENTS` of kernels before 6.9).
-const SLOTS_MAX: usize = SLICES_MAX as usize;
-/// Most bytes of one train: what UDP over IPv4 and IPv6 both take (`UDP_SEGMENT`, udp(7)).
-pub const TRAIN_BYTES_MAX: usize = 65_487;
-/// Bytes of packed datagrams in one batch: room for a train of the longest.
-const PACKED_LEN: usize = 2 * (TRAIN_BYTES_MAX + OVERHEAD);
-/// A datagram is padded up to the length of those before it when that costs at most one part in so many.
-const STRETCH: usize = 8;
-
-/// Datagrams to one endpoint, all of one length but the last, which may be shorter.
-#[derive(Clone, Copy, Debug)]
-pub struct Train<'a> {
-    /// Where to.
-    pub to: SocketAddr,
-    /// ECN codepoint of the outer header (RFC 6040 §4.1).
-    pub ecn: u8,
-    /// Length of every datagram but the last, in bytes.
-    pub datagram_len: usize,
-    /// The datagrams, one behind the other.
-    pub bytes: &'a [u8],
-}
-
-/// Where trains go.
-pub trait Sink {
-    /// Sends the trains, in their order.
-    fn send(&mut self, trains: &[Train<'_>]);
-}
+use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
+use crate::proto::wire::superframe::{FRAME_HEADER_LEN, Layout, Offload};
 
 /// Verdict about an outbound packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,143 +35,6 @@ pub enum Outbound {
     TooBig(u32),
     /// Gone, counted.
     Drop(DropReason),
-}
-
-/// Buffers of one sending thread.
-pub struct Outbox {
-    /// The thread that it is of, as counters name it.
-    thread: u8,
-    /// Datagrams of small packets.
-    packed: Box<[u8]>,
-    /// One superframe in its layout on the wire, with more room behind than any packet needs.
-    wide: Box<[u8]>,
-    /// One packet in one piece.
-    flat: Box<[u8]>,
-    /// The layout in which the next packet is expected: after one large packet comes another.
-    expected: Option<Layout>,
-    /// The queue that packets come from.
-    pub backlog: Backlog,
-}
-
-/// Where to read the next packet of the interface into.
-pub enum Room<'a> {
-    /// One piece.
-    Flat(&'a mut [u8]),
-    /// Piece by piece into the layout on the wire.
-    Wide(WideRoom<'a>),
-}
-
-/// The pieces of [`Room::Wide`].
-pub struct WideRoom<'a> {
-    layout: Layout,
-    slice: usize,
-    rest: &'a mut [u8],
-}
-
-impl<'a> Iterator for WideRoom<'a> {
-    type Item = &'a mut [u8];
-
-    fn next(&mut self) -> Option<&'a mut [u8]> {
-        let stride = self.layout.slice_len() + OVERHEAD;
-        if self.slice >= SLOTS_MAX || self.rest.len() < stride {
-            return None;
-        }
-        let (datagram, rest) = std::mem::take(&mut self.rest).split_at_mut(stride);
-        self.rest = rest;
-        let frame_header = if self.slice == 0 { FRAME_HEADER_LEN } else { 0 };
-        let start = HEADER_LEN + Layout::lead(self.slice) + frame_header;
-        self.slice += 1;
-        Some(&mut datagram[start..stride - TAG_LEN])
-    }
-}
-
-impl Outbox {
-    /// Allocates the buffers of thread 0.
-    pub fn new() -> Self {
-        Self::of_thread(0)
-    }
-
-    /// Allocates the buffers of a thread. Threads with the same number share counters, which is slow but right.
-    pub fn of_thread(thread: u8) -> Self {
-        let buffer = |len| vec![0; len].into_boxed_slice();
-        Self {
-            thread,
-            packed: buffer(PACKED_LEN),
-            wide: buffer(FRAME_LEN_MAX + SLOTS_MAX * (OVERHEAD + PADDING_MULTIPLE) + TRAIN_BYTES_MAX),
-            flat: buffer(PACKET_LEN_MAX),
-            expected: None,
-            backlog: Backlog::default(),
-        }
-    }
-
-    /// Where the next packet should be read to; then tell [`Batch::push_read`] its length.
-    pub fn room(&mut self) -> Room<'_> {
-        match self.expected {
-            Some(layout) => Room::Wide(WideRoom { layout, slice: 0, rest: &mut self.wide }),
-            None => Room::Flat(&mut self.flat),
-        }
-    }
-
-    /// The packet that was read last, in one piece.
-    pub fn last_read(&mut self, len: usize) -> &mut [u8] {
-        self.flatten(len);
-        &mut self.flat[..len]
-    }
-
-    /// Copies what was read in pieces into one.
-    fn flatten(&mut self, len: usize) {
-        let Some(layout) = self.expected.take() else { return };
-        let mut at = 0;
-        for piece in (WideRoom { layout, slice: 0, rest: &mut self.wide }) {
-            let part = piece.len().min(len - at);
-            self.flat[at..at + part].copy_from_slice(&piece[..part]);
-            at += part;
-        }
-    }
-
-    /// The beginning of the packet that was read last: all that one piece of it holds.
-    pub fn head(&mut self, len: usize) -> &mut [u8] {
-        match self.expected {
-            Some(layout) => {
-                let start = HEADER_LEN + FRAME_HEADER_LEN;
-                &mut self.wide[start..start + len.min(layout.slice_len() - FRAME_HEADER_LEN)]
-            }
-            None => &mut self.flat[..len],
-        }
-    }
-
-    /// Tells the sender of the packet that was read last, if it is a large one of TCP, when the queue is too long.
-    /// Returns the packet's length: a sender that knows no marks misses a segment.
-    fn slow_down(&mut self, len: usize, offload: Offload) -> usize {
-        if offload.segment_len == 0 || !self.backlog.note_read(len) {
-            return len;
-        }
-        let head = self.head(len);
-        if ecn::mark(head) {
-            return len;
-        }
-        let Some(shorter) = shorten(head, len, offload) else {
-            self.backlog.return_signal();
-            return len;
-        };
-        shorter
-    }
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Takes the last segment off a large TCP packet of `len` bytes that begins with `head`; the length of what is left.
-fn shorten(head: &mut [u8], len: usize, offload: Offload) -> Option<usize> {
-    let transport = Transport::locate(head).filter(|transport| transport.is_tcp() && offload.partial)?;
-    let payload_len = len - transport.headers_len();
-    let segments = payload_len.div_ceil(usize::from(offload.segment_len));
-    let left = segments.checked_sub(1).filter(|left| *left > 0)? * usize::from(offload.segment_len);
-    transport.cut(head, payload_len, 0, left);
-    Some(transport.headers_len() + left)
 }
 
 /// One datagram that is being filled.
@@ -298,16 +135,7 @@ impl<'a> Batch<'a> {
         }
         // The order of packets is kept.
         self.flush();
-        if self.outbox.expected != Some(layout) {
-            self.outbox.flatten(len);
-            let mut rest = &self.outbox.flat[..len];
-            for piece in (WideRoom { layout, slice: 0, rest: &mut self.outbox.wide }) {
-                let part;
-                (part, rest) = rest.split_at(piece.len().min(rest.len()));
-                piece[..part.len()].copy_from_slice(part);
-            }
-        }
-        self.outbox.expected = Some(layout);
+        self.outbox.widen(layout, len);
         self.send_superframe(route, layout, ecn, len, offload)
     }
 
@@ -425,13 +253,17 @@ impl<'a> Batch<'a> {
         if used == 0 {
             return;
         }
-        let mut trains = Trains { spans: [None; SLOTS_MAX], used: 0 };
+        let mut trains = Trains::new();
         // Datagrams move up to the end of the train before them, so that trains lie in one piece.
         let mut end = 0;
         for slot in self.slots[..used].iter().flatten() {
             let limit = slot.route.plaintext_len();
             let natural = slot.len.next_multiple_of(PADDING_MULTIPLE).min(limit) + OVERHEAD;
-            let len = trains.length_for(slot, natural);
+            // Only behind frames may there be more padding.
+            let is_frames = matches!(slot.content.kind, Kind::Frames);
+            let most = if is_frames { slot.route.datagram_len } else { natural };
+            let to = slot.route.endpoint;
+            let len = trains.length_for(to, slot.ecn, natural, most);
             let packed = &mut self.outbox.packed;
             let text = slot.start + HEADER_LEN..slot.start + HEADER_LEN + slot.len;
             if slot.start != end {
@@ -447,7 +279,7 @@ impl<'a> Batch<'a> {
             };
             session.seal_at(counter, slot.content, datagram);
             session.count_sent(self.outbox.thread, len, self.now);
-            trains.add(slot, end, len);
+            trains.add(to, slot.ecn, end, len);
             end += len;
         }
         trains.send(&self.outbox.packed, self.sink);
@@ -498,115 +330,5 @@ impl<'a> Batch<'a> {
     fn drop(&self, reason: DropReason) -> Outbound {
         self.shared.drops.count(reason);
         Outbound::Drop(reason)
-    }
-}
-
-/// Trains that are being put together over one buffer.
-struct Trains {
-    spans: [Option<Span>; SLOTS_MAX],
-    used: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Span {
-    to: SocketAddr,
-    ecn: u8,
-    datagram_len: usize,
-    start: usize,
-    end: usize,
-    /// Its last datagram is shorter.
-    closed: bool,
-}
-
-impl Trains {
-    /// The train that another datagram of at most `len` bytes may join.
-    fn joinable(&self, slot: &Slot<'_>, len: usize) -> Option<Span> {
-        self.spans[..self.used].last().copied().flatten().filter(|span| {
-            !span.closed
-                && span.to == slot.route.endpoint
-                && span.ecn == slot.ecn
-                && len <= span.datagram_len
-                && span.end + span.datagram_len - span.start <= TRAIN_BYTES_MAX
-        })
-    }
-
-    /// Length to pad a datagram to, so that the train goes on behind it; never beyond what the path carries.
-    fn length_for(&self, slot: &Slot<'_>, natural: usize) -> usize {
-        match self.joinable(slot, natural) {
-            Some(span)
-                if natural >= span.datagram_len - span.datagram_len / STRETCH
-                    && span.datagram_len <= slot.route.datagram_len
-                    && matches!(slot.content.kind, Kind::Frames) =>
-            {
-                span.datagram_len
-            }
-            _ => natural,
-        }
-    }
-
-    fn add(&mut self, slot: &Slot<'_>, start: usize, len: usize) {
-        let joined = self.joinable(slot, len).filter(|span| span.end == start);
-        match joined {
-            Some(span) => {
-                let closed = len < span.datagram_len;
-                self.spans[self.used - 1] = Some(Span { end: start + len, closed, ..span });
-            }
-            None => {
-                let (to, ecn) = (slot.route.endpoint, slot.ecn);
-                self.spans[self.used] =
-                    Some(Span { to, ecn, datagram_len: len, start, end: start + len, closed: false });
-                self.used += 1;
-            }
-        }
-    }
-
-    fn send(&self, bytes: &[u8], sink: &mut dyn Sink) {
-        let nothing = Train { to: SocketAddr::from(([0; 4], 0)), ecn: 0, datagram_len: 0, bytes: &[] };
-        let mut trains = [nothing; SLOTS_MAX];
-        for (train, span) in trains.iter_mut().zip(self.spans.iter().flatten()) {
-            let Span { to, ecn, datagram_len, start, end, .. } = *span;
-            *train = Train { to, ecn, datagram_len, bytes: &bytes[start..end] };
-        }
-        sink.send(&trains[..self.used]);
-    }
-}
-
-/// A packet as whole packets with complete checksums: what a queue, or a peer without frames, takes.
-#[derive(Debug)]
-pub struct PlainPackets {
-    offload: Offload,
-    segments: Option<Segments>,
-    done: bool,
-    packet_len: usize,
-}
-
-impl PlainPackets {
-    /// For a whole packet.
-    pub fn of(packet: &[u8], offload: Offload) -> Self {
-        let segments = Segments::of(packet, offload);
-        Self { offload, segments, done: false, packet_len: packet.len() }
-    }
-
-    /// Length of the longest of them in bytes.
-    pub fn packet_len_max(&self) -> usize {
-        self.segments.as_ref().map_or(self.packet_len, Segments::packet_len_max)
-    }
-
-    /// Writes the next one to the front of `out`, which has room for the longest; its length.
-    pub fn next(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
-        let len = match &mut self.segments {
-            Some(segments) => segments.next(packet, out)?,
-            None if std::mem::replace(&mut self.done, true) => return None,
-            None => {
-                out[..packet.len()].copy_from_slice(packet);
-                packet.len()
-            }
-        };
-        if (self.offload.partial || self.segments.is_some())
-            && let Some(transport) = Transport::locate(&out[..len])
-        {
-            transport.complete(&mut out[..len]);
-        }
-        Some(len)
     }
 }
