@@ -11,7 +11,7 @@
 //!      ▼                                                                  ▲
 //!   Session ──────────── first session packet ───────────────────────────┘ Opened::first: confirmed
 //!
-//! age 120 s: wants_rekey (initiator)   2^26 packets or 120 s: wants_ratchet   180 s: nothing in or out   540 s: erase
+//! age 120 s: wants_rekey (initiator)   2^25 packets or 120 s: wants_ratchet   180 s: nothing in or out   540 s: erase
 //! ```
 //!
 //! The handshake is Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s (Noise specification rev. 34) with the timers, cookies and
@@ -60,10 +60,12 @@ pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 pub const ERASE_AFTER: Duration = Duration::from_secs(540);
 /// Time after which the sending keys are ratcheted.
 pub const RATCHET_AFTER: Duration = Duration::from_secs(120);
-/// Packets of one thread in one epoch after which the sending keys are ratcheted; a quarter of [`EPOCH_PACKETS_MAX`].
-pub const RATCHET_AFTER_PACKETS: u64 = 1 << 26;
-/// Packets under one key, never exceeded: the bound for AES-GCM and packets up to 2 KiB (RFC 9001 appendix B.1.1).
-pub const EPOCH_PACKETS_MAX: u64 = 1 << 28;
+/// Packets of one thread in one epoch after which the sending keys are ratcheted; half of [`EPOCH_PACKETS_MAX`]. No
+/// thread sends as many within [`EPOCH_OVERLAP`].
+pub const RATCHET_AFTER_PACKETS: u64 = 1 << 25;
+/// Packets under one key, never exceeded: 2^35 blocks, the bound for AES-GCM (RFC 9001 appendix B.1.1), are so many
+/// datagrams of 8 KiB.
+pub const EPOCH_PACKETS_MAX: u64 = 1 << 26;
 /// Time for which the older receiving epoch is kept after the newer one was first seen, for reordered packets.
 pub const EPOCH_OVERLAP: Duration = Duration::from_secs(10);
 /// Packets of one thread after which a session refuses to send: far more than [`REJECT_AFTER`] can carry, far from the counter's
