@@ -13,7 +13,7 @@ use crate::proto::wire::superframe::PACKET_LEN_MAX;
 use crate::udp::{Received, TrainReceiver};
 
 use super::inbox::Item;
-use super::plane::{Plane, wait};
+use super::plane::{Plane, SNAPSHOT_HELD_MAX, wait};
 
 impl Plane {
     /// Hands the kernel what peers send, until told to stop.
@@ -46,7 +46,8 @@ impl Plane {
                 reception.handle_timeout(&mut turn);
             }
             if quiet {
-                wait(&fds, reception.poll_timeout().map(|due| due.saturating_since(now)))?;
+                let due = reception.poll_timeout().map(|due| due.saturating_since(now));
+                wait(&fds, due.map_or(SNAPSHOT_HELD_MAX, |due| due.min(SNAPSHOT_HELD_MAX)))?;
             }
         }
         Ok(())

@@ -14,7 +14,8 @@
 //! nothing but the snapshot, the counters and the inbox.
 //!
 //! With several workers, the interface has a queue and every address a socket for each. The kernel keeps a flow on one
-//! queue and a peer on one socket, so that no flow is spread over threads and nothing is reordered. No two workers write
+//! queue and a peer on one socket, so that no flow is spread over threads; one that we open may change its queue once, with
+//! its first reply, and again after seconds in which nothing came. No two workers write
 //! the same cache line for every packet: keys and counters of sessions are per sending thread, a session receives in one
 //! thread, the snapshot is read only, drops are counted when something is dropped, and a flow is noted again at most
 //! once a second.
@@ -39,6 +40,7 @@ pub use handle::{AskError, Handle};
 pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
 pub use rungs::Rungs;
 
+use crate::host::entropy;
 use crate::proto::node::Node;
 use crate::proto::wire::handshake::THREADS_MAX;
 use crate::tun::Device;
@@ -92,6 +94,7 @@ impl Engine {
         let snapshot = Arc::new(ArcSwap::new(node.snapshot()));
         let handle = Handle::new(asks, node.node_id());
         let rungs = Arc::new(Rungs::new(workers));
+        let probe_secret = entropy::seed();
         let devices: Arc<[_]> = workers.iter().map(|worker| worker.device.clone()).collect();
         let plane = |(number, worker): (u8, &Worker)| plane::Plane {
             worker: number,
@@ -103,6 +106,7 @@ impl Engine {
             sockets: worker.sockets.clone(),
             inbox: inbox.clone(),
             wake: wake.clone(),
+            probe_secret,
         };
         let planes: Vec<_> = (0..).zip(workers).map(plane).collect();
         let threads = plane::Plane::start(&planes, failure)?;

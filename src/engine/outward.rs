@@ -5,17 +5,17 @@ use std::os::fd::AsFd;
 
 use arc_swap::Cache;
 
-use crate::host::{clock, entropy};
+use crate::host::clock;
 use crate::proto::datapath::{
     Batch, DropReason, Outbound, Outbox, PlainPackets, Room, Sink, Snapshot, Train,
 };
 use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::inner::{IcmpError, icmp_error};
-use crate::tun::{self, QueueProbe};
+use crate::tun::{self, Probe, QueueProbe};
 use crate::udp::TrainSender;
 
 use super::inbox::Item;
-use super::plane::{Plane, socket_for, wait};
+use super::plane::{Plane, SNAPSHOT_HELD_MAX, socket_for, wait};
 
 /// Largest packet without a session that is handed over, in bytes: the interface's MTU is at most this.
 const PLAIN_LEN_MAX: usize = 65_535;
@@ -38,17 +38,21 @@ impl Plane {
         let mut outbox = Outbox::of_thread(self.worker);
         let mut sender = TrainSender::new();
         let mut plain = vec![0; PLAIN_LEN_MAX];
-        let mut probe = None;
+        let mut probe = QueueProbe::new(self.snapshot.load().own.ipv6(), self.probe_secret, self.worker);
         while !self.wake.is_set() {
             let snapshot = cache.load();
-            let turn = self.turn(snapshot, &mut outbox, &mut sender, &mut plain, probe.as_ref())?;
+            let turn = self.turn(snapshot, &mut outbox, &mut sender, &mut plain, &probe)?;
             let now = clock::now();
-            if outbox.backlog.poll_probe(now) {
-                let made = || QueueProbe::new(snapshot.own.ipv6(), entropy::seed()).ok();
-                probe = probe.or_else(made).inspect(|probe| probe.send(now));
+            if turn == Turn::Empty {
+                outbox.backlog.note_empty(now);
+            } else if let Some(due) = outbox.backlog.poll_probe(now) {
+                if due.lost {
+                    probe.renew();
+                }
+                probe.send(now);
             }
             if turn == Turn::Empty {
-                wait(&[self.device.as_fd(), self.wake.as_fd()], None)?;
+                wait(&[self.device.as_fd(), self.wake.as_fd()], SNAPSHOT_HELD_MAX)?;
             }
         }
         Ok(())
@@ -61,7 +65,7 @@ impl Plane {
         outbox: &mut Outbox,
         sender: &mut TrainSender,
         plain: &mut [u8],
-        probe: Option<&QueueProbe>,
+        probe: &QueueProbe,
     ) -> io::Result<Turn> {
         let mut sink = Wire { plane: self, sender };
         let mut batch = Batch::new(snapshot, &self.shared, outbox, &mut sink, clock::now());
@@ -80,9 +84,11 @@ impl Plane {
                     let (verdict, notice) = batch.push_read(len, virtio);
                     bytes += len;
                     if verdict == Outbound::Queue
-                        && let Some(sent_at) = probe.and_then(|probe| probe.sent_at(batch.outbox().head(len)))
+                        && let Some(read) = probe.read(batch.outbox().head(len))
                     {
-                        batch.outbox().backlog.handle_probe(clock::now(), sent_at);
+                        if let Probe::Own(sent_at) = read {
+                            batch.outbox().backlog.handle_probe(clock::now(), sent_at);
+                        }
                     } else if verdict != Outbound::Sent {
                         let packet = batch.outbox().last_read(len);
                         self.refused(snapshot, verdict, packet, virtio, plain);

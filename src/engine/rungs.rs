@@ -7,7 +7,7 @@ use crate::udp::UdpSocket;
 
 use super::{Sockets, Worker};
 
-/// What is in force. Each refusal is logged once; the daemon does the work itself from then on.
+/// What is in force. Each refusal is logged once for a socket; the daemon does the work itself from then on.
 #[derive(Debug)]
 pub struct Rungs {
     interface: Offloads,

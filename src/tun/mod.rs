@@ -30,7 +30,7 @@ mod probe;
 pub use condition::Condition;
 pub use device::{Device, Offloads, is_deleted, is_down};
 pub use interface::{Interface, InterfaceConfig, QUEUES_MAX};
-pub use probe::QueueProbe;
+pub use probe::{Probe, QueueProbe};
 
 use std::io;
 use std::net::Ipv6Addr;

@@ -15,7 +15,8 @@ use crate::tun::guard::{self, Guard};
 use crate::tun::interface::overlap;
 use crate::tun::netlink::{Address, Kind, Netlink, Route};
 use crate::tun::{
-    Condition, Device, Error, Interface, InterfaceConfig, Offloads, QueueProbe, is_deleted, is_down, is_name,
+    Condition, Device, Error, Interface, InterfaceConfig, Offloads, Probe, QueueProbe, is_deleted, is_down,
+    is_name,
 };
 
 fn own() -> MeshAddress {
@@ -233,18 +234,40 @@ fn a_probe_comes_out_of_the_queue_and_only_its_owner_knows_it() {
     in_namespace(|| async {
         let interface = Interface::open(&config("azora0")).await.unwrap();
         let device = interface.devices()[0].clone();
-        let probe = QueueProbe::new(own().ipv6(), [1; 32]).unwrap();
+        let reader = |secret, sender| QueueProbe::new(own().ipv6(), [secret; 32], sender);
+        let mut probe = reader(1, 0);
         let sent_at = Instant::from_nanos(123_456_789);
         probe.send(sent_at);
         let out = packet(&device, 1000).unwrap();
-        assert_eq!(probe.sent_at(&out), Some(sent_at));
-        assert!((0..out.len()).all(|len| probe.sent_at(&out[..len]).is_none()));
-        assert_eq!(QueueProbe::new(own().ipv6(), [2; 32]).unwrap().sent_at(&out), None, "another secret");
+        assert_eq!(probe.read(&out), Some(Probe::Own(sent_at)));
+        assert!((0..out.len()).all(|len| probe.read(&out[..len]).is_none()));
+        assert_eq!(reader(1, 3).read(&out), Some(Probe::Stray), "for another queue");
+        assert_eq!(reader(2, 0).read(&out), None, "another secret");
         let mut elsewhere = out.clone();
         elsewhere[39] ^= 1;
-        assert_eq!(probe.sent_at(&elsewhere), None, "another destination");
+        assert_eq!(probe.read(&elsewhere), None, "another destination");
         interface.close().await.unwrap();
         probe.send(sent_at);
+    });
+}
+
+#[test]
+fn a_renewed_probe_finds_the_queue_of_its_sender() {
+    in_namespace(|| async {
+        let several = InterfaceConfig { queues: 4, ..config("azora0") };
+        let interface = Interface::open(&several).await.unwrap();
+        for sender in 0..4 {
+            let mut probe = QueueProbe::new(own().ipv6(), [1; 32], sender);
+            let device = &interface.devices()[usize::from(sender)];
+            let sent_at = Instant::from_nanos(u64::from(sender) + 1);
+            let found = (0..200).any(|_| {
+                probe.send(sent_at);
+                let read = packet(device, 10).and_then(|packet| probe.read(&packet));
+                probe.renew();
+                read == Some(Probe::Own(sent_at))
+            });
+            assert!(found, "queue {sender}");
+        }
     });
 }
 

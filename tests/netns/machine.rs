@@ -330,7 +330,7 @@ fn the_threads_that_carry_packets_run_first() {
     let lab = Lab::new();
     let node = lab.node(Underlay::V4).started();
     let may = node.sh("test $(nice -n -20 nice) = -20").code == 0;
-    let (inward, outward) = if may { (-20, -10) } else { (0, 0) };
+    let (inward, outward) = if may { (-10, -5) } else { (0, 0) };
     crate::lab::eventually(Duration::from_secs(5), "each thread has its place", || {
         let nice = node.nice();
         let others = nice.iter().filter(|(thread, _)| !["azora-in", "azora-out"].contains(&thread.as_str()));

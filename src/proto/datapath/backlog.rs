@@ -31,8 +31,17 @@ pub(super) const TARGET: Duration = Duration::from_millis(5);
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 /// Least time between two probes.
 pub(super) const PROBE_EVERY: Duration = Duration::from_micros(500);
-/// After this time a probe is lost.
+/// After this time a probe counts as lost, and the next one is sent.
 pub(super) const PROBE_LOST: Duration = Duration::from_millis(200);
+/// How long a signal waits for a packet that can carry it: later, it would be about a queue that is no more.
+pub(super) const SIGNAL_KEPT: Duration = Duration::from_millis(20);
+
+/// A probe that should be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeDue {
+    /// The one before has not come back.
+    pub lost: bool,
+}
 
 /// State of one sending thread.
 #[derive(Debug, Default)]
@@ -47,7 +56,8 @@ pub struct Backlog {
     /// When the next signal by the bytes in the queue may be.
     step_from: Instant,
     codel: Codel,
-    signal: bool,
+    /// Since when a signal waits.
+    signal: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,39 +68,51 @@ struct Probe {
 }
 
 impl Backlog {
-    /// A large packet of `len` bytes was read; true when it has to carry the signal.
-    pub(super) fn note_read(&mut self, len: usize) -> bool {
+    /// A large packet of `len` bytes was read at `now`; true when it has to carry the signal.
+    pub(super) fn note_read(&mut self, now: Instant, len: usize) -> bool {
         self.read += len as u64;
-        std::mem::take(&mut self.signal)
+        self.signal.take().is_some_and(|since| now.saturating_since(since) < SIGNAL_KEPT)
     }
 
     /// The packet could not carry the signal: the next one is asked.
-    pub(super) const fn return_signal(&mut self) {
-        self.signal = true;
+    pub(super) fn return_signal(&mut self, now: Instant) {
+        self.signal.get_or_insert(now);
     }
 
-    /// True when a probe should be sent at `now`; it counts as sent then.
-    pub fn poll_probe(&mut self, now: Instant) -> bool {
+    /// The queue is empty at `now`.
+    pub fn note_empty(&mut self, now: Instant) {
+        if self.probe.is_none() {
+            self.probed = self.read;
+            self.codel.handle_delay(now, Duration::ZERO);
+        }
+    }
+
+    /// Says when a probe should be sent at `now`; it counts as sent then.
+    pub fn poll_probe(&mut self, now: Instant) -> Option<ProbeDue> {
         let waits = self.probe.is_some_and(|probe| now.saturating_since(probe.sent_at) < PROBE_LOST);
         if self.read == self.probed || waits || now < self.probe_from {
-            return false;
+            return None;
         }
+        let lost = self.probe.is_some();
         self.probed = self.read;
         self.probe = Some(Probe { sent_at: now, read: self.read });
         self.probe_from = now + PROBE_EVERY;
-        true
+        Some(ProbeDue { lost })
     }
 
-    /// The probe that was sent at `sent_at` has come out of the queue at `now`. Others are ignored.
+    /// The probe that was sent at `sent_at` has come out of the queue at `now`. One that was given up still tells how
+    /// long the queue is, but not what stood in front of it.
     pub fn handle_probe(&mut self, now: Instant, sent_at: Instant) {
-        let Some(probe) = self.probe.take_if(|probe| probe.sent_at == sent_at) else { return };
-        let (delay, bytes) = (now.saturating_since(sent_at), self.read - probe.read);
+        let delay = now.saturating_since(sent_at);
+        let probe = self.probe.take_if(|probe| probe.sent_at == sent_at);
+        let bytes = probe.map_or(0, |probe| self.read - probe.read);
         let step = bytes >= STEP_BYTES && delay >= STEP_DELAY && now >= self.step_from;
         if step {
             self.step_from = now + SIGNAL_EVERY;
         }
-        // A signal that no packet could carry until now is about a queue that is no more.
-        self.signal = self.codel.handle_delay(now, delay) || step;
+        if self.codel.handle_delay(now, delay) || step {
+            self.signal = Some(now);
+        }
     }
 }
 

@@ -133,7 +133,9 @@ fn session<'p>(
         Err(OpenError::Authentication) => return shared.refuse(DropReason::Unauthenticated),
         Err(OpenError::Expired) => return shared.refuse(DropReason::UnknownSession),
     };
-    let moved = opened.newest && receiver.endpoint != Some(source);
+    let moved = opened.newest
+        && receiver.endpoint != Some(source)
+        && receiver.session.locates_peer(thread_of(header.counter), now);
     let worth =
         opened.first || opened.epoch_advanced || moved && !receiver.noticed.swap(true, Ordering::Relaxed);
     let epoch_advanced = opened.epoch_advanced;

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use assembly::{ASSEMBLY_TIME_MAX, SUPERFRAMES_MAX};
-pub use backlog::Backlog;
+pub use backlog::{Backlog, ProbeDue};
 pub use drops::{DropReason, Drops};
 pub use inbound::{Inbound, Slice, inbound};
 pub use outbound::{Batch, Outbound};

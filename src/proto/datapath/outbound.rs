@@ -107,7 +107,7 @@ impl<'a> Batch<'a> {
         let peer = route.session.peer();
         policy::outbound(&snapshot.rules, &self.shared.flows, &peer, &inner, self.now);
         let notice = route.wakes().then_some(Notice::Woke { peer });
-        let len = self.outbox.slow_down(inner.len, virtio.offload());
+        let len = self.outbox.slow_down(self.now, inner.len, virtio.offload());
         let ecn = ecn::of(self.outbox.head(len));
         if len < inner.len {
             self.shared.drops.count(DropReason::Congestion);

@@ -3,6 +3,7 @@
 use super::backlog::Backlog;
 use super::ecn;
 use super::train::{SLOTS_MAX, TRAIN_BYTES_MAX};
+use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Transport;
 use crate::proto::wire::session::{HEADER_LEN, OVERHEAD, PADDING_MULTIPLE, TAG_LEN};
 use crate::proto::wire::superframe::{FRAME_HEADER_LEN, FRAME_LEN_MAX, Layout, Offload, PACKET_LEN_MAX};
@@ -129,8 +130,8 @@ impl Outbox {
 
     /// Tells the sender of the packet that was read last, if it is a large one of TCP, when the queue is too long.
     /// Returns the packet's length: a sender that knows no marks misses a segment.
-    pub(super) fn slow_down(&mut self, len: usize, offload: Offload) -> usize {
-        if offload.segment_len == 0 || !self.backlog.note_read(len) {
+    pub(super) fn slow_down(&mut self, now: Instant, len: usize, offload: Offload) -> usize {
+        if offload.segment_len == 0 || !self.backlog.note_read(now, len) {
             return len;
         }
         let head = self.head(len);
@@ -138,7 +139,7 @@ impl Outbox {
             return len;
         }
         let Some(shorter) = shorten(head, len, offload) else {
-            self.backlog.return_signal();
+            self.backlog.return_signal(now);
             return len;
         };
         shorter

@@ -66,6 +66,9 @@ pub const RATCHET_AFTER_PACKETS: u64 = 1 << 25;
 /// Packets under one key, never exceeded: 2^35 blocks, the bound for AES-GCM (RFC 9001 appendix B.1.1), are so many
 /// datagrams of 8 KiB.
 pub const EPOCH_PACKETS_MAX: u64 = 1 << 26;
+/// How long a sending thread of the peer has to be silent before those behind it say where the peer is: of packets of
+/// different threads nobody knows which is newer.
+pub const THREAD_SILENT_AFTER: Duration = Duration::from_secs(1);
 /// Time for which the older receiving epoch is kept after the newer one was first seen, for reordered packets.
 pub const EPOCH_OVERLAP: Duration = Duration::from_secs(10);
 /// Packets of one thread after which a session refuses to send: far more than [`REJECT_AFTER`] can carry, far from the counter's

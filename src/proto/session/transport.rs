@@ -24,7 +24,7 @@ use super::threads::PerThread;
 use super::window::ReplayWindow;
 use super::{
     EPOCH_PACKETS_MAX, ERASE_AFTER, RATCHET_AFTER, RATCHET_AFTER_PACKETS, REJECT_AFTER, REJECT_AFTER_PACKETS,
-    REKEY_AFTER,
+    REKEY_AFTER, THREAD_SILENT_AFTER,
 };
 use crate::proto::identity::NodeId;
 use crate::proto::timer::Instant;
@@ -58,7 +58,8 @@ pub struct Content {
 pub struct Opened<'p> {
     /// The plaintext, padding included.
     pub plaintext: &'p mut [u8],
-    /// Newer than every packet of its thread before: its source is where the peer is now.
+    /// Newer than every packet of its thread before: its source is where the peer is now, if the thread is one that
+    /// [`Session::locates_peer`].
     pub newest: bool,
     /// The first packet of the session: a responder knows by it that the handshake is complete.
     pub first: bool,
@@ -140,7 +141,8 @@ struct Sent {
     last: AtomicU64,
 }
 
-/// What came of one thread of the peer's: datagrams of one peer reach one thread of ours, so nobody else writes here.
+/// What came of one thread of the peer's. Nearly all of it comes in by one thread of ours, whose cache has it; a peer with
+/// two families or a copied datagram reaches two, so that every field is atomic all the same.
 #[repr(align(128))]
 struct Received {
     window: ReplayWindow,
@@ -334,6 +336,13 @@ impl Session {
         let first = marked.first && !self.shared.heard.swap(true, Ordering::Relaxed);
         let epoch_advanced = self.advances_epoch(header.epoch);
         Ok(Opened { plaintext, newest: marked.newest, first, epoch_advanced })
+    }
+
+    /// True when the newest packet of a thread says where the peer is at `now`: no thread before it was heard lately.
+    pub fn locates_peer(&self, thread: u8, now: Instant) -> bool {
+        let received = &self.shared.received;
+        let last = |thread| received.get(thread).and_then(|received| time(&received.last));
+        (0..thread).filter_map(last).all(|last| now.saturating_since(last) >= THREAD_SILENT_AFTER)
     }
 
     /// True once for each epoch, at its first authentic packet.

@@ -1,16 +1,20 @@
 //! Several sending threads of one node.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::packets::{ACK, read_tcp, stream, tcp, virtio};
-use super::{End, Out, Outbox, Wire, endpoint, pair};
+use super::{End, NOW, Out, Outbox, Wire, endpoint, pair};
 use crate::proto::datapath::{DropReason, Inbound, Outbound, inbound};
+use crate::proto::session::THREAD_SILENT_AFTER;
 use crate::proto::session::transport::Content;
 use crate::proto::wire::handshake::{CAPABILITY_FRAMES, with_threads};
 use crate::proto::wire::session::{HEADER_LEN, Header, Kind, OVERHEAD, mask, thread_of};
 
 const LEN: usize = 1472;
 const FRAME: usize = 30_000;
+/// The index that Bob gives the session.
+const BOB: u32 = 22;
 
 fn threads(n: u8) -> [End; 2] {
     pair(with_threads(CAPABILITY_FRAMES, n), LEN)
@@ -91,12 +95,34 @@ fn a_slice_before_the_first_counter_is_refused() {
     let [alice, bob] = threads(2);
     let route = &alice.snapshot.routes[&super::identity(2).address()];
     for thread in [0, 1] {
-        let counter = route.session.reserve(thread, 1, super::NOW).unwrap();
+        let counter = route.session.reserve(thread, 1, NOW).unwrap();
         let mut datagram = vec![0; OVERHEAD + 400];
         datagram[HEADER_LEN] = 1;
         let content = Content { kind: Kind::Slice, partial: false, slice: (5, 10) };
         route.session.seal_at(counter, content, &mut datagram);
-        let (verdict, _) = inbound(&bob.snapshot, &bob.shared, endpoint(1), 0, &mut datagram, super::NOW);
+        let (verdict, _) = inbound(&bob.snapshot, &bob.shared, endpoint(1), 0, &mut datagram, NOW);
         assert_eq!(verdict, Inbound::Drop(DropReason::Malformed));
     }
+}
+
+/// Of packets of different threads nobody knows which is newer: one that was held back must not move the peer.
+#[test]
+fn the_first_thread_that_is_heard_says_where_the_peer_is() {
+    let [mut alice, bob] = threads(3);
+    let mut packets = |thread| alice.send_by(thread).into_iter();
+    let (mut first, mut second) = (packets(0), packets(2));
+    let moves = |datagram: Option<Vec<u8>>, from: u8, now| {
+        let mut datagram = datagram.unwrap();
+        let (verdict, notice) = inbound(&bob.snapshot, &bob.shared, endpoint(from), 0, &mut datagram, now);
+        assert!(matches!(verdict, Inbound::Slice(_)), "{verdict:?}");
+        bob.snapshot.receivers[&BOB].noticed.store(false, Ordering::Relaxed);
+        notice.is_some()
+    };
+    assert!(moves(first.next(), 1, NOW), "the first packet of the session");
+    assert!(moves(first.next(), 9, NOW), "the newest one, from elsewhere");
+    assert!(!moves(second.next(), 8, NOW), "one of another thread, while the first is heard");
+    let later = NOW + THREAD_SILENT_AFTER;
+    assert!(moves(second.next(), 8, later), "it is silent now");
+    assert!(moves(first.next(), 9, later), "it always says");
+    assert!(!moves(second.next(), 8, later + THREAD_SILENT_AFTER / 2));
 }
