@@ -78,7 +78,7 @@ impl Outbox {
         }
     }
 
-    /// Where the next packet should be read to; then tell [`Batch::push_read`] its length.
+    /// Where the next packet should be read to; then tell [`super::Batch::push_read`] its length.
     pub fn room(&mut self) -> Room<'_> {
         match self.expected {
             Some(layout) => Room::Wide(WideRoom { layout, slice: 0, rest: &mut self.wide }),
