@@ -29,8 +29,7 @@ use std::net::SocketAddr;
 pub enum Error {
     /// The port is taken.
     #[error(
-        "UDP {address} is taken by another program (see `ss -ulpn`): stop it, or listen elsewhere with --listen {}:0",
-        bracketed(address)
+        "UDP {address} is taken by another program (see `ss -ulpn`): stop it, or listen elsewhere: --listen '[::]:0' --listen 0.0.0.0:0"
     )]
     InUse {
         /// What was asked for.
@@ -70,14 +69,6 @@ impl Error {
             Self::InUse { .. } | Self::NoSuchAddress { .. } | Self::InMesh { .. } => None,
         };
         code == Some(libc::EAFNOSUPPORT)
-    }
-}
-
-/// The IP as it stands before `:PORT`.
-fn bracketed(address: &SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(v4) => v4.ip().to_string(),
-        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
     }
 }
 

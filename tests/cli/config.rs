@@ -29,6 +29,18 @@ fn wrong_files_exit_2_with_line_and_key() {
     azora(&["config", "check", &path]).exits(2).complains(&["net.listen"]);
 }
 
+/// Whoever names a configuration means its daemon, not the default one.
+#[test]
+fn a_named_file_that_cannot_be_used_is_no_default() {
+    let (_directory, broken) = file("not toml\n");
+    for path in ["/nonexistent", &broken] {
+        azora(&["--config", path, "status"]).exits(2).complains(&[path]);
+        azora(&["--config", path, "wait", "--timeout", "1"]).exits(2).complains(&[path]);
+        // Who names the socket as well means that.
+        azora(&["--config", path, "--socket", "/nonexistent", "status"]).exits(3);
+    }
+}
+
 #[test]
 fn good_files_exit_0() {
     let (_directory, path) = file("[tun]\nmtu = 1300\n");

@@ -1,5 +1,6 @@
 //! `azora up`, `azora down`, `azora wait`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use auramesh::control::WAIT_TIMEOUT_MAX;
@@ -30,10 +31,11 @@ pub(crate) async fn down(socket: &Socket) -> Outcome {
 }
 
 pub(crate) async fn wait(socket: &Socket, limit: Duration, format: Format) -> Outcome {
+    let path = socket.path()?;
     let mut last = Err(client::Error::Timeout);
     let waiting = async {
         loop {
-            last = ask(socket).await;
+            last = ask(path).await;
             match &last {
                 Ok(readiness) if readiness.ready => return,
                 Ok(_) => {}
@@ -63,8 +65,8 @@ pub(crate) async fn wait(socket: &Socket, limit: Duration, format: Format) -> Ou
     ))
 }
 
-async fn ask(socket: &Socket) -> Result<Readiness, client::Error> {
-    Client::connect(socket.path()).await?.wait(WAIT_STEP.as_millis() as u64).await
+async fn ask(socket: &Path) -> Result<Readiness, client::Error> {
+    Client::connect(socket).await?.wait(WAIT_STEP.as_millis() as u64).await
 }
 
 /// What is so at this moment.

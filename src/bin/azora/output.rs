@@ -13,7 +13,7 @@ use serde::Serialize;
 const SHORT_ID_CHARS: usize = 10;
 
 /// Why a command ends early.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// To be told.
     Failed {
