@@ -36,6 +36,7 @@ fn a_named_file_that_cannot_be_used_is_no_default() {
     for path in ["/nonexistent", &broken] {
         azora(&["--config", path, "status"]).exits(2).complains(&[path]);
         azora(&["--config", path, "wait", "--timeout", "1"]).exits(2).complains(&[path]);
+        azora(&["--config", path, "key", "show"]).exits(2).complains(&[path]);
         // Who names the socket as well means that.
         azora(&["--config", path, "--socket", "/nonexistent", "status"]).exits(3);
     }

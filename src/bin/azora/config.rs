@@ -33,6 +33,15 @@ pub(crate) fn load(file: Option<PathBuf>) -> Result<Config, Fault> {
     })
 }
 
+/// As [`load`]; `None` for a damaged file that nobody named, which keeps nobody from using the defaults. Whoever names
+/// one means that one.
+pub(crate) fn load_if_usable(file: Option<&Path>) -> Result<Option<Config>, Fault> {
+    match load(file.map(Path::to_path_buf)) {
+        Err(_) if file.is_none() => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
 /// A setting as JSON.
 #[derive(Serialize)]
 pub(crate) struct SettingLine {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use auramesh::config::{Config, DEFAULT_STATE_DIR, Given, Overrides};
+use auramesh::config::{Config, DEFAULT_STATE_DIR};
 use auramesh::control::exit::Exit;
 use auramesh::host::entropy;
 use auramesh::proto::identity::Identity;
@@ -12,6 +12,7 @@ use auramesh::store::{self, StateDir};
 use zeroize::Zeroizing;
 
 use crate::args::{Force, KeyCommand};
+use crate::config::load_if_usable;
 use crate::node::{node, own_table};
 use crate::output::{Fault, Outcome, print, show};
 
@@ -19,7 +20,7 @@ use crate::output::{Fault, Outcome, print, show};
 const IMPORT_BYTES_MAX: u64 = 4096;
 
 pub(crate) fn run(state_dir: Option<PathBuf>, config: Option<&Path>, command: KeyCommand) -> Outcome {
-    let directory = directory(state_dir, config);
+    let directory = directory(state_dir, config)?;
     match command {
         KeyCommand::Generate(Force { force }) => {
             let state = StateDir::open(&directory)?;
@@ -51,12 +52,11 @@ impl From<store::Error> for Fault {
     }
 }
 
-fn directory(given: Option<PathBuf>, config: Option<&Path>) -> PathBuf {
-    given.unwrap_or_else(|| {
-        let file = config.map(|path| Given::flag(path.to_path_buf()));
-        Config::load(&Overrides { file, ..Overrides::default() })
-            .map_or_else(|_| DEFAULT_STATE_DIR.into(), |config| config.node.state_dir)
-    })
+fn directory(given: Option<PathBuf>, config: Option<&Path>) -> Result<PathBuf, Fault> {
+    let of = |config: Option<Config>| {
+        config.map_or_else(|| DEFAULT_STATE_DIR.into(), |config| config.node.state_dir)
+    };
+    given.map_or_else(|| load_if_usable(config).map(of), Ok)
 }
 
 fn load(directory: &Path) -> Result<Identity, Fault> {

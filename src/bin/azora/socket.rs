@@ -2,25 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use auramesh::config::DEFAULT_SOCKET;
+use auramesh::config::{Config, DEFAULT_SOCKET};
 use auramesh::control::client::Client;
 
-use crate::config::load;
+use crate::config::load_if_usable;
 use crate::output::Fault;
 
 /// The daemon's socket; or, where a configuration was named that cannot be used, why not.
 pub(crate) struct Socket(Result<PathBuf, Fault>);
 
 impl Socket {
-    /// The given one, else that of the configuration. A damaged configuration that nobody named does not keep anybody
-    /// from asking a daemon that runs: the default is tried then.
+    /// The given one, else that of the configuration.
     pub(crate) fn new(given: Option<PathBuf>, config: Option<&Path>) -> Self {
-        let of_config = || match (load(config.map(Path::to_path_buf)), config) {
-            (Ok(config), _) => Ok(config.node.socket),
-            (Err(_), None) => Ok(DEFAULT_SOCKET.into()),
-            (Err(fault), Some(_)) => Err(fault),
+        let of = |config: Option<Config>| {
+            config.map_or_else(|| DEFAULT_SOCKET.into(), |config| config.node.socket)
         };
-        Self(given.map_or_else(of_config, Ok))
+        Self(given.map_or_else(|| load_if_usable(config).map(of), Ok))
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Fault> {
