@@ -32,10 +32,9 @@ const UDP: u8 = 17;
 const SPREAD: u32 = 0x9e37_79b1;
 
 /// Nice values of the threads. A program that sends as fast as it can would else run while what it sent waits: the
-/// packets of all others wait with it, 1.5 ms instead of 0.35 ms in the middle on two cores. What comes in goes first,
-/// because it waits for us in a buffer of megabytes; a thread that went before every sender would get its packets one by
-/// one instead of many at a time. Not further ahead, since strangers can keep the inward thread busy: what it leaves to
-/// the others of one processor is a tenth.
+/// packets of all others wait with it. What comes in goes first, because it waits for us in a buffer of megabytes; a
+/// thread that went before every sender would get its packets one by one instead of many at a time. Not further ahead,
+/// since strangers can keep the inward thread busy: what it leaves to the others of one processor is a tenth.
 const NICE_INWARD: i32 = -10;
 const NICE_OUTWARD: i32 = -5;
 
