@@ -11,13 +11,14 @@ use super::device::{Device, Offloads};
 use super::netlink::{Address, Kind, Link, Netlink, Route};
 use super::{Error, MTU_MIN, is_name};
 use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN, MeshAddress, in_mesh};
+use crate::proto::wire::handshake::THREADS_MAX;
 
 /// Packets that the kernel keeps for a daemon that is busy; the default of a TUN.
 const QUEUE_PACKETS: u32 = 500;
 /// Largest packet that the kernel leaves uncut, in bytes: with all headers it makes one train over any path.
 const PACKET_LEN_MAX: u32 = 62_000;
-/// Most queues of one interface; the kernel takes 256.
-pub const QUEUES_MAX: usize = 8;
+/// Most queues of one interface: one for each sending thread of a session. The kernel takes 256.
+pub const QUEUES_MAX: usize = THREADS_MAX as usize;
 const DEVICE_NODE: &str = "/dev/net/tun";
 
 /// What the interface should be.
