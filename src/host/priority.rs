@@ -2,7 +2,8 @@
 
 use std::{fs, io};
 
-use rustix::process::{getpid, getpriority_process, getsid, setpriority_process};
+use nix::unistd::{getpid, getsid};
+use rustix::process::{getpriority_process, setpriority_process};
 
 /// Nice value of the whole session against other sessions (sched(7), "The autogroup feature").
 const AUTOGROUP: &str = "/proc/self/autogroup";
@@ -30,6 +31,8 @@ pub fn set_nice(nice: i32) -> io::Result<i32> {
 /// # Errors
 /// As [`set_nice`].
 pub fn set_session_nice(nice: i32) -> io::Result<()> {
+    // In a PID namespace whose session began outside of it, the session is 0, which is nobody's process ID here
+    // (pid_namespaces(7)).
     if getsid(None)? != getpid() {
         return Ok(());
     }

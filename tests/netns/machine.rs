@@ -341,14 +341,15 @@ fn the_threads_that_carry_packets_run_first() {
     });
 }
 
-/// A daemon that leads its session, as a service does, runs before other sessions; otherwise theirs stays as it is.
+/// A daemon that leads its session, as a service does, runs before other sessions; otherwise theirs stays as it is, also
+/// where their leader has no process ID, as for a program started into a running container.
 #[test]
 fn a_session_of_its_own_runs_first() {
     let own = fs::read_to_string("/proc/self/autogroup");
     let lab = Lab::new();
     let node = lab.node(Underlay::V4);
     let started = |prefix: &str| {
-        let dir = node.dir.join(prefix);
+        let dir = node.dir.join(prefix.split(' ').next().unwrap());
         let line = format!(
             "{prefix} {DAEMON} --state-dir {dir}/s --socket {dir}/r/azora.sock --no-lan-discovery",
             dir = dir.display()
@@ -367,6 +368,9 @@ fn a_session_of_its_own_runs_first() {
     if own.is_ok() && node.sh("test $(nice -n -20 nice) = -20").code == 0 {
         assert_eq!(leads.as_deref(), Some("-10"));
     }
+    // Last, because what it runs ends a moment after `unshare` does.
+    let foreign = "unshare --pid --fork --kill-child";
+    assert_eq!(nice(&started(foreign)), nice(&own), "a session from outside of the namespace");
 }
 
 /// A reload takes the whole file or nothing of it.
