@@ -212,7 +212,7 @@ impl Held {
 
     fn rules(&self) -> Rules {
         let allow = self.all().map(|(_, rule)| enforced(rule)).collect();
-        Rules { allow_all: self.inbound == Inbound::Allow, allow }
+        Rules { allow_all: self.inbound == Inbound::Allow, allow, ..Rules::default() }
     }
 }
 

@@ -39,7 +39,7 @@ impl Hostile {
             identity: Identity::from_seed([66; 32]),
             session: session::Config::new(true, NetworkSecret::default()),
             dht_mode: Mode::Client,
-            rules: Rules { allow_all: true, allow: Vec::new() },
+            rules: Rules { allow_all: true, ..Rules::default() },
             mtu: 1420,
             bootstrap: vec![(victim.id.parse().unwrap(), victim.endpoint())],
             remembered: Vec::new(),

@@ -1,6 +1,6 @@
 //! Closed by default; a rule opens exactly what it names.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn inbound_flows_are_refused_without_any_answer_and_a_rule_opens_one_port_for_on
     let server = lab.node(Underlay::V4).started();
     let client = lab.node(Underlay::V4).knows(&server).started();
     let other = lab.node(Underlay::V4).knows(&server).started();
-    let _listeners = serve(&server);
+    let listeners = serve(&server);
     client.reaches(&server, Duration::from_secs(5));
     other.reaches(&server, Duration::from_secs(5));
 
@@ -88,29 +88,41 @@ fn inbound_flows_are_refused_without_any_answer_and_a_rule_opens_one_port_for_on
     assert!(!udp(&other, server.address, 7002), "no other peer");
     assert_eq!(tcp(&client, server.address, 7002), Some(ErrorKind::TimedOut), "no other protocol");
 
-    rules_live_and_end(&lab, server, &client);
+    rules_live_and_end(server, &client, &listeners[0]);
 }
 
-/// Rules survive a restart and end with `firewall remove`.
-fn rules_live_and_end(_lab: &Lab, mut server: Node, client: &Node) {
+/// Rules survive a restart and end with `firewall remove`, as do the connections that they let in.
+fn rules_live_and_end(mut server: Node, client: &Node, listener: &TcpListener) {
     let rules = server.json(&["firewall", "list"]);
     let rule = |rule: &serde_json::Value| rule["port"] == 7001 && rule["peer"] == client.id.as_str();
     assert!(rules.as_array().unwrap().iter().any(rule), "{rules}");
     assert_eq!(server.stop(), 0);
     server.start();
-    let _listeners = serve_again(&server);
     client.reaches(&server, Duration::from_secs(5));
-    assert_eq!(tcp(client, server.address, 7001), None, "the rule survived the restart");
+    let connected = client.inside(|| TcpStream::connect((server.address, 7001)));
+    let mut theirs = connected.expect("the rule survived the restart");
+    let mut ours = accepted(listener, &theirs);
+    theirs.write_all(b"a").unwrap();
+    ours.read_exact(&mut [0]).expect("carried while the rule is there");
+
     let rules = server.json(&["firewall", "list"]);
     let index = rules.as_array().unwrap().iter().find(|&r| rule(r)).unwrap()["index"].clone();
     assert_eq!(server.azora(&["firewall", "remove", &index.to_string()]).code, 0);
     assert_eq!(tcp(client, server.address, 7001), Some(ErrorKind::TimedOut), "closed again");
+    // What the server goes on sending must not pass for the start of a flow of its own.
+    ours.write_all(b"b").unwrap();
+    theirs.read_exact(&mut [0]).expect("outbound packets pass");
+    theirs.write_all(b"c").unwrap();
+    ours.set_read_timeout(Some(SILENCE)).unwrap();
+    let read = ours.read_exact(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(read, Err(ErrorKind::WouldBlock), "a running connection ends too");
 }
 
-/// The sockets of the first run kept their address: a restarted daemon gives the same one back.
-fn serve_again(server: &Node) -> Option<TcpListener> {
-    let address = server.address;
-    server.inside(|| TcpListener::bind((address, 7001))).ok()
+/// The server's end of a connection; those of earlier attempts wait before it.
+fn accepted(listener: &TcpListener, client: &TcpStream) -> TcpStream {
+    let client = client.local_addr().unwrap();
+    let mut accepted = listener.incoming().map(Result::unwrap);
+    accepted.find(|stream| stream.peer_addr().unwrap() == client).unwrap()
 }
 
 #[test]

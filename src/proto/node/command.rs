@@ -91,7 +91,7 @@ impl Node {
                 self.lookups.insert(lookup, Purpose::Command(ticket));
             }
             Command::SetRules(rules) => {
-                self.rules = Arc::new(rules);
+                self.rules = Arc::new(rules.in_place_of(&self.rules));
                 self.dirty = true;
             }
             Command::Stop => self.stop(now),

@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::reply_key;
+use super::{own_key, reply_key};
 use crate::proto::timer::Instant;
 use crate::proto::wire::inner::{Inner, Traffic};
 
@@ -93,12 +93,15 @@ impl Flows {
 
     /// Remembers an outbound packet's flow.
     pub(super) fn remember(&self, packet: &Inner, now: Instant) {
-        let key = |protocol, local, remote| Key { protocol, peer: packet.destination, local, remote };
-        match packet.traffic {
-            Traffic::Tcp { source, destination, .. } => self.insert(&key(TCP, source, destination), now),
-            Traffic::Udp { source, destination } => self.insert(&key(UDP, source, destination), now),
-            Traffic::EchoRequest(id) => self.insert(&key(ICMP, id, id), now),
-            Traffic::EchoReply(_) | Traffic::Error { .. } | Traffic::Tail | Traffic::Other(_) => {}
+        if let Some(key) = own_key(packet) {
+            self.insert(&key, now);
+        }
+    }
+
+    /// Keeps an outbound packet's flow alive where it is remembered.
+    pub(super) fn renew(&self, packet: &Inner, now: Instant) {
+        if let Some(key) = own_key(packet) {
+            self.find(&key, now);
         }
     }
 
@@ -111,8 +114,12 @@ impl Flows {
 
     /// True when an inbound packet belongs to a remembered flow, which it keeps alive.
     pub(super) fn is_reply(&self, packet: &Inner, now: Instant) -> bool {
-        let Some(key) = reply_key(packet) else { return false };
-        let (set, tag) = self.place(&key);
+        reply_key(packet).is_some_and(|key| self.find(&key, now))
+    }
+
+    /// True when a flow is remembered, which this keeps alive.
+    fn find(&self, key: &Key, now: Instant) -> bool {
+        let (set, tag) = self.place(key);
         match set.iter().find(|slot| slot.is_live(tag, now)) {
             Some(slot) => {
                 slot.note(tag, key.idle(), now);

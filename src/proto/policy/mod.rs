@@ -10,6 +10,9 @@
 //! Flows are remembered when we send and forgotten when they idle (RFC 4787 §4.3, RFC 5382 §5). A packet that a rule
 //! lets in anyway makes no flow, so strangers cannot fill the table through an open port. Of TCP a reply never is a
 //! bare SYN: nobody opens connections to us through the back of one of ours.
+//!
+//! Connections outlive the daemon, so one whose SYN it never saw is taken up by a later segment of ours. That ends when
+//! a rule is taken back: what we still send on connections that it let in must not hold them open.
 
 mod flows;
 
@@ -59,6 +62,8 @@ pub struct Rules {
     pub allow_all: bool,
     /// Let in what one of these names.
     pub allow: Vec<Rule>,
+    /// Take up no TCP connection in its middle (`nf_conntrack_tcp_loose` of Linux, off).
+    pub strict: bool,
 }
 
 impl Rule {
@@ -70,6 +75,15 @@ impl Rule {
 }
 
 impl Rules {
+    /// These rules in the place of `former` ones: strict as soon as something was taken back.
+    #[must_use]
+    pub fn in_place_of(mut self, former: &Self) -> Self {
+        let taken_back = |rule: &Rule| !self.allow.contains(rule);
+        let closed = !self.allow_all && (former.allow_all || former.allow.iter().any(taken_back));
+        self.strict |= former.strict || closed;
+        self
+    }
+
     /// True when a packet of `protocol` to our `port` may come from `peer` unasked.
     fn admit(&self, peer: &NodeId, protocol: Protocol, port: Option<u16>) -> bool {
         self.allow_all || self.allow.iter().any(|rule| rule.admits(peer, protocol, port))
@@ -107,8 +121,12 @@ impl Rules {
 
 /// Remembers an outbound packet, so that its replies pass.
 pub fn outbound(rules: &Rules, flows: &Flows, peer: &NodeId, packet: &Inner, now: Instant) {
-    if !rules.admit_reverse(peer, &packet.traffic) {
-        flows.remember(packet, now);
+    let admitted = rules.admit_reverse(peer, &packet.traffic);
+    match packet.traffic {
+        Traffic::Tcp { opens: true, .. } => flows.remember(packet, now),
+        Traffic::Tcp { .. } if admitted || rules.strict => flows.renew(packet, now),
+        _ if admitted => {}
+        _ => flows.remember(packet, now),
     }
 }
 
@@ -161,7 +179,19 @@ impl EchoLimit {
     }
 }
 
-/// The peer's side of a packet's addresses.
+/// The flow of an outbound packet that has replies.
+fn own_key(packet: &Inner) -> Option<flows::Key> {
+    let key =
+        |protocol, local, remote| Some(flows::Key { protocol, peer: packet.destination, local, remote });
+    match packet.traffic {
+        Traffic::Tcp { source, destination, .. } => key(flows::TCP, source, destination),
+        Traffic::Udp { source, destination } => key(flows::UDP, source, destination),
+        Traffic::EchoRequest(id) => key(flows::ICMP, id, id),
+        Traffic::EchoReply(_) | Traffic::Error { .. } | Traffic::Tail | Traffic::Other(_) => None,
+    }
+}
+
+/// The flow that an inbound packet replies to.
 fn reply_key(packet: &Inner) -> Option<flows::Key> {
     let key = |protocol, local, remote| Some(flows::Key { protocol, peer: packet.source, local, remote });
     match packet.traffic {

@@ -111,6 +111,52 @@ fn a_rule_opens_exactly_what_it_names() {
 }
 
 #[test]
+fn a_connection_in_its_middle_is_taken_up() {
+    let w = World::closed();
+    w.send(tcp(4000, 22, false), t(0));
+    assert!(w.enters(tcp(22, 4000, false), t(1)));
+}
+
+#[test]
+fn what_a_rule_let_in_ends_with_it_and_our_own_connections_do_not() {
+    let ssh = Rule { protocol: Some(Protocol::Tcp), port: Some(22), peer: None };
+    let opened = [
+        Rules { allow: vec![ssh], ..Rules::default() },
+        Rules { allow_all: true, ..Rules::default() },
+        Rules { allow: vec![ssh, Rule::default()], ..Rules::default() },
+    ];
+    for rules in opened {
+        let mut w = World::closed();
+        w.rules = rules;
+        assert!(w.enters(tcp(1000, 22, true), t(0)));
+        w.send(tcp(22, 1000, false), t(0));
+        w.send(tcp(4000, 80, true), t(0));
+        w.send(tcp(4000, 80, false), t(7000));
+        w.rules = Rules::default().in_place_of(&w.rules);
+        for s in 8000..8004 {
+            w.send(tcp(22, 1000, false), t(s));
+            w.send(tcp(4000, 80, false), t(s));
+            assert!(!w.enters(tcp(1000, 22, false), t(s)), "what the server still sends holds nothing open");
+            assert!(w.enters(tcp(80, 4000, false), t(s)), "a connection that we opened");
+        }
+        w.send(tcp(4000, 80, false), t(14_000));
+        assert!(w.enters(tcp(80, 4000, false), t(21_000)), "what we send keeps it alive");
+        w.rules = Rules::default().in_place_of(&w.rules);
+        w.send(tcp(22, 1000, false), t(21_000));
+        assert!(!w.enters(tcp(1000, 22, false), t(21_000)), "nor after the next change");
+    }
+}
+
+#[test]
+fn a_rule_more_takes_nothing_back() {
+    let one = Rules { allow: vec![Rule::default()], ..Rules::default() };
+    let all = Rules { allow_all: true, ..Rules::default() };
+    assert!(!one.clone().in_place_of(&Rules::default()).strict);
+    assert!(!all.in_place_of(&one).strict);
+    assert!(Rules::default().in_place_of(&one).strict);
+}
+
+#[test]
 fn an_open_port_fills_no_flow_table() {
     let mut w = World::closed();
     w.rules.allow = vec![Rule { protocol: Some(Protocol::Udp), port: Some(53), peer: None }];
