@@ -305,8 +305,8 @@ async fn check_prepared(kernel: &Netlink, config: &InterfaceConfig, link: &Link)
     let name = config.name.clone();
     match &link.kind {
         Kind::Other(kind) => return Err(Error::NotTun { name, kind: kind.clone() }),
-        // One queue is refused by the kernel when it is taken, several are not.
-        Kind::Tun { queues: Some(1..), .. } => return Err(Error::Busy { name }),
+        // The kernel would let us in beside a program that has some of several queues.
+        Kind::Tun { .. } if link.carrier => return Err(Error::Busy { name }),
         Kind::Tun { .. } => {}
     }
     let condition = condition(kernel, config, link).await?;

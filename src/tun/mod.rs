@@ -78,7 +78,7 @@ pub enum Error {
     },
     /// The prepared TUN has another mesh address.
     #[error(
-        "{name} was prepared for {found}, and this node is {address}: type `ip -6 address replace {address}/128 dev {name} && ip -6 address del {found}/128 dev {name}`"
+        "{name}, which no program uses, was prepared for {found}, and this node is {address}: type `ip -6 address replace {address}/128 dev {name} && ip -6 address del {found}/128 dev {name}`"
     )]
     OtherAddress {
         /// The interface.
@@ -90,7 +90,7 @@ pub enum Error {
     },
     /// The mesh's range is used elsewhere.
     #[error(
-        "{interface} already has the {what} {prefix}, inside the mesh's range 0600::/8: remove it (`ip -6 {what} del {prefix} dev {interface}`), or stop what made it"
+        "{interface} already has the {what} {prefix}, inside the mesh's range 0600::/8: stop what made it (another daemon?), or, if that has ended, type `ip -6 {what} del {prefix} dev {interface}`"
     )]
     Overlap {
         /// The other interface.
@@ -189,7 +189,11 @@ pub enum Error {
 fn prepare(name: &str, mtu: u16, address: &Ipv6Addr) -> String {
     let node = nix::unistd::eaccess("/dev/net/tun", AccessFlags::R_OK | AccessFlags::W_OK);
     let access = if node.is_err() { "chmod 666 /dev/net/tun; " } else { "" };
-    format!("{access}ip tuntap add dev {name} mode tun user {}; {}", user(), complete(name, mtu, address))
+    format!(
+        "{access}ip tuntap add dev {name} mode tun multi_queue user {}; {}",
+        user(),
+        complete(name, mtu, address)
+    )
 }
 
 /// The commands that bring a TUN into the state that we need, whatever state it is in.

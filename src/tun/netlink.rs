@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) up: bool,
     pub(super) mtu: u32,
+    /// Of a TUN: some program has a queue of it open.
+    pub(super) carrier: bool,
     pub(super) kind: Kind,
 }
 
@@ -166,6 +168,7 @@ fn link(message: &LinkMessage) -> Link {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,
+        carrier: false,
         kind: Kind::Other("an interface".into()),
     };
     for attribute in &message.attributes {
@@ -173,6 +176,8 @@ fn link(message: &LinkMessage) -> Link {
             link.name.clone_from(name);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = *mtu;
+        } else if let LinkAttribute::Carrier(carrier) = attribute {
+            link.carrier = *carrier != 0;
         } else if let LinkAttribute::LinkInfo(info) = attribute {
             link.kind = kind(info);
         }

@@ -116,7 +116,7 @@ fn refusals_say_what_to_do() {
         &[
             "root",
             "CAP_NET_ADMIN",
-            "ip tuntap add dev azora0 mode tun user",
+            "ip tuntap add dev azora0 mode tun multi_queue user",
             "mtu 1420",
             "route replace 0600::/8",
         ],
@@ -432,6 +432,9 @@ fn what_is_taken_is_refused_and_left_alone() {
         let first = Interface::open(&config("azora0")).await.unwrap();
         let busy = Interface::open(&config("azora0")).await.err().unwrap();
         assert!(matches!(busy, Error::Busy { .. }), "{busy}");
+        let other = InterfaceConfig { address: Identity::from_seed([2; 32]).address(), ..config("azora0") };
+        let busy = Interface::open(&other).await.err().unwrap();
+        assert!(matches!(busy, Error::Busy { .. }), "another node's, which runs: {busy}");
         let overlap = Interface::open(&config("azora1")).await.err().unwrap();
         assert!(matches!(&overlap, Error::Overlap { interface, .. } if interface == "azora0"), "{overlap}");
         let lo = Interface::open(&config("lo")).await.err().unwrap();

@@ -255,7 +255,7 @@ fn without_rights_it_names_the_three_ways() {
     let shown: serde_json::Value =
         serde_json::from_str(&shown.out).unwrap_or_else(|e| panic!("{e}: {shown:?}"));
     for line in [
-        "tuntap add dev azora0 mode tun user nobody".to_owned(),
+        "tuntap add dev azora0 mode tun multi_queue user nobody".to_owned(),
         "link set azora0 mtu 1420 up".to_owned(),
         format!("addr add {}/128 dev azora0", shown["address"].as_str().unwrap()),
         "-6 route add 600::/8 dev azora0".to_owned(),
