@@ -122,11 +122,14 @@ impl Rules {
 /// Remembers an outbound packet, so that its replies pass.
 pub fn outbound(rules: &Rules, flows: &Flows, peer: &NodeId, packet: &Inner, now: Instant) {
     let admitted = rules.admit_reverse(peer, &packet.traffic);
-    match packet.traffic {
-        Traffic::Tcp { opens: true, .. } => flows.remember(packet, now),
-        Traffic::Tcp { .. } if admitted || rules.strict => flows.renew(packet, now),
-        _ if admitted => {}
-        _ => flows.remember(packet, now),
+    if let Traffic::Tcp { opens, .. } = packet.traffic {
+        if opens || !admitted && !rules.strict {
+            flows.remember(packet, now);
+        } else {
+            flows.renew(packet, now);
+        }
+    } else if !admitted {
+        flows.remember(packet, now);
     }
 }
 
