@@ -60,7 +60,7 @@ fn the_packet_path_allocates_nothing_per_packet() {
         vec![pair.large_tcp(60_000)],
         vec![pair.udp(64), pair.large_tcp(60_000), pair.udp(1400), pair.large_tcp(3000)],
     ];
-    let (mut outbox, mut reception) = (Outbox::new(), Reception::new());
+    let (mut outbox, mut reception) = (Outbox::new(), Reception::new(true));
     for packets in cases {
         let mut sent = 0;
         let outward = allocations(|| {

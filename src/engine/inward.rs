@@ -10,6 +10,7 @@ use crate::host::clock;
 use crate::proto::datapath::{DropReason, Inward, Notice, PlainPackets, Reception, Snapshot, Turn};
 use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::superframe::PACKET_LEN_MAX;
+use crate::tun::Offloads;
 use crate::udp::{Received, TrainReceiver};
 
 use super::inbox::Item;
@@ -19,7 +20,7 @@ impl Plane {
     /// Hands the kernel what peers send, until told to stop.
     pub(super) fn run_inward(self) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
-        let mut reception = Reception::new();
+        let mut reception = Reception::new(self.rungs.interface() == Offloads::TcpUdp);
         let mut receiver = TrainReceiver::new();
         let mut pieces = Pieces { flat: vec![0; PACKET_LEN_MAX], cut: vec![0; PACKET_LEN_MAX] };
         let mut fds: Vec<_> = self.sockets.iter().map(|socket| socket.as_fd()).collect();

@@ -26,7 +26,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             bencher.iter(|| pair.outbound(&mut outbox, &packets, &mut wire));
             assert!(wire.bytes >= bytes);
         });
-        let mut reception = Reception::new();
+        let mut reception = Reception::new(true);
         let mut trains = || {
             let mut wire = Wire { keep: true, ..Wire::default() };
             pair.outbound(&mut outbox, &packets, &mut wire);

@@ -233,6 +233,19 @@ fn udp_both_ways(server: Ipv6Addr, content: &[u8], what: &str) {
     for len in [1, 100, UDP_LEN_MAX] {
         back(&content[..len], 1, &|| assert_eq!(socket.send(&content[..len]).unwrap(), len));
     }
+    // Many at once, which are joined on their way and come apart again as they were.
+    let lens = [100, 100, 100, 60, 1200, 1200, 7, 300].repeat(8);
+    let several = || {
+        let sent = lens.iter().enumerate().map(|(n, len)| &content[n..n + len]);
+        sent.clone().for_each(|payload| assert_eq!(socket.send(payload).unwrap(), payload.len()));
+        let mut buffer = vec![0; 2048];
+        let mut expected = sent;
+        let all = expected.all(|payload| socket.recv(&mut buffer).is_ok_and(|n| buffer[..n] == *payload));
+        // After a loss, what belongs to this attempt must not be taken for the next one's.
+        while !all && socket.recv(&mut buffer).is_ok() {}
+        all
+    };
+    assert!((0..3).any(|_| several()), "{what}: datagrams of many sizes");
     let payload = vec![7; 1200];
     setsockopt(&socket, sockopt::UdpGsoSegment, &1200).unwrap();
     back(&payload, 20, &|| assert_eq!(socket.send(&[7; 20 * 1200]).unwrap(), 20 * 1200));

@@ -112,7 +112,7 @@ impl Host {
             sent_bytes: 0,
             refused: 0,
             notices_lost: 0,
-            reception: Reception::new(),
+            reception: Reception::new(false),
             control_now: now,
             wake_at: None,
             out: Vec::new(),

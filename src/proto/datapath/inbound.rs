@@ -20,14 +20,15 @@ use crate::proto::wire::{Family, Malformed, family};
 /// Verdict about an inbound datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound<'p> {
-    /// An inner packet for the interface, and what the kernel is told about it.
-    Deliver(Virtio, &'p [u8]),
-    /// Frames of an authenticated peer, not checked any further.
+    /// An inner packet for the interface: what the kernel is told about it, and its length. It lies behind the header
+    /// in the datagram, opened in place.
+    Deliver(Virtio, usize),
+    /// Frames of an authenticated peer, not checked any further, behind the header in the datagram, opened in place.
     Frames {
         /// The index that we gave the session.
         local_index: u32,
-        /// The plaintext.
-        plaintext: &'p mut [u8],
+        /// Bytes of plaintext.
+        len: usize,
     },
     /// A slice of a superframe of an authenticated peer, not checked any further.
     Slice(Slice),
@@ -147,7 +148,7 @@ fn session<'p>(
             let len = plaintext.len().min(CONTROL_LEN_MAX);
             Inbound::Control { local_index, messages: &plaintext[..len] }
         }
-        Kind::Frames => Inbound::Frames { local_index, plaintext },
+        Kind::Frames => Inbound::Frames { local_index, len: plaintext.len() },
         Kind::Slice => {
             let (number, count) = header.slice;
             // No superframe begins before the first counter of its thread.
@@ -162,7 +163,7 @@ fn session<'p>(
             let available = plaintext.len();
             let checked = check(snapshot, shared, receiver, plaintext, available, offload, now);
             match checked.and_then(|checked| leave(checked, plaintext, ecn)) {
-                Ok((virtio, len)) => Inbound::Deliver(virtio, &plaintext[..len]),
+                Ok((virtio, len)) => Inbound::Deliver(virtio, len),
                 Err(reason) => shared.refuse(reason).0,
             }
         }

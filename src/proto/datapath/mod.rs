@@ -19,6 +19,7 @@
 //! | `plain` | large packets as ordinary ones |
 //! | `inbound` | one datagram to one verdict |
 //! | `reception` | trains of datagrams; frames and whole superframes to the interface without copying |
+//! | `gro` | UDP datagrams of one flow to the interface as one packet |
 //! | `ecn` | congestion marks between outer and inner header |
 //! | `assembly` | superframes that come in pieces, or with holes |
 //! | `drops` | counters |
@@ -30,6 +31,7 @@ mod assembly;
 mod backlog;
 mod drops;
 mod ecn;
+mod gro;
 mod inbound;
 mod outbound;
 mod outbox;

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! one train, slices 0..n in their order    every slice opened in place, handed over piece by piece: no copy
-//! anything else                            slices are copied to `assembly` until the superframe is whole
+//! any other slice                          copied to `assembly` until the superframe is whole
+//! UDP datagrams                            held by `gro` until one does not go on with those before it
 //! ```
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use super::assembly::Assembly;
+use super::gro::Gro;
 use super::inbound::{Inbound, Slice, admit, inbound};
 use super::{DropReason, Notice, Shared, Snapshot};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
-use crate::proto::wire::session::SLICES_MAX;
+use crate::proto::wire::session::{HEADER_LEN, SLICES_MAX};
 use crate::proto::wire::superframe::{FRAME_HEADER_LEN, Frames, Layout, Offload};
 
 /// Where what was received goes.
@@ -45,6 +48,8 @@ pub struct Turn<'a> {
 #[derive(Default)]
 pub struct Reception {
     assembly: Assembly,
+    /// Where the kernel takes several UDP datagrams as one packet.
+    gro: Option<Gro>,
 }
 
 /// Slices in a row, in place.
@@ -58,9 +63,9 @@ struct Run {
 }
 
 impl Reception {
-    /// With buffers for superframes that come in pieces.
-    pub fn new() -> Self {
-        Self::default()
+    /// With buffers for superframes that come in pieces. `joins`: UDP datagrams go to the interface several at once.
+    pub fn new(joins: bool) -> Self {
+        Self { assembly: Assembly::default(), gro: joins.then(Gro::default) }
     }
 
     /// Handles the datagrams of one train, which are opened in place: all of `datagram_len` bytes but the last. `ecn` is
@@ -84,6 +89,7 @@ impl Reception {
             }
             match verdict {
                 Inbound::Slice(slice) => {
+                    self.flush(turn, train);
                     run = match run {
                         Some(run) if run.goes_on_with(&slice, start, datagram_len) => {
                             Some(Run { slices: run.slices + 1, last_len: slice.len, ..run })
@@ -105,9 +111,12 @@ impl Reception {
                         whole.deliver(turn, train, datagram_len);
                     }
                 }
-                Inbound::Deliver(virtio, packet) => turn.out.deliver(virtio, &[packet]),
-                Inbound::Frames { local_index, plaintext } => {
-                    frames(turn, local_index, ecn, plaintext);
+                Inbound::Deliver(virtio, len) => {
+                    self.deliver(turn, train, virtio, start + HEADER_LEN..start + HEADER_LEN + len);
+                }
+                Inbound::Frames { local_index, len } => {
+                    let plaintext = start + HEADER_LEN..start + HEADER_LEN + len;
+                    self.handle_frames(turn, local_index, ecn, train, plaintext);
                 }
                 Inbound::Control { local_index, messages } => turn.out.control(local_index, messages),
                 Inbound::Setup => turn.out.setup(source, &train[start..end]),
@@ -116,7 +125,46 @@ impl Reception {
             }
             start = end;
         }
+        self.flush(turn, train);
         self.spill(turn, run, train, datagram_len);
+    }
+
+    /// A packet at `range` of `train` for the interface.
+    fn deliver(&mut self, turn: &mut Turn<'_>, train: &mut [u8], virtio: Virtio, range: Range<usize>) {
+        match &mut self.gro {
+            Some(gro) => gro.put(turn, train, virtio, range),
+            None => turn.out.deliver(virtio, &[&train[range]]),
+        }
+    }
+
+    /// Hands over what is held back, so that packets stay in their order.
+    fn flush(&mut self, turn: &mut Turn<'_>, train: &mut [u8]) {
+        if let Some(gro) = &mut self.gro {
+            gro.flush(turn, train);
+        }
+    }
+
+    /// Frames at `range` of `train`.
+    fn handle_frames(
+        &mut self,
+        turn: &mut Turn<'_>,
+        local_index: u32,
+        ecn: u8,
+        train: &mut [u8],
+        plaintext: Range<usize>,
+    ) {
+        let Some(receiver) = turn.snapshot.receivers.get(&local_index) else { return };
+        let mut frames = Frames::new();
+        while let Some((offload, range)) = frames.next(&train[plaintext.clone()]) {
+            let range = plaintext.start + range.start..plaintext.start + range.end;
+            match admit(turn, receiver, ecn, &mut train[range.clone()], range.len(), offload) {
+                Ok((virtio, len)) => self.deliver(turn, train, virtio, range.start..range.start + len),
+                Err(reason) => turn.shared.drops.count(reason),
+            }
+        }
+        if !frames.is_at_end(&train[plaintext]) {
+            turn.shared.drops.count(DropReason::Malformed);
+        }
     }
 
     /// Gives up superframes whose slices stay away.
@@ -179,21 +227,5 @@ impl Run {
             used += usize::from(!piece.is_empty());
         }
         turn.out.deliver(virtio, &pieces[..used]);
-    }
-}
-
-fn frames(turn: &mut Turn<'_>, local_index: u32, ecn: u8, plaintext: &mut [u8]) {
-    let Some(receiver) = turn.snapshot.receivers.get(&local_index) else { return };
-    let mut frames = Frames::new();
-    while let Some((offload, range)) = frames.next(plaintext) {
-        let packet = &mut plaintext[range];
-        let available = packet.len();
-        match admit(turn, receiver, ecn, packet, available, offload) {
-            Ok((virtio, len)) => turn.out.deliver(virtio, &[&packet[..len]]),
-            Err(reason) => turn.shared.drops.count(reason),
-        }
-    }
-    if !frames.is_at_end(plaintext) {
-        turn.shared.drops.count(DropReason::Malformed);
     }
 }

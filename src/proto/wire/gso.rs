@@ -26,6 +26,8 @@ pub const VIRTIO_LEN: usize = 10;
 pub const TCP_SEGMENT_LEN_MIN: u16 = 48;
 /// Most datagrams that one UDP packet may be cut into (`UDP_MAX_SEGMENTS`, linux/udp.h).
 pub const UDP_SEGMENTS_MAX: usize = 128;
+/// Bytes of the headers of a UDP datagram without extensions.
+pub const UDP_HEADERS_LEN: usize = IPV6_HEADER_LEN + 8;
 /// Longest headers of a packet that is cut, in bytes.
 pub const HEADERS_LEN_MAX: usize = super::superframe::REPEAT_LEN - super::superframe::FRAME_HEADER_LEN;
 
@@ -94,6 +96,12 @@ impl Virtio {
     /// True for several UDP datagrams in one packet, which kernels before Linux 6.2 do not know.
     pub const fn is_udp_train(&self) -> bool {
         self.kind == GSO_UDP
+    }
+
+    /// True for one UDP datagram without extension headers, its checksum partial.
+    pub const fn is_udp_datagram(&self) -> bool {
+        let udp = self.checksum_start as usize == IPV6_HEADER_LEN && self.checksum_offset == 6;
+        self.partial && self.kind == GSO_NONE && udp
     }
 
     /// What a peer has to know of it.
@@ -254,6 +262,21 @@ pub fn prepare(head: &mut [u8], packet_len: usize, offload: Offload) -> Result<V
         checksum_start: transport.at as u16,
         checksum_offset: transport.checksum_offset() as u16,
     })
+}
+
+/// Makes `head`, the headers of a UDP datagram ([`Virtio::is_udp_datagram`]), those of a packet with `payload_len` bytes
+/// of payload, which the kernel cuts into datagrams of `segment_len` each.
+pub fn join(head: &mut [u8], payload_len: usize, segment_len: u16) -> Virtio {
+    let transport = Transport { is_tcp: false, at: IPV6_HEADER_LEN, payload_at: UDP_HEADERS_LEN };
+    transport.cut(head, payload_len, 0, payload_len);
+    Virtio {
+        partial: true,
+        kind: GSO_UDP,
+        headers_len: UDP_HEADERS_LEN as u16,
+        segment_len,
+        checksum_start: transport.at as u16,
+        checksum_offset: transport.checksum_offset() as u16,
+    }
 }
 
 /// Cuts a packet as the kernel would have done.

@@ -199,7 +199,7 @@ fn receive(node: &mut Node, source: SocketAddr, mut datagram: Vec<u8>, now: Inst
     let mut seen = Seen::default();
     let len = datagram.len();
     let mut turn = Turn { snapshot: &snapshot, shared: &shared, now, out: &mut seen };
-    Reception::new().handle_train(&mut turn, source, 0, &mut datagram, len);
+    Reception::new(true).handle_train(&mut turn, source, 0, &mut datagram, len);
     for notice in seen.notices {
         node.handle_notice(now, wall(now), notice);
     }

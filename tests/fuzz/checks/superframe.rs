@@ -51,7 +51,7 @@ pub(crate) fn frame(data: &[u8]) {
 pub(crate) fn superframe(data: &[u8]) {
     let mut kept = LINK.lock().expect("no input has panicked");
     let (link, first) = with_counters(&mut kept, 256 * u64::from(SLICES_MAX));
-    let mut reception = Reception::new();
+    let mut reception = Reception::new(true);
     let mut seen = Seen { source: link.source, destination: link.snapshot.own.ipv6() };
     let mut turn = Turn { snapshot: &link.snapshot, shared: &link.shared, now: START, out: &mut seen };
     let mut rest = data;

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod ecn;
+mod gro;
 mod hostile;
 mod loss;
 mod outbound;
@@ -140,7 +141,7 @@ fn end(own: u8, peer: u8, session: &Session, datagram_len: usize) -> End {
     let receiver = Receiver::new(session.clone(), address, Some(endpoint(peer)), echo);
     snapshot.receivers.insert(session.local_index(), Arc::new(receiver));
     let shared = Shared { flows: Flows::new([own; 16]), drops: super::Drops::default() };
-    End { snapshot, shared, outbox: Outbox::new(), reception: Reception::new() }
+    End { snapshot, shared, outbox: Outbox::new(), reception: Reception::new(false) }
 }
 
 /// Alice and Bob; `capabilities` is what both can do.
