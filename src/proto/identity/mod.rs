@@ -71,13 +71,21 @@ pub struct NodeId(pub [u8; 32]);
 #[non_exhaustive]
 pub enum ParseNodeIdError {
     /// Not 52 characters long.
-    #[error("a node ID has {NODE_ID_TEXT_LEN} characters, this has {0}")]
+    #[error("a node ID has {NODE_ID_TEXT_LEN} characters, this has {0}: copy it again, whole")]
     Length(usize),
-    /// A character outside a-z, 2-7, or trailing bits that are not zero.
-    #[error("a node ID is lower-case base32 (a-z, 2-7); this is not")]
-    Alphabet,
+    /// A character outside of a-z and 2-7.
+    #[error("character {position} is `{found}`, and a node ID has only a-z (lower case) and 2-7")]
+    Alphabet {
+        /// Its place, from 1.
+        position: usize,
+        /// The character.
+        found: char,
+    },
+    /// Trailing bits that are not zero: of the last character only one bit belongs to the key.
+    #[error("the last letter of a node ID is `a` or `q`: this one is mistyped, copy it again")]
+    LastLetter,
     /// The bytes are no usable Ed25519 public key.
-    #[error("these 32 bytes are not a usable Ed25519 public key")]
+    #[error("this is no usable key, so some letter of it is mistyped: copy it again")]
     NotAKey,
 }
 
@@ -147,8 +155,12 @@ impl FromStr for NodeId {
         if len != NODE_ID_TEXT_LEN {
             return Err(ParseNodeIdError::Length(len));
         }
-        let bytes = BASE32_LOWER.decode(text.as_bytes()).map_err(|_| ParseNodeIdError::Alphabet)?;
-        let id = Self(bytes.try_into().map_err(|_| ParseNodeIdError::Alphabet)?);
+        if let Some((i, found)) = text.chars().enumerate().find(|(_, c)| !matches!(c, 'a'..='z' | '2'..='7'))
+        {
+            return Err(ParseNodeIdError::Alphabet { position: i + 1, found });
+        }
+        let bytes = BASE32_LOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        let id = Self(bytes.ok_or(ParseNodeIdError::LastLetter)?);
         if id.is_usable() { Ok(id) } else { Err(ParseNodeIdError::NotAKey) }
     }
 }

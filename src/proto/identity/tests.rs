@@ -6,15 +6,21 @@ fn a_node_id_has_one_spelling() {
     let text = id.to_string();
     assert_eq!(text.len(), NODE_ID_TEXT_LEN);
     assert_eq!(text.parse(), Ok(id));
-    assert_eq!(text.to_uppercase().parse::<NodeId>(), Err(ParseNodeIdError::Alphabet));
+    for (position, found) in [(1, 'A'), (17, '1'), (52, 'é')] {
+        let wrong: String =
+            text.chars().enumerate().map(|(i, c)| if i + 1 == position { found } else { c }).collect();
+        assert_eq!(wrong.parse::<NodeId>(), Err(ParseNodeIdError::Alphabet { position, found }));
+    }
     assert_eq!(text[1..].parse::<NodeId>(), Err(ParseNodeIdError::Length(51)));
     let two_bytes_each = "é".repeat(NODE_ID_TEXT_LEN / 2);
     assert_eq!(two_bytes_each.parse::<NodeId>(), Err(ParseNodeIdError::Length(26)));
     // 52 characters hold 260 bits: the last four must be zero.
     let last = text.chars().next_back().unwrap();
     assert!("aq".contains(last), "{last}");
-    let other = format!("{}{}", &text[..51], if last == 'a' { 'b' } else { 'r' });
-    assert_eq!(other.parse::<NodeId>(), Err(ParseNodeIdError::Alphabet));
+    for wrong in ('b'..='z').chain('2'..='7').filter(|letter| *letter != 'q') {
+        let other = format!("{}{wrong}", &text[..51]);
+        assert_eq!(other.parse::<NodeId>(), Err(ParseNodeIdError::LastLetter));
+    }
 }
 
 #[test]
