@@ -170,6 +170,14 @@ pub(super) fn read(path: &Path, required: bool) -> Result<Option<ConfigFile>, Er
     parse(&text, path).map(Some)
 }
 
+/// One line, and types of numbers in words for people.
+fn in_words(message: &str) -> String {
+    let line = message.lines().collect::<Vec<_>>().join("; ");
+    line.replace("expected i64", "expected a whole number")
+        .replace("expected u16", "expected a whole number from 1 to 65535")
+        .replace("expected a boolean", "expected true or false")
+}
+
 /// Parses the text of a file.
 pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
     toml::from_str(text).map_err(|error| {
@@ -180,7 +188,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
             path: path.into(),
             line: before.matches('\n').count() + 1,
             column: before[start..].chars().count() + 1,
-            message: error.message().lines().collect::<Vec<_>>().join("; "),
+            message: in_words(error.message()),
             excerpt: text[start..]
                 .lines()
                 .next()

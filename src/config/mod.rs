@@ -27,6 +27,8 @@ pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tu
 
 use std::net::SocketAddr;
 
+use clap::builder::Resettable;
+
 /// Where the file is looked for when neither flag nor environment names one.
 pub const DEFAULT_FILE: &str = "/etc/azora/azora.toml";
 /// Default state directory.
@@ -274,6 +276,33 @@ pub enum Error {
     /// Values that are right alone and wrong together.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+}
+
+impl Error {
+    /// What to try next, one line.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "name a file that exists, or make one: `azora config init FILE` writes a commented example"
+            }
+            Self::Read { .. } => "make it a readable file, or name another with --config",
+            Self::TooLarge { .. } | Self::Line { .. } | Self::Conflict(_) => {
+                "correct it; `azora config init FILE` writes a commented example"
+            }
+        }
+    }
+}
+
+/// An empty environment variable says nothing, as if it were not set.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    #[expect(clippy::disallowed_methods, reason = "only of the variables that the flags name")]
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|flag| match flag.get_env() {
+            Some(name) if is_empty(name) => flag.env(Resettable::Reset),
+            _ => flag,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]

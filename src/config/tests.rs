@@ -80,7 +80,7 @@ fn wrong_values_are_refused_with_their_line() {
         ("[tun]\nmtu = -1", &["-1"]),
         ("[tun]\nmtu = 9223372036854775807", &["9223372036854775807"]),
         ("[tun]\nmtu = 99999999999999999999", &["test.toml"]),
-        ("[tun]\nmtu = \"1400\"", &["invalid type"]),
+        ("[tun]\nmtu = \"1400\"", &["invalid type", "expected a whole number"]),
         ("[tun]\nname = \"\"", &["interface name"]),
         ("[tun]\nname = \"lo\"", &["interface name"]),
         ("[tun]\nname = \"a/b\"", &["interface name"]),
@@ -94,7 +94,8 @@ fn wrong_values_are_refused_with_their_line() {
         ("[net]\nlisten = [\"0.0.0.0:65536\"]", &["IP:PORT"]),
         ("[net]\nbootstrap = [\"192.0.2.1:5747\"]", &["NODEID@IP:PORT"]),
         ("[net]\nbootstrap = [\"abc@192.0.2.1:5747\"]", &["52 characters"]),
-        ("[net]\nlan_discovery = 1", &["invalid type"]),
+        ("[net]\nbootstrap = [\"example.org:5747\"]", &["NODEID@IP:PORT", "the IP address"]),
+        ("[net]\nlan_discovery = 1", &["invalid type", "expected true or false"]),
         ("[dht]\nmode = \"both\"", &["both", "auto, server, client"]),
         ("[data]\ntun_offload = \"udp\"", &["udp", "auto, tcp, none"]),
         ("[data]\nudp_offload = \"tcp\"", &["auto, none"]),
@@ -104,7 +105,7 @@ fn wrong_values_are_refused_with_their_line() {
         ("[policy]\nallow = [{ port = 22 }]", &["tcp or udp"]),
         ("[policy]\nallow = [{ proto = \"icmp\", port = 1 }]", &["tcp or udp"]),
         ("[policy]\nallow = [{ proto = \"tcp\", port = 0 }]", &["port 0"]),
-        ("[policy]\nallow = [{ proto = \"tcp\", port = 65536 }]", &["65536"]),
+        ("[policy]\nallow = [{ proto = \"tcp\", port = 65536 }]", &["65536", "number from 1 to 65535"]),
         ("[node]\nlog = \"loud\"", &["error, warn, info, debug, trace"]),
         ("[node]\nstate_dir = \"\"", &["1 to"]),
         ("[metrics]\nlisten = \"9747\"", &["IP:PORT"]),
@@ -128,6 +129,7 @@ fn unusable_bootstrap_endpoints_are_refused() {
         assert!(message.contains(needle), "{message}");
     };
     check("192.0.2.1:0", "port 0");
+    check("example.org:5747", "names are not resolved");
     check("0.0.0.0:5747", "unspecified");
     check("[::]:5747", "unspecified");
     check("224.0.0.1:5747", "multicast");

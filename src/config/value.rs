@@ -40,13 +40,13 @@ pub enum InvalidValue {
     #[error("userspace-networking is not available yet: name an interface such as azora0")]
     Userspace,
     /// Not `IP:PORT`.
-    #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747)")]
+    #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Address(String),
     /// An address that nothing can be reached at or bound to here.
     #[error("{0} cannot be used: {1}")]
     Unusable(SocketAddr, &'static str),
     /// Not `NODEID@IP:PORT`.
-    #[error("`{0}` is not NODEID@IP:PORT")]
+    #[error("`{0}` is not NODEID@IP:PORT: a node's ID, `@`, and the IP address and UDP port where it is")]
     Bootstrap(String),
     /// The part before `@` is no node ID.
     #[error(transparent)]

@@ -31,7 +31,7 @@ pub enum ParseTargetError {
     #[error("{0} is not a mesh address: those are in 600::/8")]
     OutsideMesh(Ipv6Addr),
     /// What follows `@` is not `IP:PORT`.
-    #[error("`{0}` is not IP:PORT (IPv6 in brackets)")]
+    #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Endpoint(String),
     /// None of the forms.
     #[error("`{text}` is no node ID, mesh address, NODEID.azora or NODEID@IP:PORT: {source}")]

@@ -41,7 +41,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// A system call failed.
-    #[error("cannot {action} {path}: {source}{}", next_step(source))]
+    #[error("cannot {action} {path}: {source}{}", next_step(action, source))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -117,7 +117,7 @@ pub enum Error {
 }
 
 /// What to do about a system call that failed.
-fn next_step(error: &io::Error) -> &'static str {
+fn next_step(action: &str, error: &io::Error) -> &'static str {
     let kind = error.kind();
     if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "; what was saved before is untouched: free some space and try again"
@@ -127,6 +127,8 @@ fn next_step(error: &io::Error) -> &'static str {
         "; choose a writable directory with --state-dir"
     } else if kind == io::ErrorKind::NotADirectory {
         "; name a directory with --state-dir"
+    } else if action == "create" {
+        "; choose another directory with --state-dir"
     } else if kind == io::ErrorKind::NotFound {
         "; `azora-meshing-daemon` or `azora key generate` creates it"
     } else {

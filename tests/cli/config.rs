@@ -1,5 +1,6 @@
 //! `azora config`, and the daemon's `--test`.
 
+use crate::fake::{PEER, node_id};
 use crate::run::{azora, azora_command, daemon, daemon_command};
 
 /// A directory with one file in it.
@@ -24,7 +25,9 @@ fn wrong_files_exit_2_with_line_and_key() {
     check("[relay]\nenabled = true\n", ":1:2: unknown field `relay`");
     check("[net]\nbootstrap = [\"x\"]\n", ":2:");
     check("not toml\n", ":1:");
-    daemon(&["--test", "--config", "/nonexistent"]).exits(2).complains(&["/nonexistent"]);
+    let make_one = ["/nonexistent", "No such file", "make one: `azora config init FILE`"];
+    daemon(&["--test", "--config", "/nonexistent"]).exits(2).complains(&make_one);
+    azora(&["config", "show", "--config", "/nonexistent"]).exits(2).complains(&make_one);
     let (_directory, path) = file("[net]\nlisten = []\n");
     azora(&["config", "check", &path]).exits(2).complains(&["net.listen"]);
 }
@@ -40,6 +43,24 @@ fn a_named_file_that_cannot_be_used_is_no_default() {
         // Who names the socket as well means that.
         azora(&["--config", path, "--socket", "/nonexistent", "status"]).exits(3);
     }
+}
+
+/// As if it were not set; an empty flag is still refused.
+#[test]
+fn empty_variables_say_nothing() {
+    let empty = |mut command: std::process::Command, arguments: &[&str]| -> crate::run::Ran {
+        for name in ["AZORA_SOCKET", "AZORA_STATE_DIR", "AZORA_LOG"] {
+            command.env(name, "");
+        }
+        command.args(arguments).output().unwrap().into()
+    };
+    empty(daemon_command(), &["--test"]).exits(0);
+    empty(azora_command(), &["status", "--socket", "/nonexistent"]).exits(3);
+    empty(azora_command(), &["--config", "/nonexistent", "key", "show"])
+        .exits(2)
+        .complains(&["/nonexistent"]);
+    let shown = empty(azora_command(), &["config", "show"]).exits(0).out;
+    assert!(shown.contains("node.socket = \"/run/azora/azora.sock\""), "{shown}");
 }
 
 #[test]
@@ -64,6 +85,10 @@ fn wrong_flags_and_variables_of_the_daemon_exit_2() {
     check(&["--test", "--listen", "5747"], "IP:PORT");
     check(&["--test", "--listen", "[::]:1", "--listen", "[::]:1"], "twice");
     check(&["--test", "--bootstrap", "192.0.2.1:5747"], "NODEID@IP:PORT");
+    check(
+        &["--test", "--bootstrap", &format!("{}@example.org:5747", node_id(PEER))],
+        "names are not resolved",
+    );
     check(&["--test", "--dht", "both"], "auto, server, client");
     check(&["--test", "--inbound", "maybe"], "deny, allow");
     check(&["--test", "--tun-offload", "udp"], "auto, tcp, none");
@@ -96,6 +121,9 @@ fn init_writes_the_example_and_never_over_a_file() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine\n");
     azora(&[&init[..], &["--force"]].concat()).exits(0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), auramesh::config::EXAMPLE);
+    let other = directory.path().join("other.toml");
+    azora(&["config", "init", other.to_str().unwrap(), "--config", "/nonexistent"]).exits(0);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), auramesh::config::EXAMPLE);
     let wrong: crate::run::Ran = azora_command()
         .env("AZORA_CONFIG", "/proc/azora.toml")
         .args(["config", "init"])

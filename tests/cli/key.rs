@@ -39,6 +39,12 @@ fn generate_show_export_import() {
 }
 
 #[test]
+fn a_state_directory_that_cannot_be_made_is_told() {
+    let ran = azora(&["key", "generate", "--state-dir", "/proc/azora"]).exits(1);
+    ran.complains(&["cannot create /proc/azora", "choose another directory with --state-dir"]);
+}
+
+#[test]
 fn broken_identities_are_refused_and_kept() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state").to_str().unwrap().to_owned();

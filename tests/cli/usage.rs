@@ -20,14 +20,15 @@ fn wrong_usage_exits_2() {
     check(&["ping"], "TARGET");
     check(&["ping", "laptop"], "NODEID@IP:PORT");
     check(&["ping", "2001:db8::1"], "600::/8");
-    check(&["ping", &id, "-c", "0"], "0");
+    check(&["ping", &id, "-c", "0"], "a whole number from 1");
     check(&["ping", &id, "--interval", "0"], "seconds");
     check(&["ping", &id, "--timeout", "61"], "60 seconds");
     check(&["ping", &id, "--timeout", "NaN"], "seconds");
     check(&["inspect", &id[..51]], "52 characters");
     check(&["key"], "Usage: azora key");
     check(&["dht"], "Usage: azora dht");
-    check(&["peers", "add", &id], "NODEID@IP:PORT");
+    check(&["peers", "add", &id], "NODEID@IP:PORT: a node's ID");
+    check(&["ping", &format!("{id}@example.org:5747")], "names are not resolved");
     check(&["peers", "add", &format!("{id}@192.0.2.1:0")], "port 0");
     check(&["peers", "--json", "remove", &id], "--json");
     check(&["firewall", "add"], "Usage: azora firewall add");
@@ -35,7 +36,8 @@ fn wrong_usage_exits_2() {
     check(&["firewall", "add", "in", "allow", "--port", "22"], "tcp or udp");
     check(&["firewall", "add", "in", "allow", "-p", "icmp", "--port", "22"], "tcp or udp");
     check(&["firewall", "add", "in", "allow", "-p", "sctp"], "tcp, udp, icmp");
-    check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "65536"], "65536");
+    check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "65536"], "1 to 65535");
+    check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "1-2"], "a rule for each port");
     check(&["completions", "tcsh"], "bash");
     check(&["id", "--socket", ""], "--socket");
 }

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use auramesh::config::Config;
+use auramesh::config::{self, Config};
 use auramesh::control::exit::Exit;
 use auramesh::daemon;
 use clap::{CommandFactory, FromArgMatches};
@@ -15,7 +15,8 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::args::Arguments;
 
 fn main() -> ExitCode {
-    let matches = match Arguments::command().try_get_matches() {
+    let command = config::without_empty_variables(Arguments::command());
+    let matches = match command.try_get_matches() {
         Ok(matches) => matches,
         Err(told) => return tell(&told).into(),
     };
@@ -44,7 +45,7 @@ fn run(arguments: &Arguments, matches: &clap::ArgMatches) -> Exit {
     let config = match Config::load(&arguments.overrides(matches)) {
         Ok(config) => config,
         Err(error) => {
-            complain(&error, "correct it; `azora config init` writes a commented example");
+            complain(&error, error.next_step());
             return Exit::Usage;
         }
     };

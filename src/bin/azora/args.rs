@@ -202,7 +202,7 @@ pub(crate) struct PingArguments {
     /// Whom
     pub(crate) target: Target,
     /// How many to send
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = count)]
     pub(crate) count: u64,
     /// Seconds between two
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
@@ -246,7 +246,7 @@ pub(crate) enum FirewallCommand {
         #[arg(short, long, value_name = "PROTOCOL", value_parser = words::<Protocol>(Protocol::WORDS))]
         protocol: Option<Protocol>,
         /// Only this port; needs -p tcp or -p udp
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(long, value_name = "N", value_parser = port)]
         port: Option<u16>,
         /// Only from this node
         #[arg(long, value_name = "NODEID", value_parser = node_id)]
@@ -283,7 +283,13 @@ pub(crate) enum ConfigCommand {
     /// Show every setting and where it comes from (file, environment, default)
     Show(Format),
     /// Write the commented example
-    Init(Force),
+    Init {
+        /// Where to [default: --config, else /etc/azora/azora.toml]
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        force: Force,
+    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -301,7 +307,15 @@ fn seconds_up_to(text: &str, max: f64) -> Result<Duration, String> {
     }
 }
 
-/// One of the words, shown in help and completions.
+fn count(text: &str) -> Result<u64, &'static str> {
+    text.parse().ok().filter(|count| *count > 0).ok_or("a whole number from 1")
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or("one port from 1 to 65535; there are no ranges: add a rule for each port")
+}
+
 /// A node ID. An address is taken for one easily, and its key cannot be computed from it.
 fn node_id(text: &str) -> Result<NodeId, String> {
     if text.parse::<Ipv6Addr>().is_ok() {
@@ -312,6 +326,7 @@ fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse().map_err(|error: ParseNodeIdError| error.to_string())
 }
 
+/// One of the words, shown in help and completions.
 fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err = InvalidValue> + Clone + Send + Sync + 'static,

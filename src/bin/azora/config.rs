@@ -22,14 +22,17 @@ pub(crate) fn run(config: Option<PathBuf>, command: ConfigCommand) -> Outcome {
             print(&settings_text(&load(config)?))?;
             Ok(Exit::Ok)
         }
-        ConfigCommand::Init(Force { force }) => init(&config.unwrap_or_else(|| DEFAULT_FILE.into()), force),
+        ConfigCommand::Init { file, force: Force { force } } => {
+            init(&file.or(config).unwrap_or_else(|| DEFAULT_FILE.into()), force)
+        }
     }
 }
 
 /// The configuration that a daemon started now would use.
 pub(crate) fn load(file: Option<PathBuf>) -> Result<Config, Fault> {
     Config::load(&Overrides { file: file.map(Given::flag), ..Overrides::default() }).map_err(|error| {
-        Fault::new(Exit::Usage, error, "correct it; `azora config init` writes a commented example")
+        let next_step = error.next_step();
+        Fault::new(Exit::Usage, error, next_step)
     })
 }
 
@@ -79,10 +82,10 @@ fn init(path: &Path, force: bool) -> Outcome {
     write_example(path, force).map_err(|error| {
         let at = path.display();
         if error.kind() == io::ErrorKind::AlreadyExists {
-            let next = "add --force to overwrite it, or name another file with --config";
+            let next = "add --force to overwrite it, or name another file: azora config init FILE";
             return Fault::failed(format!("{at} exists already"), next);
         }
-        let next = "run the command with sudo, or name another file with --config";
+        let next = "run the command with sudo, or name another file: azora config init FILE";
         Fault::failed(format!("cannot write {at}: {error}"), next)
     })?;
     print(&format!("wrote {}\n", path.display()))?;

@@ -20,15 +20,18 @@ mod tests;
 
 use std::process::ExitCode;
 
+use auramesh::config::without_empty_variables;
 use auramesh::control::exit::Exit;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Arguments, Command};
 use crate::output::{Fault, Outcome};
 use crate::socket::Socket;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let command = without_empty_variables(Arguments::command());
+    let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(told) => return tell(&told).into(),
     };
