@@ -131,14 +131,14 @@ fn firewall_peers_wait_and_config() {
 #[test]
 fn report_has_everything_and_no_addresses() {
     let fake = Fake::healthy();
-    let secret = ["198.51.100.7", "203.0.113.7"];
+    let secret = ["198.51.100.7", "203.0.113.7", &id(OWN), &id(PEER), &address(OWN), &address(PEER)];
     let report = fake.azora(&["report", "--json"]).exits(0);
     let parsed = report.json();
     assert_eq!(parsed["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(parsed["daemon"]["dht"]["contacts"], 37);
     let here = &parsed["daemon"]["status"];
-    assert_eq!(here["node_id"], id(OWN));
-    assert_eq!(here["address"], address(OWN));
+    assert_eq!(here["node_id"], "node-1");
+    assert_eq!(here["address"], "600::1");
     assert_eq!(here["listen"], json!(["0.0.0.0:5747", "[::]:5747"]));
     let text = fake.azora(&["report"]).exits(0);
     for hidden in secret {
@@ -146,4 +146,8 @@ fn report_has_everything_and_no_addresses() {
         assert!(fake.azora(&["report", "--with-addresses"]).exits(0).out.contains(hidden));
     }
     assert!(text.out.contains("192.0.2.1:5747"), "a stand-in with the port: {}", text.out);
+    for says in [&text.out, &report.out] {
+        assert!(says.contains("node IDs (node-N) and mesh addresses (600::N is that of node-N)"), "{says}");
+        assert!(says.contains("IP addresses (192.0.2.N, 2001:db8::N, link-local ones fe80::N)"), "{says}");
+    }
 }

@@ -132,9 +132,9 @@ pub(crate) enum Command {
         /// Which
         shell: Shell,
     },
-    /// Print everything that helps to find a fault, safe to paste: no keys, addresses replaced
+    /// Print what helps to find a fault, without secret keys, and with node IDs and addresses replaced
     Report {
-        /// Keep IP addresses as they are
+        /// Keep addresses and node IDs as they are
         #[arg(long)]
         with_addresses: bool,
         #[command(flatten)]

@@ -1,8 +1,14 @@
 //! `azora report`: what a person who helps needs, and nothing that harms when pasted in public.
 //!
-//! Nothing here reads a key. IP addresses outside the mesh are replaced in the finished text, wherever they stand,
-//! by addresses for documentation (RFC 5737, RFC 3849): the same one for the same address, so that the report still
-//! shows which endpoints belong together.
+//! Nothing here reads a secret key. What tells where or who a node is gets replaced in the finished text, wherever it
+//! stands, the same by the same, so that the report still shows what belongs together:
+//!
+//! ```text
+//! IP address          192.0.2.N, 2001:db8::N      for documentation (RFC 5737, RFC 3849)
+//! link-local address  fe80::N
+//! node ID             node-N
+//! mesh address        600::N                      of node-N
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +17,7 @@ use std::path::PathBuf;
 
 use auramesh::control::exit::Exit;
 use auramesh::control::message::{DhtStatus, FirewallRule, Status};
-use auramesh::proto::identity::in_mesh;
+use auramesh::proto::identity::{NODE_ID_TEXT_LEN, NodeId, in_mesh};
 use serde::Serialize;
 
 use crate::args::Format;
@@ -21,9 +27,18 @@ use crate::socket::Socket;
 
 /// Addresses that get a number of their own; later ones share the last.
 const ADDRESSES_MAX: usize = 254;
+/// Nodes that get a number of their own, which four digits of an address hold; later ones share the last.
+const NODES_MAX: usize = 9999;
+
+const REPLACED: &str = "replaced, the same by the same: IP addresses (192.0.2.N, 2001:db8::N, link-local ones fe80::N), \
+    node IDs (node-N) and mesh addresses (600::N is that of node-N); as they are: ports, loopback addresses, file paths, \
+    names of interfaces, versions; secret keys are not in it";
+const NOT_REPLACED: &str =
+    "addresses and node IDs are as they are (--with-addresses); secret keys are not in it";
 
 #[derive(Serialize)]
 struct Report {
+    redaction: &'static str,
     version: &'static str,
     platform: Platform,
     config: Section<Vec<SettingLine>>,
@@ -73,6 +88,7 @@ pub(crate) async fn run(
     let settings = config.as_ref().map(settings_text).unwrap_or_default();
     let lines = config.map(|config| config.settings().iter().map(SettingLine::from).collect());
     let report = Report {
+        redaction: if with_addresses { NOT_REPLACED } else { REPLACED },
         version: env!("CARGO_PKG_VERSION"),
         platform: platform(),
         config: lines.into(),
@@ -80,7 +96,9 @@ pub(crate) async fn run(
     };
     let mut text = if format.json { json(&report)? } else { human(&report, &settings)? };
     if !with_addresses {
-        text = Redaction::default().apply(&text);
+        // Not in the line that says how.
+        let (head, body) = text.split_at(text.find(REPLACED).map_or(0, |start| start + REPLACED.len()));
+        text = head.to_owned() + &Redaction::default().apply(body);
     }
     print(&text)?;
     Ok(Exit::Ok)
@@ -127,15 +145,19 @@ fn human(report: &Report, settings: &str) -> Result<String, Fault> {
         Section::Missing { error } => format!("## daemon\n{error}\n"),
     };
     Ok(format!(
-        "# azora report\nazora {}, {system} {architecture}, kernel {kernel}, {distribution}\n\
+        "# azora report\n{}\nazora {}, {system} {architecture}, kernel {kernel}, {distribution}\n\
          ## configuration that a daemon started now would use\n{missing}{settings}{daemon}",
-        report.version
+        report.redaction, report.version
     ))
 }
 
-/// Replaces addresses, the same one always by the same.
+/// Replaces addresses and node IDs, the same always by the same.
 #[derive(Default)]
-pub(crate) struct Redaction(BTreeMap<IpAddr, usize>);
+pub(crate) struct Redaction {
+    addresses: BTreeMap<IpAddr, usize>,
+    /// By mesh address, which follows from the node ID.
+    nodes: BTreeMap<Ipv6Addr, usize>,
+}
 
 impl Redaction {
     pub(crate) fn apply(&mut self, text: &str) -> String {
@@ -152,8 +174,14 @@ impl Redaction {
         out + rest
     }
 
-    /// `IP`, `IP:PORT`, `[IP]:PORT`, possibly with a zone, a prefix length, or punctuation behind.
+    /// `IP`, `IP:PORT`, `[IP]:PORT`, possibly with a zone, a prefix length, or punctuation behind; a node ID, possibly
+    /// with a suffix.
     fn word(&mut self, word: &str) -> String {
+        if let Some((Ok(id), tail)) =
+            word.split_at_checked(NODE_ID_TEXT_LEN).map(|(head, tail)| (head.parse::<NodeId>(), tail))
+        {
+            return format!("node-{}{tail}", self.node(id.address().ipv6()));
+        }
         let core = word.trim_end_matches(['.', ':', ',', ']']);
         for candidate in [word, core] {
             let tail = &word[candidate.len()..];
@@ -169,19 +197,30 @@ impl Redaction {
     }
 
     fn stand_in(&mut self, ip: IpAddr) -> IpAddr {
-        let public = match ip {
-            IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified(),
-            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || in_mesh(&ip),
-        };
-        if public {
+        if ip.is_loopback() || ip.is_unspecified() {
             return ip;
         }
-        let next = (self.0.len() + 1).min(ADDRESSES_MAX);
-        let number = *self.0.entry(ip).or_insert(next);
+        if let IpAddr::V6(ip) = ip
+            && in_mesh(&ip)
+        {
+            let digits = u16::from_str_radix(&self.node(ip).to_string(), 16).unwrap_or(u16::MAX);
+            return Ipv6Addr::new(0x600, 0, 0, 0, 0, 0, 0, digits).into();
+        }
+        let next = (self.addresses.len() + 1).min(ADDRESSES_MAX);
+        let number = *self.addresses.entry(ip).or_insert(next);
         match ip {
             IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, number as u8).into(),
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, number as u16).into()
+            }
             IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number as u16).into(),
         }
+    }
+
+    /// The number of the node with this address.
+    fn node(&mut self, address: Ipv6Addr) -> usize {
+        let next = (self.nodes.len() + 1).min(NODES_MAX);
+        *self.nodes.entry(address).or_insert(next)
     }
 }
 
