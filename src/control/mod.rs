@@ -46,5 +46,11 @@ pub const WAIT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// What the server adds to a timeout that the request names.
 pub const ANSWER_SLACK: Duration = Duration::from_secs(2);
 
+/// A number and what is counted: `1 contact`, `2 contacts`.
+pub fn counted(number: impl Into<u64>, thing: &str) -> String {
+    let number = number.into();
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests;

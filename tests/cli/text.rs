@@ -32,8 +32,9 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
     assert!(with_peers.contains(&node_id(SILENT).to_string()));
     let lonely = Fake::lonely().azora(&["status"]).exits(0).out;
     let mut lines = lonely.lines();
-    let first = "running, but no other node is known; try: azora peers add NODEID@IP:PORT";
-    assert_eq!(lines.next(), Some(first));
+    let first = lines.next().unwrap();
+    assert!(first.starts_with("running, but no other node is known; try: azora --socket /"), "{first}");
+    assert!(first.ends_with("/azora.sock peers add NODEID@IP:PORT"), "{first}");
     assert_eq!(lines.next(), Some("  also the clock is wrong; try: set it"));
 }
 
@@ -59,7 +60,7 @@ fn peers_are_a_table() {
     let expected =
         ["flowing", &address, "direct 198.51.100.7:5747", "0.310 ms", "2.0 KiB", "100 B", "0.4 s", &id];
     assert_eq!(lines[1], expected);
-    assert!(Fake::lonely().azora(&["peers"]).exits(0).out.starts_with("no peers yet; `azora peers add"));
+    assert!(Fake::lonely().azora(&["peers"]).exits(0).out.contains("azora.sock peers add"));
 }
 
 #[test]
@@ -75,11 +76,16 @@ fn ping_names_who_by_which_path_and_how_fast() {
     );
     assert_eq!(out, expected);
     let out = fake.azora(&["ping", &silent, "-c", "1"]).exits(1).out;
+    let socket = fake.socket.display();
     let expected = format!(
         "no reply to 1: no record found\n1 sent, 0 received, 100% lost\n\
-         try: azora probe {silent} tells how far it gets\n"
+         try: azora --socket {socket} probe {silent} tells how far it gets\n"
     );
     assert_eq!(out, expected);
+    let out = fake.azora(&["ping", &format!("{peer}@192.0.2.9:1"), "-c", "1"]).exits(0).out;
+    assert!(out.contains(" relay 198.51.100.7:5747 1.400 ms, not at the given 192.0.2.9:1\n"), "{out}");
+    let out = fake.azora(&["ping", &format!("{peer}@198.51.100.7:5747"), "-c", "1"]).exits(0).out;
+    assert!(out.contains(" relay 198.51.100.7:5747 1.400 ms\n"), "{out}");
 }
 
 #[test]
@@ -89,6 +95,12 @@ fn probe_names_the_fix() {
     assert!(lines[0].starts_with("key        ok      1.500 ms"), "{out}");
     assert!(lines[1].starts_with("handshake  FAILED  1.500 ms"), "{out}");
     assert_eq!(lines[2], "try: open UDP port 5747 there");
+    let out = Fake::healthy().azora(&["probe", &node_id(PEER).to_string()]).exits(0).out;
+    let last = out.lines().last().unwrap();
+    assert!(
+        last.contains("on that node, `azora firewall list`") && last.contains("refused by its rules"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -111,7 +123,7 @@ fn changes_say_what_they_did() {
     let fake = Fake::healthy();
     let peer = node_id(PEER).to_string();
     assert_eq!(fake.azora(&["up"]).exits(0).out, "the interface is up\n");
-    assert!(fake.azora(&["down"]).exits(0).out.contains("azora up"));
+    assert!(fake.azora(&["down"]).exits(0).out.contains("azora.sock up"));
     let rule = ["firewall", "add", "in", "allow", "-p", "tcp", "--port", "22", "--peer", &peer];
     let out = fake.azora(&rule).exits(0).out;
     assert_eq!(out, format!("rule 9: in allow -p tcp --port 22 --peer {peer}\n"));
@@ -131,6 +143,6 @@ fn wait_ends_when_ready_or_late() {
     assert_eq!(Fake::healthy().azora(&["wait"]).exits(0).out, "ready\n");
     let start = Instant::now();
     let late = Fake::lonely().azora(&["wait", "--timeout", "0.3"]).exits(1);
-    late.complains(&["not ready after 0.3 s: no other node is known", "azora status"]);
+    late.complains(&["not ready after 0.3 s: no other node is known", "azora.sock status"]);
     assert!(start.elapsed() < Duration::from_secs(10));
 }

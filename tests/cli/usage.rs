@@ -97,8 +97,8 @@ fn the_socket_comes_from_flag_environment_or_file() {
 fn failures_of_the_daemon_exit_1_with_their_next_step() {
     let fake = Fake::healthy();
     let ran = fake.azora(&["peers", "remove", &node_id(PEER).to_string()]);
-    ran.exits(1).complains(&["azora: that node is no peer\n", "try: `azora peers` lists them\n"]);
-    fake.azora(&["firewall", "remove", "1"]).exits(1).complains(&["no rule 1", "azora firewall list"]);
+    ran.exits(1).complains(&["azora: that node is no peer\n", "/azora.sock peers` lists them\n"]);
+    fake.azora(&["firewall", "remove", "1"]).exits(1).complains(&["no rule 1", "azora.sock firewall list"]);
     assert_eq!(fake.azora(&["firewall", "remove", "8"]).exits(0).out, "removed rule 8\n");
     assert!(matches!(fake.asked().last(), Some(Request::FirewallRemove { index: 8 })));
 }

@@ -1,5 +1,6 @@
 //! `azora dht`.
 
+use auramesh::control::counted;
 use auramesh::control::exit::Exit;
 use auramesh::control::message::{DhtStatus, LookupReport};
 
@@ -24,7 +25,12 @@ fn lookup_text(report: &LookupReport) -> String {
     let verdict = if report.found { "found" } else { "not found" };
     let mut rows = vec![[
         verdict.into(),
-        format!("{} rounds, {} requests, {}", report.rounds, report.rpcs, milliseconds(report.elapsed_ms)),
+        format!(
+            "{}, {}, {}",
+            counted(report.rounds, "round"),
+            counted(report.rpcs, "request"),
+            milliseconds(report.elapsed_ms)
+        ),
     ]];
     if report.found {
         rows.push(["node id".into(), or_dash(report.node_id, |id| id.to_string())]);
@@ -43,7 +49,10 @@ fn status_text(status: &DhtStatus) -> String {
     let mut text = table(&[
         ["mode".into(), role(status.mode).into()],
         ["contacts".into(), status.contacts.to_string()],
-        ["network".into(), or_dash(status.network_size_estimate, |n| format!("about {n} nodes"))],
+        [
+            "network".into(),
+            or_dash(status.network_size_estimate, |n| format!("about {}", counted(n, "node"))),
+        ],
         ["records".into(), format!("{} held for others", status.records_stored)],
     ]);
     if !status.buckets.is_empty() {

@@ -26,7 +26,7 @@ pub(crate) async fn up(socket: &Socket) -> Outcome {
 
 pub(crate) async fn down(socket: &Socket) -> Outcome {
     socket.connect().await?.down().await?;
-    print("the interface is down; `azora up` brings it back\n")?;
+    print(&socket.hint("the interface is down; `azora up` brings it back\n"))?;
     Ok(Exit::Ok)
 }
 

@@ -56,7 +56,7 @@ fn run(arguments: Arguments) -> Outcome {
 async fn dispatch(arguments: Arguments) -> Outcome {
     let Arguments { socket, config, command } = arguments;
     let socket = Socket::new(socket, config.as_deref());
-    match command {
+    let outcome = match command {
         Command::Id(format) => node::id(&socket, format).await,
         Command::Ip(format) => node::ip(&socket, format).await,
         Command::Inspect { target, format } => node::inspect(&socket, target, format).await,
@@ -77,5 +77,6 @@ async fn dispatch(arguments: Arguments) -> Outcome {
             report::run(&socket, config, with_addresses, format).await
         }
         Command::Man { directory } => generate::man(&directory),
-    }
+    };
+    outcome.map_err(|fault| fault.hinted(&socket))
 }

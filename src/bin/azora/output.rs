@@ -9,6 +9,8 @@ use auramesh::control::exit::Exit;
 use auramesh::proto::identity::NodeId;
 use serde::Serialize;
 
+use crate::socket::Socket;
+
 /// Characters of a node ID that people see where the whole would not fit.
 const SHORT_ID_CHARS: usize = 10;
 
@@ -37,6 +39,16 @@ impl Fault {
 
     pub(crate) fn new(exit: Exit, message: impl ToString, next_step: impl Into<String>) -> Self {
         Self::Failed { exit, message: message.to_string(), next_step: next_step.into() }
+    }
+
+    /// With hints that can be typed here.
+    pub(crate) fn hinted(self, socket: &Socket) -> Self {
+        match self {
+            Self::Failed { exit, message, next_step } => {
+                Self::Failed { exit, message: socket.hint(&message), next_step: socket.hint(&next_step) }
+            }
+            Self::Unread => Self::Unread,
+        }
     }
 
     /// Tells about it on stderr, and how the program ends.

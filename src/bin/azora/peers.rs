@@ -17,7 +17,7 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
             let peers = client.peers().await?;
             show(&peers, format.json, |peers| {
                 if peers.is_empty() {
-                    return "no peers yet; `azora peers add NODEID@IP:PORT` adds one\n".into();
+                    return socket.hint("no peers yet; `azora peers add NODEID@IP:PORT` adds one\n");
                 }
                 peer_table(peers)
             })

@@ -2,6 +2,7 @@
 
 use auramesh::control::exit::Exit;
 use auramesh::control::message::{PathKind, PingOutcome, PingReply};
+use auramesh::control::target::Target;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
@@ -48,7 +49,8 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
     } else {
         print(&statistics.text())?;
         if statistics.received == 0 {
-            print(&format!("try: azora probe {} tells how far it gets\n", arguments.target))?;
+            let next = format!("try: azora probe {} tells how far it gets\n", arguments.target);
+            print(&socket.hint(&next))?;
         }
     }
     Ok(if statistics.received > 0 { Exit::Ok } else { Exit::Failed })
@@ -63,7 +65,13 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
         tally.sent += 1;
         // A connection each: the interval may be longer than an idle one may last.
         let outcome = socket.connect().await?.ping(arguments.target, timeout_ms, seq).await?;
-        tell(&outcome, arguments.format.json)?;
+        match &outcome {
+            outcome if arguments.format.json => print_json(outcome)?,
+            PingOutcome::Reply(reply) => print(&reply_line(arguments.target, reply))?,
+            PingOutcome::Lost(loss) => {
+                print(&socket.hint(&format!("no reply to {}: {}\n", loss.seq, loss.lost)))?
+            }
+        }
         if let PingOutcome::Reply(reply) = outcome {
             tally.add(&reply);
             if arguments.until_direct && reply.path == PathKind::Direct {
@@ -74,18 +82,14 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
     Ok(())
 }
 
-fn tell(outcome: &PingOutcome, json: bool) -> Result<(), Fault> {
-    match outcome {
-        outcome if json => print_json(outcome),
-        PingOutcome::Reply(reply) => print(&reply_line(reply)),
-        PingOutcome::Lost(loss) => print(&format!("no reply to {}: {}\n", loss.seq, loss.lost)),
-    }
-}
-
-fn reply_line(reply: &PingReply) -> String {
+fn reply_line(target: Target, reply: &PingReply) -> String {
+    let elsewhere = match target {
+        Target::At(_, given) if reply.endpoint != Some(given) => format!(", not at the given {given}"),
+        _ => String::new(),
+    };
     let endpoint = reply.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
     format!(
-        "reply from {} ({}): {}{endpoint} {:.3} ms\n",
+        "reply from {} ({}): {}{endpoint} {:.3} ms{elsewhere}\n",
         reply.node_id.address(),
         short(&reply.node_id),
         path_kind(reply.path),

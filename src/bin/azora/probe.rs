@@ -8,10 +8,15 @@ use crate::args::Format;
 use crate::output::{Outcome, milliseconds, show, table};
 use crate::socket::Socket;
 
+/// What a probe cannot see: refused packets get no answer.
+const REFUSED: &str = "the mesh works up to that node; a program that still gets no answer may be refused by its rules: \
+    on that node, `azora firewall list` shows them and `azora firewall add in allow -p tcp --port N` lets it in\n";
+
 pub(crate) async fn run(socket: &Socket, target: Target, format: Format) -> Outcome {
     let report = socket.connect().await?.probe(target).await?;
-    show(&report, format.json, text)?;
-    Ok(if report.stages.iter().all(|stage| stage.ok) { Exit::Ok } else { Exit::Failed })
+    let works = report.stages.iter().all(|stage| stage.ok);
+    show(&report, format.json, |report| socket.hint(&text(report)) + if works { REFUSED } else { "" })?;
+    Ok(if works { Exit::Ok } else { Exit::Failed })
 }
 
 fn text(report: &ProbeReport) -> String {

@@ -8,6 +8,9 @@ use auramesh::control::client::Client;
 use crate::config::load_if_usable;
 use crate::output::Fault;
 
+/// Commands in hints that ask the daemon of this machine.
+const ASKING: [&str; 8] = ["down", "dht", "firewall", "peers", "ping", "probe", "status", "up"];
+
 /// The daemon's socket; or, where a configuration was named that cannot be used, why not.
 pub(crate) struct Socket(Result<PathBuf, Fault>);
 
@@ -24,7 +27,30 @@ impl Socket {
         Ok(Client::connect(self.path()?).await?)
     }
 
+    /// The text as it can be typed here: commands that ask the daemon name its socket where it is not the default.
+    pub(crate) fn hint(&self, text: &str) -> String {
+        match &self.0 {
+            Ok(path) if path != Path::new(DEFAULT_SOCKET) => named(text, path),
+            _ => text.into(),
+        }
+    }
+
     pub(crate) fn path(&self) -> Result<&Path, Fault> {
         self.0.as_deref().map_err(Clone::clone)
     }
+}
+
+/// Puts `--socket PATH` into every command that asks the daemon.
+pub(crate) fn named(text: &str, path: &Path) -> String {
+    let mut parts = text.split("azora ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str("azora ");
+        let command = part.split(|c: char| !c.is_ascii_lowercase()).next();
+        if command.is_some_and(|command| ASKING.contains(&command)) {
+            out.push_str(&format!("--socket {} ", path.display()));
+        }
+        out.push_str(part);
+    }
+    out
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use auramesh::control::counted;
 use auramesh::control::exit::Exit;
 use auramesh::control::message::{DataStatus, DhtRole, NodeState, PeerState, Status};
 
@@ -20,7 +21,7 @@ pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcom
             text.push('\n');
             text.push_str(&peer_table(&status.peers));
         }
-        text
+        socket.hint(&text)
     })
 }
 
@@ -74,7 +75,8 @@ fn summary(status: &Status) -> String {
     }
     let interface = &status.interface;
     let link = if interface.up { "up" } else { "down" };
-    let size = status.dht.network_size_estimate.map(|n| format!(", about {n} nodes in the network"));
+    let size =
+        status.dht.network_size_estimate.map(|n| format!(", about {} in the network", counted(n, "node")));
     let flowing = status.peers.iter().filter(|peer| peer.state == PeerState::Flowing).count();
     text.push_str(&table(&[
         row("node id", status.node_id),
@@ -85,9 +87,9 @@ fn summary(status: &Status) -> String {
         row(
             "dht",
             format!(
-                "{}, {} contacts{}",
+                "{}, {}{}",
                 role(status.dht.mode),
-                status.dht.contacts,
+                counted(status.dht.contacts, "contact"),
                 size.unwrap_or_default()
             ),
         ),
@@ -103,7 +105,7 @@ fn data(data: &DataStatus) -> String {
     let superframes = if data.superframes { "superframes" } else { "no superframes" };
     let refused = match data.tun_refused {
         0 => String::new(),
-        n => format!(" ({n} packets refused)"),
+        n => format!(" ({} refused)", counted(n, "packet")),
     };
     let (tun, udp) = (&data.tun_offload, &data.udp_offload);
     format!("tun {tun}{refused}, udp {udp}, {superframes}, {}", data.ciphers.join(" or "))
