@@ -57,6 +57,11 @@ impl Fake {
         ])
     }
 
+    /// A node that lets everything in.
+    pub(crate) fn open() -> Self {
+        Self::start(vec![Health { code: "inbound-open".into(), text: "open".into(), fix: "close".into() }])
+    }
+
     fn start(health: Vec<Health>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/azora.sock");

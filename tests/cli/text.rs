@@ -133,6 +133,11 @@ fn changes_say_what_they_did() {
         rules.starts_with("N  PROTOCOL  PORT  PEER\n7  any       any   any\n8  tcp       22    "),
         "{rules}"
     );
+    let open = Fake::open().azora(&["firewall", "list"]).exits(0).out;
+    assert_eq!(
+        open.strip_suffix(&rules),
+        Some("everything comes in, whatever the rules say: the daemon runs with inbound allow\n")
+    );
     let added = fake.azora(&["peers", "add", &format!("{peer}@192.0.2.9:5747")]).exits(0).out;
     assert!(added.starts_with("added ") && added.ends_with(" at 192.0.2.9:5747\n"), "{added}");
 }

@@ -232,9 +232,9 @@ pub(crate) enum DhtCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FirewallCommand {
-    /// Show the rules
+    /// Show the rules and their numbers, which may change when the daemon restarts
     List(Format),
-    /// Let something in
+    /// Let something in; the rule is kept over restarts, its number may change then
     Add {
         /// Direction
         #[arg(value_enum)]
@@ -252,7 +252,7 @@ pub(crate) enum FirewallCommand {
         #[arg(long, value_name = "NODEID", value_parser = node_id)]
         peer: Option<NodeId>,
     },
-    /// Remove a rule
+    /// Remove a rule for good; numbers may change at a restart, so look first: `azora firewall list`
     Remove {
         /// Number of the rule in the list
         #[arg(value_name = "N")]

@@ -8,11 +8,16 @@ use crate::args::FirewallCommand;
 use crate::output::{Fault, Outcome, print, show, table};
 use crate::socket::Socket;
 
+/// The code of the health entry that says that `inbound = "allow"` is in force.
+const OPEN: &str = "inbound-open";
+
 pub(crate) async fn run(socket: &Socket, command: FirewallCommand) -> Outcome {
     match command {
         FirewallCommand::List(format) => {
-            let rules = socket.connect().await?.firewall_list().await?;
-            show(&rules, format.json, |rules| rules_text(rules))
+            let mut client = socket.connect().await?;
+            let rules = client.firewall_list().await?;
+            let open = !format.json && client.status().await?.health.iter().any(|health| health.code == OPEN);
+            show(&rules, format.json, |rules| rules_text(rules, open))
         }
         FirewallCommand::Add { protocol, port, peer, direction: _, action: _ } => {
             let rule = AllowRule::new(peer, protocol, port)
@@ -38,9 +43,13 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
     }
 }
 
-fn rules_text(rules: &[FirewallRule]) -> String {
+fn rules_text(rules: &[FirewallRule], open: bool) -> String {
+    let mut text = String::new();
+    if open {
+        text.push_str("everything comes in, whatever the rules say: the daemon runs with inbound allow\n");
+    }
     if rules.is_empty() {
-        return "no rules: only replies and ICMPv6 echo come in, unless the daemon runs with --inbound allow\n".into();
+        return text + if open { "no rules\n" } else { "no rules: only replies and ICMPv6 echo come in\n" };
     }
     let head = ["N", "PROTOCOL", "PORT", "PEER"].map(String::from);
     let rows = rules.iter().map(|rule| {
@@ -55,5 +64,5 @@ fn rules_text(rules: &[FirewallRule]) -> String {
         let port = port.map_or_else(any, |port| port.to_string());
         [rule.index.to_string(), protocol.into(), port, peer.map_or_else(any, |peer| peer.to_string())]
     });
-    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+    text + &table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
