@@ -18,12 +18,12 @@ use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::datapath::Shared;
 use crate::proto::identity::NodeId;
-use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState};
+use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState, PingFailure};
 use crate::proto::path::is_possible;
 
 use super::data::Data;
 use super::firewall::Firewall;
-use super::health::Facts;
+use super::health::{Facts, unanswered};
 use super::keeper::Keeper;
 use super::probe::{self, node_target};
 use super::status;
@@ -91,7 +91,7 @@ impl Answers {
                 answer(&status::lookup(target, &outcome, clock::wall()))
             }
             Request::DhtStatus => answer(&status::dht_status(&self.node_status().await?.dht)),
-            Request::Probe { target } => answer(&probe::probe(&self.handle, target).await),
+            Request::Probe { target } => answer(&probe::probe(&self.handle, &self.facts, target).await),
             Request::FirewallList => answer(&self.firewall.list()),
             Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {
@@ -136,28 +136,27 @@ impl Answers {
     }
 
     async fn ping(&self, target: Target, timeout_ms: u64, seq: u64) -> Result<PingOutcome, Failure> {
-        let lost = |lost: String| Ok(PingOutcome::Lost(PingLoss { seq, lost }));
-        match self.handle.ping(node_target(target), Duration::from_millis(timeout_ms)).await {
-            Ok(reply) => Ok(PingOutcome::Reply(PingReply {
-                seq,
-                node_id: reply.node_id,
-                rtt_ms: status::ms(reply.rtt),
-                path: PathKind::Direct,
-                endpoint: Some(reply.endpoint),
-            })),
-            Err(AskError::Timeout(_)) if self.is_alone().await? => {
-                lost("no other node is known yet; azora peers add NODEID@IP:PORT adds one".into())
+        let failure = match self.handle.ping(node_target(target), Duration::from_millis(timeout_ms)).await {
+            Ok(reply) => {
+                return Ok(PingOutcome::Reply(PingReply {
+                    seq,
+                    node_id: reply.node_id,
+                    rtt_ms: status::ms(reply.rtt),
+                    path: PathKind::Direct,
+                    endpoint: Some(reply.endpoint),
+                }));
             }
-            Err(AskError::Timeout(_)) => lost(format!("no reply in {timeout_ms} ms")),
-            Err(AskError::Ping(failure)) => lost(failure.to_string()),
-            Err(error @ AskError::Stopped) => Err(stopped(error)),
-        }
-    }
-
-    /// True while there is nobody to ask.
-    async fn is_alone(&self) -> Result<bool, Failure> {
-        let node = self.node_status().await?;
-        Ok(node.dht.contacts == 0 && node.peers.iter().all(|peer| peer.state == PeerState::Known))
+            Err(AskError::Ping(PingFailure::Ourselves)) => {
+                return Err(Failure::new(probe::OURSELVES, "ping another node; azora peers lists them"));
+            }
+            Err(error @ AskError::Stopped) => return Err(stopped(error)),
+            Err(AskError::Timeout(_)) => format!("no reply in {timeout_ms} ms"),
+            Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
+            Err(AskError::Ping(failure)) => failure.to_string(),
+        };
+        let silence = self.facts.silence(&self.node_status().await?, target.address());
+        let lost = silence.map_or(failure, |(cause, fix)| format!("{cause}; {fix}"));
+        Ok(PingOutcome::Lost(PingLoss { seq, lost }))
     }
 
     pub(super) async fn status(&self) -> Result<Status, Failure> {
@@ -209,7 +208,7 @@ impl Answers {
         }
         let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);
         if node.configured > 0 && !up {
-            missing.push(format!("none of the {} configured peers has answered yet", node.configured));
+            missing.push(unanswered(node.configured));
         }
         Ok(missing)
     }

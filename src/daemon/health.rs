@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::{Config, Inbound};
 use crate::control::message::Health;
 use crate::host::clock;
+use crate::proto::identity::MeshAddress;
 use crate::proto::node::{PeerState, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
@@ -62,16 +63,10 @@ impl Facts {
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
-        let up = status.peers.iter().any(|peer| peer.state != PeerState::Known);
         if !settled {
             // Nobody could have answered yet.
-        } else if status.configured > 0 && status.configured_up == 0 && !up {
-            let text = format!("none of the {} configured peers answers", status.configured);
-            add("bootstrap-unreachable", text, "azora probe NODEID@IP:PORT tells how far it gets");
-        } else if status.dht.contacts == 0 && !up {
-            let lan = if self.lan_discovery { ", or start another node on this network" } else { "" };
-            let fix = format!("azora peers add NODEID@IP:PORT{lan}");
-            add("no-contacts", "no other node is known yet".into(), &fix);
+        } else if let Some(Health { code, text, fix }) = self.nobody(status) {
+            add(&code, text, &fix);
         } else if let Some(silence) = silence(status).filter(|silence| *silence >= SILENCE) {
             let text = format!("no peer has answered for {} s", silence.as_secs());
             add(
@@ -101,6 +96,48 @@ impl Facts {
             add("inbound-open", text, "use --inbound deny and azora firewall add for what is meant");
         }
         found
+    }
+
+    /// Why nobody can be asked for anything; `None` when somebody can.
+    pub(super) fn nobody(&self, status: &Status) -> Option<Health> {
+        if status.peers.iter().any(|peer| peer.state != PeerState::Known) {
+            return None;
+        }
+        let (code, text, fix) = if status.configured > 0 {
+            let fix = "azora probe NODEID@IP:PORT of a configured peer tells how far it gets";
+            ("bootstrap-unreachable", unanswered(status.configured), fix)
+        } else if status.dht.contacts > 0 {
+            return None;
+        } else {
+            let fix = match self.lan_discovery {
+                true => "azora peers add NODEID@IP:PORT, or start another node on this network",
+                false => "azora peers add NODEID@IP:PORT, or start the daemon with --bootstrap",
+            };
+            ("no-contacts", "no other node is known yet".into(), fix)
+        };
+        Some(Health { code: code.into(), text, fix: fix.into() })
+    }
+
+    /// Why the node at `address` does not answer, and what to do; `None` when more is known than can be told from
+    /// here: a session stands, or others could be asked.
+    pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
+        match status.peers.iter().find(|peer| peer.address == address) {
+            Some(peer) if peer.state != PeerState::Known => None,
+            Some(peer) if !peer.candidates.is_empty() => {
+                let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
+                let fix = "is UDP to that port open on the way, and does the node run with this key?";
+                Some((format!("no answer at {}", tried.join(", ")), fix.into()))
+            }
+            _ => self.nobody(status).map(|health| (health.text, health.fix)),
+        }
+    }
+}
+
+/// That no configured peer answers.
+pub(super) fn unanswered(configured: usize) -> String {
+    match configured {
+        1 => "the configured peer does not answer".into(),
+        n => format!("none of the {n} configured peers answers"),
     }
 }
 

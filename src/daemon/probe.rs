@@ -1,18 +1,21 @@
 //! `azora probe`: how far a connection gets, stage by stage.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::control::counted;
 use crate::control::message::{ProbeReport, ProbeStage};
 use crate::control::target::Target;
-use crate::engine::{AskError, Handle};
+use crate::engine::Handle;
 use crate::host::clock;
-use crate::proto::node;
+use crate::proto::node::{self, PeerState, PingReply};
 use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
 use crate::proto::wire::session::OVERHEAD;
 
+use super::health::Facts;
 use super::status::ms;
 
 /// How long the handshake may take.
@@ -28,15 +31,23 @@ const RTT_PATIENCE: Duration = Duration::from_secs(2);
 /// Round trips measured.
 const RTT_SAMPLES: usize = 3;
 
+/// What is said of our own address.
+pub(super) const OURSELVES: &str = "this is the node itself";
+/// What is said when others were asked in vain.
+pub(super) const NOT_FOUND: &str = "no node that we know of has a record of it";
+
 struct Probe<'h> {
     handle: &'h Handle,
+    facts: &'h Facts,
     target: Target,
+    /// There was a session before.
+    had_session: bool,
     stages: Vec<ProbeStage>,
 }
 
 /// Goes through the stages up to the first that fails.
-pub(super) async fn probe(handle: &Handle, target: Target) -> ProbeReport {
-    let mut probe = Probe { handle, target, stages: Vec::new() };
+pub(super) async fn probe(handle: &Handle, facts: &Facts, target: Target) -> ProbeReport {
+    let mut probe = Probe { handle, facts, target, had_session: false, stages: Vec::new() };
     // Which stage ended it stands in the report.
     let _ = probe.run().await;
     ProbeReport { target, stages: probe.stages }
@@ -52,10 +63,10 @@ impl Probe<'_> {
         self.rtt().await
     }
 
-    fn stage(&mut self, name: &str, since: Instant, outcome: Result<String, (String, &str)>) -> Option<()> {
+    fn stage(&mut self, name: &str, since: Instant, outcome: Result<String, (String, String)>) -> Option<()> {
         let (ok, detail, fix) = match outcome {
             Ok(detail) => (true, detail, None),
-            Err((detail, fix)) => (false, detail, Some(fix.into())),
+            Err((detail, fix)) => (false, detail, Some(fix)),
         };
         let elapsed_ms = ms(clock::now().saturating_since(since));
         self.stages.push(ProbeStage { name: name.into(), ok, detail, fix, elapsed_ms });
@@ -66,7 +77,7 @@ impl Probe<'_> {
         let since = clock::now();
         let own = self.target.address() == self.handle.node_id().address();
         let outcome = match self.target.node_id() {
-            _ if own => Err(("this is the node itself".into(), "probe another node")),
+            _ if own => Err(failed(OURSELVES, "probe another node; azora peers lists them")),
             Some(id) => Ok(format!("node {id} has address {}", id.address())),
             None => Ok("only the address is given; the record will tell the key".into()),
         };
@@ -78,48 +89,56 @@ impl Probe<'_> {
         let outcome = match self.handle.lookup(self.target.address()).await {
             Ok(found) => match &found.record {
                 Some(record) => Ok(format!(
-                    "record {} of {} found with {} questions in {} rounds",
+                    "record {} of {} found with {} in {}",
                     record.content().sequence,
                     record.node_id(),
-                    found.rpcs,
-                    found.rounds
+                    counted(found.rpcs, "question"),
+                    counted(found.rounds, "round")
                 )),
-                None if matches!(self.target, Target::At(..)) => {
-                    Ok("no record, but the endpoint is given".into())
-                }
-                None if found.rpcs == 0 => {
-                    Err(("nobody to ask: no other node is known".into(), "azora peers add NODEID@IP:PORT"))
-                }
-                None => Err((
-                    format!("{} nodes were asked, none holds a record", found.rpcs),
-                    "check the ID or address; is that node running and connected? It republishes every 20 minutes",
-                )),
+                None if !self.known().await.0.is_empty() => Ok("no record, but an endpoint is known".into()),
+                None => Err(self.silence().await.unwrap_or_else(|| {
+                    let fix = "check the ID or address; is that node running and connected? It republishes every 20 minutes";
+                    failed(format!("{NOT_FOUND} ({} asked)", found.rpcs), fix)
+                })),
             },
-            Err(error) => Err((error.to_string(), "look at the daemon's log")),
+            Err(error) => Err(failed(error, "look at the daemon's log")),
         };
         self.stage("dht", since, outcome)
     }
 
-    async fn candidates(&mut self) -> Option<()> {
-        let since = clock::now();
+    /// Endpoints worth trying, the given one first, and whether a session stands.
+    async fn known(&self) -> (Vec<SocketAddr>, bool) {
         let address = self.target.address();
-        let known = self.handle.with(move |node, now, _| {
-            node.status(now)
-                .peers
-                .into_iter()
-                .find(|peer| peer.address == address)
-                .map(|peer| peer.candidates)
+        let peer = self.handle.with(move |node, now, _| {
+            node.status(now).peers.into_iter().find(|peer| peer.address == address)
         });
-        let mut candidates = known.await.ok().flatten().unwrap_or_default();
-        if let Target::At(_, endpoint) = self.target {
-            candidates.insert(0, endpoint);
+        let (mut candidates, session) = match peer.await.ok().flatten() {
+            Some(peer) => (peer.candidates, peer.state != PeerState::Known),
+            None => (Vec::new(), false),
+        };
+        if let Target::At(_, given) = self.target {
+            candidates.retain(|known| *known != given);
+            candidates.insert(0, given);
         }
         candidates.retain(is_possible);
+        (candidates, session)
+    }
+
+    /// As `azora ping` says it.
+    async fn silence(&self) -> Option<(String, String)> {
+        let status = self.handle.with(|node, now, _| node.status(now)).await.ok()?;
+        self.facts.silence(&status, self.target.address())
+    }
+
+    async fn candidates(&mut self) -> Option<()> {
+        let since = clock::now();
+        let (candidates, had_session) = self.known().await;
+        self.had_session = had_session;
         let list: Vec<_> = candidates.iter().map(ToString::to_string).collect();
         let outcome = if list.is_empty() {
             let fix =
                 "the node says no endpoint that is reachable from here; name one: azora probe NODEID@IP:PORT";
-            Err(("none".into(), fix))
+            Err(failed("none", fix))
         } else {
             Ok(list.join(", "))
         };
@@ -129,14 +148,25 @@ impl Probe<'_> {
     async fn handshake(&mut self) -> Option<()> {
         let since = clock::now();
         let outcome = match self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await {
-            Ok(reply) => Ok(format!("session with {} at {}", reply.node_id, reply.endpoint)),
-            Err(AskError::Timeout(_)) | Err(AskError::Ping(node::PingFailure::NoAnswer)) => Err((
-                "no answer at any endpoint".into(),
-                "is UDP to that port open on the way, and does the node run with this key?",
-            )),
-            Err(error) => Err((error.to_string(), "look at the daemon's log")),
+            Ok(reply) => {
+                Ok(format!("session with {} at {}{}", reply.node_id, reply.endpoint, self.elsewhere(&reply)))
+            }
+            Err(error) => {
+                Err(self.silence().await.unwrap_or_else(|| failed(error, "look at the daemon's log")))
+            }
         };
         self.stage("handshake", since, outcome)
+    }
+
+    /// That it was not the given endpoint that answered.
+    fn elsewhere(&self, reply: &PingReply) -> String {
+        match self.target {
+            Target::At(_, given) if given != reply.endpoint && self.had_session => {
+                format!(", not at the given {given}, which was not tried: the session was there before")
+            }
+            Target::At(_, given) if given != reply.endpoint => format!(", not at the given {given}"),
+            _ => String::new(),
+        }
     }
 
     async fn mtu(&mut self) -> Option<()> {
@@ -165,12 +195,12 @@ impl Probe<'_> {
                 "datagrams of {len} bytes arrive: packets of up to {} bytes go in one",
                 inner(len)
             )),
-            Err(0) => Err(("the session has ended".into(), "try again, look at the daemon's log")),
-            Err(pmtu::BASE_DATAGRAM_LEN) => Err((
+            Err(0) => Err(failed("the session has ended", "try again, look at the daemon's log")),
+            Err(pmtu::BASE_DATAGRAM_LEN) => Err(failed(
                 format!("nothing longer than {} bytes was seen to arrive", pmtu::BASE_DATAGRAM_LEN),
                 "the path loses most packets, or the other node is too old to answer: try again, look at the link",
             )),
-            Err(len) => Err((
+            Err(len) => Err(failed(
                 format!("datagrams of {len} bytes arrive, but the search does not end"),
                 "the path loses packets: try again, look at the link",
             )),
@@ -188,14 +218,18 @@ impl Probe<'_> {
         }
         samples.sort_by(f64::total_cmp);
         let outcome = match samples.as_slice() {
-            [] => Err((
-                "the session stands, but pings are lost".into(),
+            [] => Err(failed(
+                "the session stands, but pings are lost",
                 "the path loses packets: try again, look at the link",
             )),
             all => Ok(format!("{} ms median of {} of {RTT_SAMPLES}", all[all.len() / 2], all.len())),
         };
         self.stage("rtt", since, outcome)
     }
+}
+
+fn failed(detail: impl ToString, fix: &str) -> (String, String) {
+    (detail.to_string(), fix.into())
 }
 
 /// The target in the node's words.

@@ -144,3 +144,69 @@ fn a_node_without_contacts_says_so() {
     assert_eq!(alone.azora(&["status", "--check", "live"]).code, 0);
     assert_eq!(alone.azora(&["status", "--check", "ready"]).code, 1);
 }
+
+/// What `ping` and `probe` say of a target that does not answer; they must agree.
+fn said_of(node: &Node, target: &str) -> String {
+    let ping = node.azora(&["ping", target, "-c", "1"]);
+    let probe = node.azora(&["probe", target, "--json"]);
+    assert_eq!((ping.code, probe.code), (1, 1), "{}{}", ping.out, probe.out);
+    let probe: serde_json::Value = serde_json::from_str(&probe.out).unwrap();
+    let failed = probe["stages"].as_array().unwrap().last().unwrap().clone();
+    let cause = failed["detail"].as_str().unwrap();
+    let cause = cause.split(" (").next().unwrap();
+    assert!(ping.out.contains(cause), "ping: {}\nprobe: {failed}", ping.out);
+    ping.out
+}
+
+#[test]
+fn ping_and_probe_name_the_same_cause() {
+    let lab = Lab::new();
+    let nowhere = lab.node(Underlay::V4);
+    let alone = lab.node(Underlay::V4).started();
+    let said = said_of(&alone, &nowhere.id);
+    assert!(
+        said.contains("no other node is known yet") && said.contains(" peers add NODEID@IP:PORT"),
+        "{said}"
+    );
+
+    let mut misled = lab.node(Underlay::V4).knows(&nowhere);
+    misled.launch();
+    eventually(Duration::from_secs(10), "the daemon answers", || {
+        (misled.azora(&["status", "--check", "live"]).code == 0).then_some(())
+    });
+    let said = said_of(&misled, &nowhere.id);
+    assert!(said.contains(&format!("no answer at {}", nowhere.endpoint())), "{said}");
+    let said = said_of(&misled, &alone.id);
+    assert!(said.contains("the configured peer does not answer"), "{said}");
+
+    let two = lab.node(Underlay::V4).knows(&alone).started();
+    alone.reaches(&two, Duration::from_secs(5));
+    let said = said_of(&two, &nowhere.id);
+    assert!(said.contains("no node that we know of has a record of it"), "{said}");
+    let own = two.azora(&["ping", &two.address.to_string()]);
+    assert!(own.code == 1 && own.err.contains("this is the node itself"), "{}{}", own.out, own.err);
+}
+
+#[test]
+fn an_endpoint_that_was_given_is_not_said_to_answer_when_another_does() {
+    let lab = Lab::new();
+    let one = lab.node(Underlay::V4).started();
+    let two = lab.node(Underlay::V4).knows(&one).started();
+    let handshake = |target: &str| {
+        let report = two.json(&["probe", target]);
+        let stage = |name: &str| {
+            let stages = report["stages"].as_array().unwrap();
+            stages.iter().find(|stage| stage["name"] == name).unwrap()["detail"].as_str().unwrap().to_owned()
+        };
+        (stage("candidates"), stage("handshake"))
+    };
+    let (candidates, said) = handshake(&one.contact());
+    assert_eq!(candidates.matches(&one.endpoint().to_string()).count(), 1, "{candidates}");
+    assert!(said.ends_with(&format!(" at {}", one.endpoint())), "{said}");
+    let wrong = format!("{}@{}:4", one.id, one.ip);
+    let (candidates, said) = handshake(&wrong);
+    assert!(candidates.starts_with(&format!("{}:4, ", one.ip)), "{candidates}");
+    assert!(said.contains(&format!("at {}, not at the given {}:4", one.endpoint(), one.ip)), "{said}");
+    let said = two.azora(&["ping", &wrong, "-c", "1"]).out;
+    assert!(said.contains(&format!("not at the given {}:4", one.ip)), "{said}");
+}
