@@ -12,6 +12,7 @@ use crate::proto::node::{PeerState, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
+use super::discovery::Twin;
 use super::firewall::Firewall;
 use super::keeper::Keeper;
 
@@ -29,6 +30,7 @@ pub(super) struct Facts {
     lan_guard: bool,
     lan_discovery: bool,
     firewall: Arc<Firewall>,
+    twin: Twin,
 }
 
 impl Facts {
@@ -37,6 +39,7 @@ impl Facts {
         save_failed: Arc<AtomicBool>,
         keeper: Arc<Keeper>,
         firewall: Arc<Firewall>,
+        twin: Twin,
     ) -> Self {
         Self {
             save_failed,
@@ -45,6 +48,7 @@ impl Facts {
             lan_guard: config.policy.lan_guard,
             lan_discovery: config.net.lan_discovery,
             firewall,
+            twin,
         }
     }
 
@@ -61,6 +65,15 @@ impl Facts {
         if !self.keeper.is_guarded() {
             let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
+        }
+        if let Some(ip) = self.twin.seen() {
+            let text =
+                format!("another machine, at {ip}, uses this node's key: packets reach one or the other");
+            add(
+                "key-in-use",
+                text,
+                "on the copy: stop the daemon, azora key generate --force, start it again",
+            );
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         if !settled {

@@ -117,6 +117,30 @@ fn two_nodes_on_one_lan_find_each_other_without_any_bootstrap() {
     }
 }
 
+/// Also: no node takes its own announcements, which come back, for a second machine's.
+#[test]
+fn a_copied_identity_on_the_lan_is_told_at_the_original() {
+    let lab = Lab::new();
+    let codes = |node: &Node| {
+        let health = node.status()["health"].clone();
+        health.as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
+    };
+    let original = lab.node(Underlay::V4).without("--no-lan-discovery").started();
+    let other = lab.node(Underlay::V4).without("--no-lan-discovery").started();
+    original.reaches(&other, Duration::from_secs(5));
+    let mut copy = lab.node(Underlay::V4).without("--no-lan-discovery");
+    std::fs::copy(original.state_dir().join("identity.key"), copy.state_dir().join("identity.key")).unwrap();
+    for node in [&original, &other] {
+        assert!(!codes(node).contains(&"key-in-use".into()), "{:?}", codes(node));
+    }
+    copy.launch();
+    let (_, took) = eventually(Duration::from_secs(10), "the copy is heard", || {
+        codes(&original).contains(&"key-in-use".into()).then_some(())
+    });
+    println!("the copy was told after {took:?}");
+    assert!(!codes(&other).contains(&"key-in-use".into()), "{:?}", codes(&other));
+}
+
 #[test]
 fn an_address_that_nobody_has_is_answered_with_no_route() {
     let lab = Lab::new();
