@@ -59,6 +59,14 @@ impl Target {
             Self::Address(_) => None,
         }
     }
+
+    /// The endpoint, if one is given.
+    pub const fn endpoint(&self) -> Option<SocketAddr> {
+        match self {
+            Self::At(_, endpoint) => Some(*endpoint),
+            Self::Node(_) | Self::Address(_) => None,
+        }
+    }
 }
 
 impl FromStr for Target {

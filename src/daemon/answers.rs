@@ -150,9 +150,12 @@ impl Answers {
                 return Err(Failure::new(probe::OURSELVES, "ping another node; azora peers lists them"));
             }
             Err(error @ AskError::Stopped) => return Err(stopped(error)),
+            Err(AskError::Ping(failure @ PingFailure::TooMany)) => {
+                return Ok(PingOutcome::Lost(PingLoss { seq, lost: failure.to_string() }));
+            }
             Err(AskError::Timeout(_)) => format!("no reply in {timeout_ms} ms"),
             Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
-            Err(AskError::Ping(failure)) => failure.to_string(),
+            Err(AskError::Ping(PingFailure::NoAnswer)) => "the session stands, but the ping was lost".into(),
         };
         let silence = self.facts.silence(&self.node_status().await?, target.address());
         let lost = silence.map_or(failure, |(cause, fix)| format!("{cause}; {fix}"));

@@ -116,7 +116,7 @@ impl Probe<'_> {
             Some(peer) => (peer.candidates, peer.state != PeerState::Known),
             None => (Vec::new(), false),
         };
-        if let Target::At(_, given) = self.target {
+        if let Some(given) = self.target.endpoint() {
             candidates.retain(|known| *known != given);
             candidates.insert(0, given);
         }
@@ -160,13 +160,10 @@ impl Probe<'_> {
 
     /// That it was not the given endpoint that answered.
     fn elsewhere(&self, reply: &PingReply) -> String {
-        match self.target {
-            Target::At(_, given) if given != reply.endpoint && self.had_session => {
-                format!(", not at the given {given}, which was not tried: the session was there before")
-            }
-            Target::At(_, given) if given != reply.endpoint => format!(", not at the given {given}"),
-            _ => String::new(),
-        }
+        let untried =
+            if self.had_session { ", which was not tried: the session was there before" } else { "" };
+        let given = self.target.endpoint().filter(|given| *given != reply.endpoint);
+        given.map(|given| format!(", not at the given {given}{untried}")).unwrap_or_default()
     }
 
     async fn mtu(&mut self) -> Option<()> {

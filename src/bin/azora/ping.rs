@@ -83,10 +83,8 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
 }
 
 fn reply_line(target: Target, reply: &PingReply) -> String {
-    let elsewhere = match target {
-        Target::At(_, given) if reply.endpoint != Some(given) => format!(", not at the given {given}"),
-        _ => String::new(),
-    };
+    let elsewhere = target.endpoint().filter(|given| reply.endpoint != Some(*given));
+    let elsewhere = elsewhere.map(|given| format!(", not at the given {given}")).unwrap_or_default();
     let endpoint = reply.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
     format!(
         "reply from {} ({}): {}{endpoint} {:.3} ms{elsewhere}\n",
