@@ -12,7 +12,6 @@ use crate::proto::node::{PeerState, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
-use super::discovery::Twin;
 use super::firewall::Firewall;
 use super::keeper::Keeper;
 
@@ -30,7 +29,6 @@ pub(super) struct Facts {
     lan_guard: bool,
     lan_discovery: bool,
     firewall: Arc<Firewall>,
-    twin: Twin,
 }
 
 impl Facts {
@@ -39,7 +37,6 @@ impl Facts {
         save_failed: Arc<AtomicBool>,
         keeper: Arc<Keeper>,
         firewall: Arc<Firewall>,
-        twin: Twin,
     ) -> Self {
         Self {
             save_failed,
@@ -48,7 +45,6 @@ impl Facts {
             lan_guard: config.policy.lan_guard,
             lan_discovery: config.net.lan_discovery,
             firewall,
-            twin,
         }
     }
 
@@ -66,14 +62,12 @@ impl Facts {
             let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
         }
-        if let Some(ip) = self.twin.seen() {
+        if let Some(ip) = status.twin {
             let text =
                 format!("another machine, at {ip}, uses this node's key: packets reach one or the other");
-            add(
-                "key-in-use",
-                text,
-                "on the copy: stop the daemon, azora key generate --force, start it again",
-            );
+            let fix =
+                "if azora id says the same there, stop that daemon, then azora key generate --force there";
+            add("key-in-use", text, fix);
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         if !settled {

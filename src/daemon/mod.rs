@@ -43,7 +43,7 @@ use crate::udp::{self, UdpSocket};
 
 use answers::Answers;
 use data::Data;
-use discovery::{Discovery, Twin};
+use discovery::Discovery;
 use firewall::Firewall;
 use keeper::Keeper;
 
@@ -200,9 +200,7 @@ impl Daemon {
         data.log();
         let handle = engine.handle();
         firewall.attach(handle.clone());
-        let twin = Twin::default();
-        let discovery =
-            config.net.lan_discovery.then(|| Discovery::open(listen.clone(), twin.clone())).flatten();
+        let discovery = config.net.lan_discovery.then(|| Discovery::open(listen.clone())).flatten();
         let keeper = Arc::new(Keeper::new(interface, guard, handle.clone(), listen.clone()));
         let mut tasks = JoinSet::new();
         keeper.look_around().await;
@@ -212,7 +210,7 @@ impl Daemon {
             tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
-        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone(), twin);
+        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
         let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, data, listen));
         let mut daemon = Self { engine, keeper, state, tasks };

@@ -6,13 +6,8 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::control::message::{FirewallMatch, FirewallProtocol};
 use crate::engine::WORKERS_MAX;
-use crate::proto::identity::Identity;
-use crate::proto::timer::WallTime;
-use crate::proto::wire::announce::Announce;
-use crate::proto::wire::record::{Content, NodeRecord, RECORD_TTL_MAX};
 use crate::store::StateDir;
 
-use super::discovery::is_twin;
 use super::firewall::Firewall;
 use super::workers::wanted;
 
@@ -22,32 +17,6 @@ fn tcp(port: u16) -> FirewallMatch {
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
-}
-
-#[test]
-fn a_twin_is_another_machine_with_our_key() {
-    let announcement = |seed: u8, sequence: u64| {
-        let content = Content {
-            sequence,
-            issued: WallTime::from_unix_ms(1),
-            ttl: RECORD_TTL_MAX,
-            capabilities: 0,
-            endpoints: Vec::new(),
-        };
-        let record = NodeRecord::sign(&Identity::from_seed([seed; 32]), content);
-        Announce { port: 5747, record: record.bytes() }.emit()
-    };
-    let us = Identity::from_seed([1; 32]).node_id();
-    let (here, there) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-    let (own, last) = ([here].into(), announcement(1, 7));
-    let older = announcement(1, 6);
-    assert!(is_twin(&older, there, us, &own, &last));
-    assert!(!is_twin(&last, there, us, &own, &last), "our own, although the address is gone");
-    assert!(!is_twin(&older, here, us, &own, &last), "from this machine");
-    assert!(!is_twin(&announcement(2, 6), there, us, &own, &last), "another node");
-    let mut forged = older.clone();
-    *forged.last_mut().unwrap() ^= 1;
-    assert!(!is_twin(&forged, there, us, &own, &last), "not signed with our key");
 }
 
 #[test]

@@ -11,9 +11,11 @@ use auramesh::proto::identity::{Identity, Position};
 use auramesh::proto::node::PEERS_MAX;
 use auramesh::proto::policy::Rules;
 use auramesh::proto::wire::VERSION;
+use auramesh::proto::wire::announce::Announce;
 use auramesh::proto::wire::control::{CloseReason, Contact, Control, Want};
 use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind};
 use auramesh::proto::wire::handshake::{INITIATION_LEN_MIN, Initiation};
+use auramesh::proto::wire::record::{Content, NodeRecord};
 use auramesh::proto::wire::session::{Header, Kind, mask};
 use rand_core::Rng as _;
 
@@ -477,4 +479,35 @@ fn strangers_who_fill_the_table_do_not_keep_us_from_going_out() {
     assert_eq!(world.host(a).snapshot.routes.len(), PEERS_MAX, "the table is full of strangers");
     world.unfilter();
     assert!(ping(&mut world, a, target, 0, Duration::from_secs(5)).is_some());
+}
+
+/// On the LAN anybody hears announcements, and may send them again with another port or from elsewhere.
+#[test]
+fn only_a_newer_record_of_our_key_is_a_second_machine() {
+    let (mut world, a, b) = settled(77);
+    let neighbour: SocketAddr = "192.0.2.99:5747".parse().unwrap();
+    let announce =
+        |bytes: &[u8], port| Announce { port, record: NodeRecord::parse(bytes).unwrap().bytes() }.emit();
+    let record = |world: &mut World, sequence_more: u64| {
+        let identity = world.host(a).machine.identity();
+        let own = world.with(a, |host, _| host.node.announcement(5747).unwrap());
+        let content = NodeRecord::parse(Announce::parse(&own).unwrap().record).unwrap().content().clone();
+        let sequence = content.sequence - 1 + sequence_more;
+        NodeRecord::sign(&identity, Content { sequence, ..content }).bytes().to_vec()
+    };
+    let twin = |world: &mut World, packet: Vec<u8>| {
+        world.with(a, |host, now| {
+            host.node.handle_announce(now, host.wall(now), neighbour, &packet);
+            host.node.status(now).twin
+        })
+    };
+    let (older, own, newer) = (record(&mut world, 0), record(&mut world, 1), record(&mut world, 2));
+    assert_eq!(twin(&mut world, announce(&older, 5747)), None, "sent again");
+    assert_eq!(twin(&mut world, announce(&own, 5747)), None, "our own, come back");
+    assert_eq!(twin(&mut world, announce(&own, 5748)), None, "with another port, which is not signed");
+    let others = world.with(b, |host, _| host.node.announcement(5747).unwrap());
+    assert_eq!(twin(&mut world, others.clone()), None, "another node");
+    assert_eq!(twin(&mut world, announce(&newer, 5747)), Some(neighbour.ip()));
+    world.run_for(Duration::from_secs(200));
+    assert_eq!(twin(&mut world, others), None, "gone");
 }

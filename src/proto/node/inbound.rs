@@ -1,6 +1,6 @@
 //! What comes from the underlay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_core::Rng as _;
@@ -453,7 +453,10 @@ impl Node {
         let id = record.node_id();
         let mut endpoint = source;
         endpoint.set_port(announce.port);
-        if id == self.node_id() || !path::is_possible(&endpoint) || !self.learn_record(now, wall, record) {
+        if id == self.node_id() {
+            return self.hear_own_key(now, source.ip(), &record);
+        }
+        if !path::is_possible(&endpoint) || !self.learn_record(now, wall, record) {
             return;
         }
         if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
@@ -462,6 +465,15 @@ impl Node {
             self.connect(now, wall, id);
         }
         self.drain(now, wall);
+    }
+
+    /// A record of our key that is newer than ours was made by another machine. Ours come back to us, and anybody may
+    /// send older ones again.
+    fn hear_own_key(&mut self, now: Instant, ip: IpAddr, record: &NodeRecord) {
+        let own = self.record.as_ref().map(|own| own.content().sequence);
+        if own.is_some_and(|own| record.content().sequence > own) {
+            self.twin = Some((ip, now));
+        }
     }
 }
 

@@ -26,7 +26,7 @@ mod status;
 mod timeout;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,6 +161,8 @@ pub struct Node {
     local: Vec<LocalNetwork>,
     endpoints: Vec<SocketAddr>,
     record: Option<NodeRecord>,
+    /// Another machine with our key: where it was heard, and when last.
+    twin: Option<(IpAddr, Instant)>,
     last_timestamp: WallTime,
     timers: Deadlines<Timer>,
     transmits: VecDeque<Transmit>,
@@ -210,6 +212,7 @@ impl Node {
             local: Vec::new(),
             endpoints: Vec::new(),
             record: None,
+            twin: None,
             last_timestamp: WallTime::default(),
             timers: Deadlines::default(),
             transmits: VecDeque::new(),

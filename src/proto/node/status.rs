@@ -1,6 +1,6 @@
 //! What the node can say of itself. Never more than was seen.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::proto::dht;
@@ -11,6 +11,8 @@ use crate::proto::wire::session::OVERHEAD;
 use super::Node;
 use super::peers::{Peer, last_heard};
 
+/// A machine with our key that missed two announcements on the LAN is gone.
+const TWIN_LIFE: Duration = Duration::from_secs(150);
 /// Data within this time makes a peer *flowing*.
 const FLOWING: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,8 @@ pub struct Status {
     pub configured: usize,
     /// Configured contacts that we hold a session with.
     pub configured_up: usize,
+    /// Where another machine with our key was heard on the LAN lately.
+    pub twin: Option<IpAddr>,
 }
 
 impl Node {
@@ -84,6 +88,7 @@ impl Node {
     pub fn status(&self, now: Instant) -> Status {
         let mut peers: Vec<_> = self.peers.iter().map(|peer| self.peer_status(peer, now)).collect();
         peers.sort_by_key(|peer| peer.state == PeerState::Known);
+        let age = |at: Instant| now.saturating_since(at);
         let is_up = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
         Status {
             peers,
@@ -91,6 +96,7 @@ impl Node {
             endpoints: self.endpoints.clone(),
             configured: self.bootstrap.len(),
             configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
+            twin: self.twin.filter(|(_, heard)| age(*heard) < TWIN_LIFE).map(|(ip, _)| ip),
         }
     }
 
