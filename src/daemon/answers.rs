@@ -155,9 +155,12 @@ impl Answers {
             }
             Err(AskError::Timeout(_)) => format!("no reply in {timeout_ms} ms"),
             Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
-            Err(AskError::Ping(PingFailure::NoAnswer)) => "the session stands, but the ping was lost".into(),
+            Err(AskError::Ping(PingFailure::NoAnswer)) => "no answer".into(),
         };
-        let silence = self.facts.silence(&self.node_status().await?, target.address());
+        let node = self.node_status().await?;
+        let stands =
+            node.peers.iter().any(|peer| peer.address == target.address() && peer.state != PeerState::Known);
+        let silence = if stands { None } else { self.facts.silence(&node, target.address()) };
         let lost = silence.map_or(failure, |(cause, fix)| format!("{cause}; {fix}"));
         Ok(PingOutcome::Lost(PingLoss { seq, lost }))
     }

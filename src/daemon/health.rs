@@ -125,20 +125,29 @@ impl Facts {
         Some(Health { code: code.into(), text, fix: fix.into() })
     }
 
-    /// Why the node at `address` does not answer, and what to do; `None` when more is known than can be told from
-    /// here: a session stands, or others could be asked.
+    /// Why the node at `address` does not answer although there is no session with it, and what to do; `None` when
+    /// others could be asked for it.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
-        match status.peers.iter().find(|peer| peer.address == address) {
-            Some(peer) if peer.state != PeerState::Known => None,
-            Some(peer) if !peer.candidates.is_empty() => {
+        let peer = status.peers.iter().find(|peer| peer.address == address);
+        match (peer, self.nobody(status)) {
+            (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
-                let fix = "is UDP to that port open on the way, and does the node run with this key?";
-                Some((format!("no answer at {}", tried.join(", ")), fix.into()))
+                Some((format!("no answer at {}", tried.join(", ")), IS_IT_OPEN.into()))
             }
-            _ => self.nobody(status).map(|health| (health.text, health.fix)),
+            (_, Some(Health { text, fix, .. })) => Some((text, fix)),
+            (Some(_), None) => Some((UNREACHABLE.into(), NAME_ONE.into())),
+            (None, None) => None,
         }
     }
 }
+
+/// What to look at when a node that ought to answer does not.
+pub(super) const IS_IT_OPEN: &str =
+    "is UDP to that port open on the way, and does the node run with this key?";
+/// What is said of a node behind addresses that lead nowhere from here.
+pub(super) const UNREACHABLE: &str = "it says no endpoint that is reachable from here";
+/// What to do then.
+pub(super) const NAME_ONE: &str = "name one: azora probe NODEID@IP:PORT";
 
 /// That no configured peer answers.
 pub(super) fn unanswered(configured: usize) -> String {

@@ -8,14 +8,14 @@ use tokio::time::sleep;
 use crate::control::counted;
 use crate::control::message::{ProbeReport, ProbeStage};
 use crate::control::target::Target;
-use crate::engine::Handle;
+use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::node::{self, PeerState, PingReply};
 use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
 use crate::proto::wire::session::OVERHEAD;
 
-use super::health::Facts;
+use super::health::{Facts, IS_IT_OPEN, NAME_ONE, UNREACHABLE};
 use super::status::ms;
 
 /// How long the handshake may take.
@@ -135,13 +135,7 @@ impl Probe<'_> {
         let (candidates, had_session) = self.known().await;
         self.had_session = had_session;
         let list: Vec<_> = candidates.iter().map(ToString::to_string).collect();
-        let outcome = if list.is_empty() {
-            let fix =
-                "the node says no endpoint that is reachable from here; name one: azora probe NODEID@IP:PORT";
-            Err(failed("none", fix))
-        } else {
-            Ok(list.join(", "))
-        };
+        let outcome = if list.is_empty() { Err(failed(UNREACHABLE, NAME_ONE)) } else { Ok(list.join(", ")) };
         self.stage("candidates", since, outcome)
     }
 
@@ -151,9 +145,13 @@ impl Probe<'_> {
             Ok(reply) => {
                 Ok(format!("session with {} at {}{}", reply.node_id, reply.endpoint, self.elsewhere(&reply)))
             }
-            Err(error) => {
-                Err(self.silence().await.unwrap_or_else(|| failed(error, "look at the daemon's log")))
+            Err(error @ (AskError::Timeout(_) | AskError::Ping(node::PingFailure::NoAnswer))) => {
+                Err(match self.known().await {
+                    (_, true) => failed("the session stands, but nothing comes back", IS_IT_OPEN),
+                    (_, false) => self.silence().await.unwrap_or_else(|| failed(error, IS_IT_OPEN)),
+                })
             }
+            Err(error) => Err(failed(error, "look at the daemon's log")),
         };
         self.stage("handshake", since, outcome)
     }
