@@ -98,10 +98,12 @@ impl Flows {
         }
     }
 
-    /// Keeps an outbound packet's flow alive where it is remembered.
+    /// Keeps an outbound packet's flow alive where it is remembered, however long it was idle.
     pub(super) fn renew(&self, packet: &Inner, now: Instant) {
-        if let Some(key) = own_key(packet) {
-            self.find(&key, now);
+        let Some(key) = own_key(packet) else { return };
+        let (set, tag) = self.place(&key);
+        if let Some(slot) = set.iter().find(|slot| slot.tag.load(Ordering::Relaxed) == tag) {
+            slot.note(tag, key.idle(), now);
         }
     }
 
@@ -114,12 +116,8 @@ impl Flows {
 
     /// True when an inbound packet belongs to a remembered flow, which it keeps alive.
     pub(super) fn is_reply(&self, packet: &Inner, now: Instant) -> bool {
-        reply_key(packet).is_some_and(|key| self.find(&key, now))
-    }
-
-    /// True when a flow is remembered, which this keeps alive.
-    fn find(&self, key: &Key, now: Instant) -> bool {
-        let (set, tag) = self.place(key);
+        let Some(key) = reply_key(packet) else { return false };
+        let (set, tag) = self.place(&key);
         match set.iter().find(|slot| slot.is_live(tag, now)) {
             Some(slot) => {
                 slot.note(tag, key.idle(), now);

@@ -12,7 +12,8 @@
 //! bare SYN: nobody opens connections to us through the back of one of ours.
 //!
 //! Connections outlive the daemon, so one whose SYN it never saw is taken up by a later segment of ours. That ends when
-//! a rule is taken back: what we still send on connections that it let in must not hold them open.
+//! a rule is taken back, until the daemon starts anew: what we still send on connections that it let in must not hold
+//! them open.
 
 mod flows;
 

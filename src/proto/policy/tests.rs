@@ -141,9 +141,12 @@ fn what_a_rule_let_in_ends_with_it_and_our_own_connections_do_not() {
         }
         w.send(tcp(4000, 80, false), t(14_000));
         assert!(w.enters(tcp(80, 4000, false), t(21_000)), "what we send keeps it alive");
+        assert!(!w.enters(tcp(80, 4000, false), t(90_000)), "idle for long");
+        w.send(tcp(4000, 80, false), t(90_000));
+        assert!(w.enters(tcp(80, 4000, false), t(90_000)), "and we go on with it");
         w.rules = Rules::default().in_place_of(&w.rules);
-        w.send(tcp(22, 1000, false), t(21_000));
-        assert!(!w.enters(tcp(1000, 22, false), t(21_000)), "nor after the next change");
+        w.send(tcp(22, 1000, false), t(90_000));
+        assert!(!w.enters(tcp(1000, 22, false), t(90_000)), "nor after the next change");
     }
 }
 
