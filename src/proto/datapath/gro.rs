@@ -13,6 +13,9 @@ const DATAGRAMS_MAX: usize = SLICES_MAX as usize;
 /// Most payload of one packet in bytes: its UDP header states the length in 16 bits (RFC 768).
 const PAYLOAD_LEN_MAX: usize = u16::MAX as usize - 8;
 
+/// Longer datagrams do not fit the frame header's segment length, by which they are cut where the kernel does not.
+const SEGMENT_LEN_END: usize = 1 << 15;
+
 /// What is held of one train.
 #[derive(Default)]
 pub(super) struct Gro {
@@ -53,7 +56,7 @@ impl Gro {
             return;
         }
         self.flush(turn, train);
-        if virtio.is_udp_datagram() && payload_len > 0 {
+        if virtio.is_udp_datagram() && (1..SEGMENT_LEN_END).contains(&payload_len) {
             self.parts.0[0] = range;
             self.held = Some(Held { virtio, segment_len: payload_len, payload_len, count: 1 });
         } else {
