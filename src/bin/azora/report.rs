@@ -151,6 +151,9 @@ fn human(report: &Report, settings: &str) -> Result<String, Fault> {
     ))
 }
 
+/// Characters in a row that may be part of a node ID; no word of ours is as long.
+const ID_PART_LEN: usize = 24;
+
 /// Replaces addresses and node IDs, the same always by the same.
 #[derive(Default)]
 pub(crate) struct Redaction {
@@ -181,6 +184,10 @@ impl Redaction {
             word.split_at_checked(NODE_ID_TEXT_LEN).map(|(head, tail)| (head.parse::<NodeId>(), tail))
         {
             return format!("node-{}{tail}", self.node(id.address().ipv6()));
+        }
+        // Mistyped, or cut off by whoever quotes it.
+        if word.len() >= ID_PART_LEN && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')) {
+            return "node-?".into();
         }
         let core = word.trim_end_matches(['.', ':', ',', ']']);
         for candidate in [word, core] {

@@ -26,6 +26,7 @@ fn addresses_are_replaced_wherever_they_stand() {
     let (at_one, at_two) = (one.address(), two.address());
     check(&format!("{one}@198.51.100.7:5747 [{at_one}]:22"), "node-1@192.0.2.1:5747 [600::1]:22");
     check(&format!("{at_two}/128, {one}.azora: {two}"), "600::1/128, node-2.azora: node-1");
+    check(&format!("peer = \"{}", &one.to_string()[..32]), "peer = \"node-?");
     let eleven: String =
         (1..=11).map(|seed| Identity::from_seed([seed; 32]).node_id().to_string() + " ").collect();
     let eleventh = Identity::from_seed([11; 32]).address();
