@@ -13,20 +13,23 @@ use crate::proto::wire::superframe::PACKET_LEN_MAX;
 use crate::tun::Offloads;
 use crate::udp::{Received, TrainReceiver};
 
+use super::duty::{self, InwardEnd, Load};
 use super::inbox::Item;
+use super::outward::Outward;
 use super::plane::{Plane, SNAPSHOT_HELD_MAX, wait};
 
 impl Plane {
-    /// Hands the kernel what peers send, until told to stop.
-    pub(super) fn run_inward(self) -> io::Result<()> {
+    /// Hands the kernel what peers send, and reads the interface while that is this thread's duty, until told to stop or
+    /// the interface is gone.
+    pub(super) fn run_inward(self, mut end: InwardEnd<Outward>) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
         let mut reception = Reception::new(self.rungs.interface() == Offloads::TcpUdp);
         let mut receiver = TrainReceiver::new();
         let mut pieces = Pieces { flat: vec![0; PACKET_LEN_MAX], cut: vec![0; PACKET_LEN_MAX] };
-        let mut fds: Vec<_> = self.sockets.iter().map(|socket| socket.as_fd()).collect();
-        fds.push(self.wake.as_fd());
+        let mut load = Load::new(clock::now());
         while !self.wake.is_set() {
             let mut quiet = true;
+            let mut units = 0;
             for socket in self.sockets.iter() {
                 let snapshot = cache.load();
                 let now = clock::now();
@@ -34,6 +37,7 @@ impl Plane {
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 let received = receiver.receive(socket, |train| {
                     let Received { source, ecn, datagram_len, bytes } = train;
+                    units += duty::units(1, bytes.len());
                     reception.handle_train(&mut turn, source, ecn, bytes, datagram_len);
                 });
                 // Errors of an unconnected socket concern single datagrams: the next call goes on.
@@ -46,9 +50,21 @@ impl Plane {
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 reception.handle_timeout(&mut turn);
             }
+            if let Some(outward) = end.held() {
+                let turn = outward.turn(&self)?;
+                units += turn.units();
+                quiet &= turn.empty;
+            }
+            end.balance(now, load.is_busy(now, units));
             if quiet {
                 let due = reception.poll_timeout().map(|due| due.saturating_since(now));
-                wait(&fds, due.map_or(SNAPSHOT_HELD_MAX, |due| due.min(SNAPSHOT_HELD_MAX)))?;
+                let interface = match end.held() {
+                    Some(_) => self.device.as_fd(),
+                    None => end.returned().as_fd(),
+                };
+                let sockets = self.sockets.iter().map(|socket| socket.as_fd());
+                let fds = sockets.chain([self.wake.as_fd(), interface]);
+                wait(fds, due.map_or(SNAPSHOT_HELD_MAX, |due| due.min(SNAPSHOT_HELD_MAX)))?;
             }
         }
         Ok(())

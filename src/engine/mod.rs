@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The threads block in `poll`; they hold no lock, make no allocation per packet and share with the control task
-//! nothing but the snapshot, the counters and the inbox.
+//! nothing but the snapshot, the counters and the inbox. While there is little to do, the inward thread reads the
+//! interface too (`duty`).
 //!
 //! With several workers, the interface has a queue and every address a socket for each. The kernel keeps a flow on one
 //! queue and a peer on one socket, so that no flow is spread over threads; one that we open may change its queue once, with
@@ -21,6 +22,7 @@
 //! once a second.
 
 mod control;
+mod duty;
 mod handle;
 mod inbox;
 mod inward;

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use arc_swap::Cache;
+use arc_swap::{ArcSwap, Cache};
 
 use crate::host::clock;
 use crate::proto::datapath::{
@@ -14,8 +15,9 @@ use crate::proto::wire::inner::{IcmpError, icmp_error};
 use crate::tun::{self, Probe, QueueProbe};
 use crate::udp::TrainSender;
 
+use super::duty::{self, CALM_WINDOW, Load, OutwardEnd};
 use super::inbox::Item;
-use super::plane::{Plane, SNAPSHOT_HELD_MAX, socket_for, wait};
+use super::plane::{Plane, socket_for, wait};
 
 /// Largest packet without a session that is handed over, in bytes: the interface's MTU is at most this.
 const PLAIN_LEN_MAX: usize = 65_535;
@@ -25,35 +27,79 @@ const TURN: usize = 256;
 const TURN_BYTES: usize = 256 * 1024;
 
 /// What a turn came to.
-#[derive(PartialEq, Eq)]
-enum Turn {
-    More,
-    Empty,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    packets: usize,
+    bytes: usize,
+    /// There was no packet left.
+    pub(super) empty: bool,
+}
+
+impl Turn {
+    /// The work that it was.
+    pub(super) const fn units(&self) -> usize {
+        duty::units(self.packets, self.bytes)
+    }
+}
+
+/// What reading the interface takes; one thread of a worker has it.
+pub(super) struct Outward {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    outbox: Outbox,
+    sender: TrainSender,
+    plain: Vec<u8>,
+    probe: QueueProbe,
+}
+
+impl Outward {
+    /// For the worker of `plane`.
+    pub(super) fn new(plane: &Plane) -> Self {
+        let own = plane.snapshot.load().own.ipv6();
+        Self {
+            cache: Cache::new(plane.snapshot.clone()),
+            outbox: Outbox::of_thread(plane.worker),
+            sender: TrainSender::new(),
+            plain: vec![0; PLAIN_LEN_MAX],
+            probe: QueueProbe::new(own, plane.probe_secret, plane.worker),
+        }
+    }
+
+    /// Sends what the kernel gives, as much as is worth one look at the time.
+    pub(super) fn turn(&mut self, plane: &Plane) -> io::Result<Turn> {
+        let Self { cache, outbox, sender, plain, probe } = self;
+        let turn = plane.turn(cache.load(), outbox, sender, plain, probe)?;
+        let now = clock::now();
+        if turn.empty {
+            outbox.backlog.note_empty(now);
+        } else if let Some(due) = outbox.backlog.poll_probe(now) {
+            if due.lost {
+                probe.renew();
+            }
+            probe.send(now);
+        }
+        Ok(turn)
+    }
 }
 
 impl Plane {
-    /// Sends what the kernel gives, until told to stop or the interface is gone.
-    pub(super) fn run_outward(self) -> io::Result<()> {
-        let mut cache = Cache::new(self.snapshot.clone());
-        let mut outbox = Outbox::of_thread(self.worker);
-        let mut sender = TrainSender::new();
-        let mut plain = vec![0; PLAIN_LEN_MAX];
-        let mut probe = QueueProbe::new(self.snapshot.load().own.ipv6(), self.probe_secret, self.worker);
-        while !self.wake.is_set() {
-            let snapshot = cache.load();
-            let turn = self.turn(snapshot, &mut outbox, &mut sender, &mut plain, &probe)?;
-            let now = clock::now();
-            if turn == Turn::Empty {
-                outbox.backlog.note_empty(now);
-            } else if let Some(due) = outbox.backlog.poll_probe(now) {
-                if due.lost {
-                    probe.renew();
+    /// Reads the interface while that is this thread's duty, until told to stop or the interface is gone.
+    pub(super) fn run_outward(self, end: OutwardEnd<Outward>) -> io::Result<()> {
+        while let Some(mut outward) = end.wait() {
+            let mut load = Load::new(clock::now());
+            loop {
+                if self.wake.is_set() {
+                    return Ok(());
                 }
-                probe.send(now);
+                let turn = outward.turn(&self)?;
+                let now = clock::now();
+                if load.is_calm(now, turn.units()) && !end.is_wanted(now) {
+                    break;
+                }
+                if turn.empty {
+                    wait([self.device.as_fd(), self.wake.as_fd()], CALM_WINDOW)?;
+                }
             }
-            if turn == Turn::Empty {
-                wait(&[self.device.as_fd(), self.wake.as_fd()], SNAPSHOT_HELD_MAX)?;
-            }
+            end.give_back(outward);
         }
         Ok(())
     }
@@ -69,10 +115,9 @@ impl Plane {
     ) -> io::Result<Turn> {
         let mut sink = Wire { plane: self, sender };
         let mut batch = Batch::new(snapshot, &self.shared, outbox, &mut sink, clock::now());
-        let mut turn = Turn::More;
-        let mut bytes = 0;
+        let mut turn = Turn::default();
         for _ in 0..TURN {
-            if batch.is_full() || bytes > TURN_BYTES {
+            if batch.is_full() || turn.bytes > TURN_BYTES {
                 break;
             }
             let read = match batch.outbox().room() {
@@ -82,7 +127,8 @@ impl Plane {
             match read {
                 Ok((len, virtio)) => {
                     let (verdict, notice) = batch.push_read(len, virtio);
-                    bytes += len;
+                    turn.packets += 1;
+                    turn.bytes += len;
                     if verdict == Outbound::Queue
                         && let Some(read) = probe.read(batch.outbox().head(len))
                     {
@@ -96,7 +142,7 @@ impl Plane {
                     self.inbox.notify(snapshot, notice);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    turn = Turn::Empty;
+                    turn.empty = true;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {

@@ -18,7 +18,9 @@ use crate::tun::Device;
 use crate::udp::UdpSocket;
 
 use super::Sockets;
+use super::duty;
 use super::inbox::Inbox;
+use super::outward::Outward;
 use super::rungs::Rungs;
 use super::wake::Wake;
 
@@ -90,28 +92,29 @@ impl Plane {
         let failure = Failure(Arc::new(Mutex::new(Some(failure))));
         let mut threads = Vec::new();
         for plane in planes {
-            for (name, nice, run) in [
-                ("azora-out", NICE_OUTWARD, Self::run_outward as fn(Self) -> io::Result<()>),
-                ("azora-in", NICE_INWARD, Self::run_inward),
-            ] {
-                match plane.spawn(name, nice, run, failure.clone()) {
-                    Ok(thread) => threads.push(thread),
-                    Err(error) => {
-                        plane.wake.wake();
-                        threads.into_iter().for_each(|thread| drop(thread.join()));
-                        return Err(error);
-                    }
-                }
+            if let Err(error) = plane.start_pair(&failure, &mut threads) {
+                plane.wake.wake();
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(error);
             }
         }
         Ok(threads)
+    }
+
+    fn start_pair(&self, failure: &Failure, threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
+        let (inward, outward) = duty::ends(Outward::new(self))?;
+        let run = move |plane: Self| plane.run_outward(outward);
+        threads.push(self.spawn("azora-out", NICE_OUTWARD, run, failure.clone())?);
+        let run = move |plane: Self| plane.run_inward(inward);
+        threads.push(self.spawn("azora-in", NICE_INWARD, run, failure.clone())?);
+        Ok(())
     }
 
     fn spawn(
         &self,
         name: &str,
         nice: i32,
-        run: fn(Self) -> io::Result<()>,
+        run: impl FnOnce(Self) -> io::Result<()> + Send + 'static,
         failure: Failure,
     ) -> io::Result<JoinHandle<()>> {
         let name = match self.worker {
@@ -166,9 +169,9 @@ pub(super) fn socket_for(sockets: &[UdpSocket], to: SocketAddr) -> Option<&UdpSo
 }
 
 /// Waits until one of the descriptors is readable, at most for `limit`.
-pub(super) fn wait(fds: &[BorrowedFd<'_>], limit: Duration) -> io::Result<()> {
+pub(super) fn wait<'fd>(fds: impl IntoIterator<Item = BorrowedFd<'fd>>, limit: Duration) -> io::Result<()> {
     // Called only when there is nothing to do: the allocation costs nothing that matters.
-    let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut fds: Vec<_> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let limit = PollTimeout::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
     match poll(&mut fds, limit) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -1,4 +1,4 @@
-//! Ends a thread that waits in `poll`.
+//! Wakes a thread that waits in `poll`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,23 +6,46 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// A flag with a descriptor that becomes readable when it is set; it stays so.
+/// A descriptor that is readable from when it is set until it is cleared.
+#[derive(Debug)]
+pub(super) struct Event(EventFd);
+
+impl Event {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+    }
+
+    pub(super) fn set(&self) {
+        // Refused only when it is set as often as 64 bits can tell.
+        let _ = self.0.write(1);
+    }
+
+    pub(super) fn clear(&self) {
+        let _ = self.0.read();
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Tells threads to end: a flag with a descriptor that becomes readable when it is set; it stays so.
 #[derive(Debug)]
 pub(super) struct Wake {
     stopping: AtomicBool,
-    event: EventFd,
+    event: Event,
 }
 
 impl Wake {
     pub(super) fn new() -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { stopping: AtomicBool::new(false), event })
+        Ok(Self { stopping: AtomicBool::new(false), event: Event::new()? })
     }
 
     pub(super) fn wake(&self) {
         self.stopping.store(true, Ordering::Release);
-        // The counter cannot overflow: it is written once.
-        let _ = self.event.write(1);
+        self.event.set();
     }
 
     pub(super) fn is_set(&self) -> bool {

@@ -69,6 +69,31 @@ fn pings_are_not_lost(from: &Node, to: &Node) {
     assert!(said.contains(" 0% packet loss"), "{said}");
 }
 
+/// One thread carries both directions while there is little to do: the other is not woken for single packets.
+#[test]
+fn the_outward_thread_works_only_while_there_is_much_to_do() {
+    let lab = Lab::new();
+    let server = node(&lab, Underlay::V4, 1).started();
+    let client = node(&lab, Underlay::V4, 1).knows(&server).started();
+    client.reaches(&server, Duration::from_secs(5));
+    let woken = || {
+        [&client, &server].map(|node| {
+            let threads = node.wake_ups();
+            threads.iter().find(|((_, name), _)| name == "azora-out").map(|(_, woken)| *woken).unwrap()
+        })
+    };
+    let sleeps = || {
+        let before = woken();
+        (0..20).all(|_| client.ping(server.address, 1).is_some()) && woken() == before
+    };
+    eventually(Duration::from_secs(5), "single packets leave it asleep", || sleeps().then_some(()));
+    let before = woken();
+    flows_are_whole(&client, &server);
+    let after = woken();
+    assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?}, then {after:?}");
+    eventually(Duration::from_secs(5), "and again after much", || sleeps().then_some(()));
+}
+
 /// Names of the threads that carry packets.
 fn threads(node: &Node) -> Vec<String> {
     let all = node.wake_ups().into_keys().map(|(_, name)| name);
