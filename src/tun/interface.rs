@@ -13,8 +13,9 @@ use super::{Error, MTU_MIN, is_name};
 use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN, MeshAddress, in_mesh};
 use crate::proto::wire::handshake::THREADS_MAX;
 
-/// Packets that the kernel keeps for a daemon that is busy; the default of a TUN.
-const QUEUE_PACKETS: u32 = 500;
+/// Packets that the kernel keeps for a daemon that is busy: 2.5 ms of the most that it carries, as on Ethernet. The
+/// default of a TUN, 500, loses 1 to 2 % of 380,000 short packets a second, 1000 lose less than 0.5 %.
+const QUEUE_PACKETS: u32 = 1000;
 /// Largest packet that the kernel leaves uncut, in bytes: with all headers it makes one train over any path.
 const PACKET_LEN_MAX: u32 = 62_000;
 /// Most queues of one interface: one for each sending thread of a session. The kernel takes 256.
