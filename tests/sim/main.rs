@@ -4,6 +4,7 @@
 //! cryptography; only clock, network and kernel are simulated.
 
 mod attacker;
+mod behind;
 mod faults;
 mod handshakes;
 mod host;
@@ -13,10 +14,12 @@ mod loss;
 mod mesh;
 mod moves;
 mod mtu;
+mod nat;
 mod network;
 mod packet;
 mod pair;
 mod refusals;
 mod sessions;
+mod sites;
 mod traffic;
 mod world;

@@ -15,17 +15,22 @@ use rand_chacha::{ChaCha8Rng, ChaCha12Rng};
 use rand_core::{Rng as _, SeedableRng};
 
 use crate::host::{Host, Machine};
+use crate::nat::{Nat, NatId, NatKind};
 use crate::network::{Conditions, Network};
+use crate::sites::{Realm, Sites};
 
 /// Port that every machine listens on.
 pub(crate) const PORT: u16 = 5747;
+
+/// The way of a datagram that stays in the network behind a NAT, where nothing is lost.
+const LOCAL_DELAY: Duration = Duration::from_micros(300);
 
 /// A machine, running or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HostId(pub usize);
 
 enum Happening {
-    Arrival { from: SocketAddr, to: SocketAddr, datagram: Vec<u8> },
+    Arrival { realm: Realm, from: SocketAddr, to: SocketAddr, datagram: Vec<u8> },
     Wake(HostId),
 }
 
@@ -58,6 +63,7 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) network: Network,
     pub(crate) rng: ChaCha12Rng,
+    sites: Sites,
     hosts: Vec<Option<Host>>,
     machines: Vec<Machine>,
     by_endpoint: BTreeMap<SocketAddr, HostId>,
@@ -106,6 +112,7 @@ impl World {
             now: Instant::from_nanos(1_000_000_000),
             network,
             rng,
+            sites: Sites::default(),
             hosts: Vec::new(),
             machines: Vec::new(),
             by_endpoint: BTreeMap::new(),
@@ -132,6 +139,49 @@ impl World {
     pub(crate) fn machine_v4(&mut self) -> Machine {
         let [high, low] = self.next_number().to_be_bytes();
         self.machine_at(SocketAddr::new(Ipv4Addr::new(11, high, low, 7).into(), PORT))
+    }
+
+    /// A NAT on the public underlay.
+    pub(crate) fn nat(&mut self, kind: NatKind) -> NatId {
+        let public = self.public_v4();
+        self.sites.add(kind, None, public)
+    }
+
+    /// A NAT in the network behind another one.
+    pub(crate) fn nat_behind(&mut self, outside: NatId, kind: NatKind) -> NatId {
+        let IpAddr::V4(public) = self.sites.next_address(outside) else {
+            return self.sites.add(kind, Some(outside), Ipv4Addr::UNSPECIFIED);
+        };
+        self.sites.add(kind, Some(outside), public)
+    }
+
+    pub(crate) fn nat_mut(&mut self, id: NatId) -> &mut Nat {
+        self.sites.nat_mut(id)
+    }
+
+    /// A NAT starts anew with another outer address.
+    pub(crate) fn reboot_nat(&mut self, id: NatId) {
+        let public = match self.sites.outside(id) {
+            Some(outside) => self.sites.next_address(outside),
+            None => self.public_v4().into(),
+        };
+        self.sites.nat_mut(id).reboot(public);
+    }
+
+    fn public_v4(&mut self) -> Ipv4Addr {
+        let [high, low] = self.next_number().to_be_bytes();
+        Ipv4Addr::new(12, high, low, 7)
+    }
+
+    /// A machine in the network behind a NAT; where a firewall stands, that is one with global addresses.
+    pub(crate) fn machine_behind(&mut self, nat: NatId) -> Machine {
+        let endpoint = self.endpoint_behind(nat);
+        self.machine_at(endpoint)
+    }
+
+    /// An endpoint in the network behind a NAT, for a machine that moves there.
+    pub(crate) fn endpoint_behind(&mut self, nat: NatId) -> SocketAddr {
+        SocketAddr::new(self.sites.next_address(nat), PORT)
     }
 
     pub(crate) fn machine_at(&mut self, endpoint: SocketAddr) -> Machine {
@@ -253,9 +303,9 @@ impl World {
         self.host(id).node.address()
     }
 
-    /// Cuts these machines off from all others.
+    /// Cuts these machines off from all others on the public underlay, each with all that share its address there.
     pub(crate) fn cut_off(&mut self, hosts: &[HostId]) {
-        self.split = hosts.iter().map(|id| self.endpoint(*id).ip()).collect();
+        self.split = hosts.iter().map(|id| self.sites.public_address(self.endpoint(*id).ip())).collect();
     }
 
     /// All machines sleep at once: what was on its way is lost, and all that was due is late.
@@ -276,7 +326,8 @@ impl World {
         self.split.clear();
     }
 
-    /// Shows every datagram that is sent to `filter`.
+    /// Shows every datagram that is sent to `filter`, as it is where it meets its destination's network: behind the
+    /// NATs of the sender and before those of the receiver.
     pub(crate) fn filter(&mut self, filter: impl FnMut(&Seen) -> bool + 'static) {
         self.filter = Some(Box::new(filter));
     }
@@ -295,15 +346,30 @@ impl World {
         self.taps.get_mut(&endpoint).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Puts a datagram onto the underlay, from wherever.
+    /// Puts a datagram onto the public underlay, from wherever.
     pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+        self.carry(None, from, to, datagram);
+    }
+
+    /// A machine sends a datagram.
+    fn transmit(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+        if let Some((realm, from)) = self.sites.leave(self.now, &mut self.rng, from, to) {
+            self.carry(realm, from, to, datagram);
+        }
+    }
+
+    fn carry(&mut self, realm: Realm, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
         let seen = Seen { at: self.now, from, to, datagram };
         if self.filter.as_mut().is_some_and(|filter| !filter(&seen)) {
             return;
         }
         let Seen { datagram, .. } = seen;
-        for delay in self.network.carry(from, to, datagram.len()) {
-            let arrival = Happening::Arrival { from, to, datagram: datagram.clone() };
+        let delays = match realm {
+            Some(_) => vec![LOCAL_DELAY],
+            None => self.network.carry(from, to, datagram.len()),
+        };
+        for delay in delays {
+            let arrival = Happening::Arrival { realm, from, to, datagram: datagram.clone() };
             self.happens(self.now + delay, arrival);
         }
     }
@@ -389,19 +455,20 @@ impl World {
         let Some(((at, _), happening)) = self.queue.pop_first() else { return false };
         self.now = at;
         match happening {
-            Happening::Arrival { from, to, datagram } => self.arrive(from, to, datagram),
+            Happening::Arrival { realm, from, to, datagram } => self.arrive(realm, from, to, datagram),
             Happening::Wake(id) => self.wake(id),
         }
         true
     }
 
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, mut datagram: Vec<u8>) {
-        let Some(id) = self.by_endpoint.get(&to).copied() else {
+    fn arrive(&mut self, realm: Realm, from: SocketAddr, to: SocketAddr, mut datagram: Vec<u8>) {
+        let Some(inner) = self.sites.enter(self.now, realm, from, to) else { return };
+        let Some(id) = self.by_endpoint.get(&inner).copied() else {
             let seen = Seen { at: self.now, from, to, datagram };
             self.taps.entry(to).and_modify(|seens| seens.push(seen));
             return;
         };
-        if self.split.contains(&from.ip()) != self.split.contains(&to.ip()) {
+        if realm.is_none() && self.split.contains(&from.ip()) != self.split.contains(&to.ip()) {
             return;
         }
         self.log.update(&self.now.as_nanos().to_be_bytes());
@@ -441,7 +508,7 @@ impl World {
             host.wake_at = wake;
         }
         for transmit in out {
-            self.inject(from, transmit.to, transmit.datagram);
+            self.transmit(from, transmit.to, transmit.datagram);
         }
         if let Some(at) = wake {
             self.happens(at, Happening::Wake(id));
