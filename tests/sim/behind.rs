@@ -91,6 +91,11 @@ fn machines_behind_one_nat_reach_each_other_without_it() {
             let took = ping(&mut world, from, to, sequence as u16, PATIENCE);
             assert!(took.is_some(), "{kind:?}");
         }
+        let took = ping(&mut world, a, b, 9, PATIENCE);
+        assert!(
+            took.is_some_and(|took| took < Duration::from_millis(1)),
+            "{kind:?}: {took:?} is no local way"
+        );
         let inside = [world.endpoint(a), world.endpoint(b)];
         assert!(seen.borrow().iter().all(|seen| inside.contains(&seen.from)), "{kind:?}: translated");
     }
@@ -150,19 +155,20 @@ fn node_behind_two_nats_joins_and_neighbours_are_close() {
 
 #[test]
 fn split_keeps_a_nat_and_all_behind_it_on_one_side() {
-    let kind = NatKind::PortRestricted;
-    let mut world = World::new(305, Conditions::default());
-    let nat = world.nat(kind);
-    let (public, a) = public_and_behind(&mut world, nat, kind);
-    let b = world.machine_behind(nat);
-    let b = knowing(&world, a, b);
-    let b = world.add(b);
-    assert!(ping(&mut world, a, public, 1, PATIENCE).is_some());
-    world.cut_off(&[a]);
-    assert!(ping(&mut world, a, public, 2, PATIENCE).is_none(), "the split is no split");
-    assert!(ping(&mut world, a, b, 3, PATIENCE).is_some(), "cut off from its own network");
-    world.reunite();
-    assert!(ping(&mut world, a, public, 4, PATIENCE).is_some());
+    for kind in [NatKind::PortRestricted, NatKind::Firewall] {
+        let mut world = World::new(305, Conditions::default());
+        let nat = world.nat(kind);
+        let (public, a) = public_and_behind(&mut world, nat, kind);
+        let b = world.machine_behind(nat);
+        let b = knowing(&world, a, b);
+        let b = world.add(b);
+        assert!(ping(&mut world, a, public, 1, PATIENCE).is_some());
+        world.cut_off(&[a]);
+        assert!(ping(&mut world, a, public, 2, PATIENCE).is_none(), "the split is no split");
+        assert!(ping(&mut world, a, b, 3, PATIENCE).is_some(), "cut off from its own network");
+        world.reunite();
+        assert!(ping(&mut world, a, public, 4, PATIENCE).is_some());
+    }
 }
 
 #[test]

@@ -193,8 +193,10 @@ fn datagram_passes_all_nats_on_its_way() {
     assert_eq!(sites.enter(now, None, of_b, of_a), Some(a));
     // In the carrier's network the homes know each other by their addresses there.
     let home_of_b = sites.nat(sites.realm(b.ip()).expect("behind a NAT")).public();
-    let (realm, from) =
-        sites.leave(now, &mut rng, a, SocketAddr::new(home_of_b, 5747)).expect("all let it out");
+    let home_of_b = SocketAddr::new(home_of_b, 5747);
+    let (realm, from) = sites.leave(now, &mut rng, a, home_of_b).expect("all let it out");
     assert_eq!((realm, sites.realm(from.ip())), (Some(carrier), Some(carrier)));
+    assert_eq!(sites.enter(now, realm, server, home_of_b), Some(b));
+    assert_eq!(sites.enter(now, None, server, home_of_b), None, "the carrier's network is not known outside");
     assert_eq!(sites.public_address(a.ip()), sites.nat(carrier).public());
 }
