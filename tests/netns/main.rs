@@ -18,6 +18,7 @@ mod lab;
 mod lifecycle;
 mod machine;
 mod mtu;
+mod nat;
 mod outages;
 mod policy;
 mod programs;
