@@ -16,6 +16,7 @@ mod inputs;
 mod interface;
 mod lab;
 mod lifecycle;
+mod line;
 mod machine;
 mod mtu;
 mod nat;

@@ -9,19 +9,21 @@
 //! internet with global addresses, and behind NATs: [`nat`].
 
 pub(crate) mod capture;
+pub(crate) mod line;
 pub(crate) mod nat;
 pub(crate) mod node;
 pub(crate) mod pinger;
 pub(crate) mod plug;
 pub(crate) mod process;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -30,6 +32,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
+use crate::lab::line::{Line, Weather};
 use crate::lab::node::Node;
 use crate::lab::plug::{Outlet, Provider};
 use crate::lab::process::{Process, Ran, run};
@@ -94,6 +97,7 @@ pub(crate) struct Lab {
     routers: Cell<u8>,
     subscribers: Cell<u8>,
     has_internet: Cell<bool>,
+    lines: RefCell<Vec<Rc<Line>>>,
     dir: TempDir,
     _serial: MutexGuard<'static, ()>,
 }
@@ -116,6 +120,7 @@ impl Lab {
             routers: Cell::new(0),
             subscribers: Cell::new(0),
             has_internet: Cell::new(false),
+            lines: RefCell::default(),
             dir,
             _serial: serial,
         };
@@ -137,7 +142,13 @@ impl Lab {
             Underlay::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
             Underlay::V6 => IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())),
         };
-        let outlet = Outlet { netns: self.lan(), port: format!("p{number}"), gateway: None, bridged: true };
+        let outlet = Outlet {
+            netns: self.lan(),
+            port: format!("p{number}"),
+            gateway: None,
+            behind: None,
+            bridged: true,
+        };
         self.machine_at(number, outlet, address)
     }
 
@@ -154,6 +165,17 @@ impl Lab {
         let dir = self.dir.path().join(format!("n{number}"));
         fs::create_dir(&dir).unwrap();
         Machine { netns, number, ip: address, dir, outlet }
+    }
+
+    /// Lays a line with distance to a machine, which lasts as long as the lab.
+    pub(crate) fn lengthen(&self, machine: &Machine, weather: Weather, seed: u64) -> Rc<Line> {
+        self.keep(machine.outlet.lengthen((&machine.netns, "eth0"), machine.ip, weather, seed))
+    }
+
+    fn keep(&self, line: Line) -> Rc<Line> {
+        let line = Rc::new(line);
+        self.lines.borrow_mut().push(Rc::clone(&line));
+        line
     }
 
     /// A new namespace whose addresses are usable at once.
@@ -295,16 +317,32 @@ pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-/// Bytes that look random and are the same in every run (xorshift64*).
+/// Bytes that look random and are the same in every run.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    let mut random = Random::new(seed);
+    (0..length).map(|_| (random.next() >> 56) as u8).collect()
+}
+
+/// Numbers that look random and are the same in every run (xorshift64*).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number; its upper bits are the better ones.
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The next number from 0 to below 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        f64::from((self.next() >> 32) as u32) / 2f64.powi(32)
+    }
 }
 
 fn check_machine() {

@@ -12,9 +12,11 @@
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
+use crate::lab::line::{Line, Weather};
 use crate::lab::node::Node;
 use crate::lab::plug::{Outlet, Provider, on};
 use crate::lab::process::run;
@@ -262,6 +264,11 @@ impl<'lab> Router<'lab> {
         self.forget();
     }
 
+    /// Lays a line with distance to the outside, which lasts as long as the lab.
+    pub(crate) fn lengthen(&self, weather: Weather, seed: u64) -> Rc<Line> {
+        self.lab.keep(self.outlet.lengthen((&self.netns, "wan0"), self.ip, weather, seed))
+    }
+
     /// Drops what one address sends to the other, both as seen inside where they are inside; the internet goes on.
     pub(crate) fn cut(&self, one: IpAddr, other: IpAddr) {
         cut(&self.netns, one, other);
@@ -296,6 +303,7 @@ impl Provider for Router<'_> {
             netns: self.netns.clone(),
             port: port.into(),
             gateway: Some(self.inside_address(1)),
+            behind: None,
             bridged: true,
         };
         (outlet, self.inside_address(next(&self.hosts)))
@@ -307,12 +315,16 @@ impl Provider for Lab {
     fn outlet(&self, port: &str, underlay: Underlay) -> (Outlet, IpAddr) {
         let netns = self.internet();
         let number = next(&self.subscribers);
-        let address = |host: u8| match underlay {
-            Underlay::V4 => IpAddr::V4(Ipv4Addr::new(20, number, 0, host)),
-            Underlay::V6 => IpAddr::V6(Ipv6Addr::new(0x2a0f, number.into(), 0, 0, 0, 0, 0, host.into())),
+        let v4 = |host| IpAddr::V4(Ipv4Addr::new(20, number, 0, host));
+        let v6 = |subnet, host: u8| {
+            IpAddr::V6(Ipv6Addr::new(0x2a0f, number.into(), subnet, 0, 0, 0, 0, host.into()))
         };
-        let outlet = Outlet { netns, port: port.into(), gateway: Some(address(1)), bridged: false };
-        (outlet, address(FIRST_HOST))
+        let (gateway, address, behind) = match underlay {
+            Underlay::V4 => (v4(1), v4(FIRST_HOST), None),
+            Underlay::V6 => (v6(0, 1), v6(0, FIRST_HOST), Some(v6(1, 0))),
+        };
+        let outlet = Outlet { netns, port: port.into(), gateway: Some(gateway), behind, bridged: false };
+        (outlet, address)
     }
 }
 
@@ -329,12 +341,7 @@ impl Lab {
 
     /// A router on the internet.
     pub(crate) fn router(&self, nat: Nat) -> Router<'_> {
-        let router = Router::new(self, self, nat);
-        if nat.underlay() == Underlay::V6 {
-            let inside = router.inside_address(0);
-            ip(&format!("-n {} route add {inside}/64 via {}", self.internet(), router.ip));
-        }
-        router
+        Router::new(self, self, nat)
     }
 
     /// Drops what two public addresses send to each other.

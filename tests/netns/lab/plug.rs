@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
+use crate::lab::line::{Line, Weather};
 use crate::lab::{Underlay, inside, ip};
 
 /// What something can be plugged into.
@@ -19,6 +20,8 @@ pub(crate) struct Outlet {
     pub(crate) port: String,
     /// Where the default route leads.
     pub(crate) gateway: Option<IpAddr>,
+    /// A subnet that is behind whoever takes the place.
+    pub(crate) behind: Option<IpAddr>,
     /// The port belongs to the bridge `br0`; else it has the gateway's address.
     pub(crate) bridged: bool,
 }
@@ -27,12 +30,21 @@ impl Outlet {
     /// Lays a veth pair from here to `device` in another namespace, and gives that its address.
     pub(crate) fn connect(&self, netns: &str, device: &str, address: IpAddr) {
         ip(&format!("-n {} link add {} type veth peer name {device} netns {netns}", self.netns, self.port));
-        inside(netns, || {
-            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
-            let off = if address.is_ipv4() { "1" } else { "0" };
-            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), off).unwrap();
-        });
-        self.attach(netns, device, address);
+        self.set_up(netns, device, address);
+    }
+
+    /// Lays a line with distance instead of the cable that is there.
+    pub(crate) fn lengthen(
+        &self,
+        (netns, device): (&str, &str),
+        address: IpAddr,
+        weather: Weather,
+        seed: u64,
+    ) -> Line {
+        ip(&format!("-n {netns} link del {device}"));
+        let line = Line::new([(netns, device), (&self.netns, &self.port)], weather, seed);
+        self.set_up(netns, device, address);
+        line
     }
 
     /// Takes the far end of the cable over from another outlet, while the near end stays what it is.
@@ -52,6 +64,15 @@ impl Outlet {
         }
     }
 
+    fn set_up(&self, netns: &str, device: &str, address: IpAddr) {
+        inside(netns, || {
+            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
+            let off = if address.is_ipv4() { "1" } else { "0" };
+            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), off).unwrap();
+        });
+        self.attach(netns, device, address);
+    }
+
     fn attach(&self, netns: &str, device: &str, address: IpAddr) {
         let (far, port) = (&self.netns, &self.port);
         ip(&format!("-n {netns} link set {device} up"));
@@ -60,6 +81,9 @@ impl Outlet {
         } else {
             ip(&format!("-n {far} link set {port} up"));
             ip(&format!("-n {far} addr add {}", on(port, self.gateway.unwrap())));
+        }
+        if let Some(behind) = self.behind {
+            ip(&format!("-n {far} route add {behind}/64 via {address} dev {port}"));
         }
         self.address(netns, device, address);
     }
