@@ -62,11 +62,12 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Makes both ends, each a namespace and a name in it.
+    /// Makes both ends, each a namespace and a name in it; they are down.
     pub(crate) fn new(ends: [(&str, &str); 2], weather: Weather, seed: u64) -> Self {
         let taps = ends.map(|(netns, name)| {
             inside(netns, || {
-                let tap = DeviceBuilder::new().name(name).layer(Layer::L2).build_sync().unwrap();
+                let tap =
+                    DeviceBuilder::new().name(name).layer(Layer::L2).enable(false).build_sync().unwrap();
                 tap.set_nonblocking(true).unwrap();
                 tap
             })

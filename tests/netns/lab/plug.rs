@@ -65,11 +65,13 @@ impl Outlet {
     }
 
     fn set_up(&self, netns: &str, device: &str, address: IpAddr) {
-        inside(netns, || {
-            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
-            let off = if address.is_ipv4() { "1" } else { "0" };
-            fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), off).unwrap();
-        });
+        for (netns, device) in [(netns, device), (&self.netns, &self.port)] {
+            inside(netns, || {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
+                let off = if address.is_ipv4() { "1" } else { "0" };
+                fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), off).unwrap();
+            });
+        }
         self.attach(netns, device, address);
     }
 
