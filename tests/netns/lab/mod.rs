@@ -5,20 +5,25 @@
 //!   azPxCn2 ─ eth0 ══ p2 ┤ br0 in azPxClan          P: process, C: counter of the test
 //!   azPxCn3 ─ eth0 ══ p3 ┘
 //! ```
-//! A namespace has 10.77.0.N/24 or fd77::N/64 on `eth0`, never both: a test says which underlay it uses.
+//! A namespace has 10.77.0.N/24 or fd77::N/64 on `eth0`, never both: a test says which underlay it uses. Machines on an
+//! internet with global addresses, and behind NATs: [`nat`].
 
 pub(crate) mod capture;
+pub(crate) mod line;
+pub(crate) mod nat;
 pub(crate) mod node;
 pub(crate) mod pinger;
+pub(crate) mod plug;
 pub(crate) mod process;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -27,7 +32,9 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
+use crate::lab::line::{Line, Weather};
 use crate::lab::node::Node;
+use crate::lab::plug::{Outlet, Provider};
 use crate::lab::process::{Process, Ran, run};
 
 /// One lab at a time: the tests measure time and processor use.
@@ -59,6 +66,16 @@ pub(crate) enum Underlay {
     V6,
 }
 
+impl Underlay {
+    /// The version of an address.
+    pub(crate) const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
 /// Whether `AZORA_TEST_LONG` asks for the long figures.
 pub(crate) fn long() -> bool {
     std::env::var_os("AZORA_TEST_LONG").is_some()
@@ -70,12 +87,17 @@ pub(crate) struct Machine {
     pub(crate) number: u8,
     pub(crate) ip: IpAddr,
     pub(crate) dir: PathBuf,
+    outlet: Outlet,
 }
 
 /// The namespaces of one test.
 pub(crate) struct Lab {
     prefix: String,
     count: Cell<u8>,
+    routers: Cell<u8>,
+    subscribers: Cell<u8>,
+    has_internet: Cell<bool>,
+    lines: RefCell<Vec<Rc<Line>>>,
     dir: TempDir,
     _serial: MutexGuard<'static, ()>,
 }
@@ -92,9 +114,17 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         // Daemons of other users find their own directory below it.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
-        let lab = Self { prefix, count: Cell::new(0), dir, _serial: serial };
-        let lan = lab.lan();
-        ip(&format!("netns add {lan}"));
+        let lab = Self {
+            prefix,
+            count: Cell::new(0),
+            routers: Cell::new(0),
+            subscribers: Cell::new(0),
+            has_internet: Cell::new(false),
+            lines: RefCell::default(),
+            dir,
+            _serial: serial,
+        };
+        let lan = lab.namespace("lan");
         ip(&format!("-n {lan} link add br0 type bridge"));
         ip(&format!("-n {lan} link set br0 up"));
         lab
@@ -107,30 +137,57 @@ impl Lab {
 
     /// A machine on the bridge.
     pub(crate) fn machine(&self, underlay: Underlay) -> Machine {
-        let number = self.count.get() + 1;
-        self.count.set(number);
-        let (lan, netns) = (self.lan(), format!("{}n{number}", self.prefix));
-        let ip_address = match underlay {
+        let number = next(&self.count);
+        let address = match underlay {
             Underlay::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
             Underlay::V6 => IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())),
         };
+        let outlet = Outlet {
+            netns: self.lan(),
+            port: format!("p{number}"),
+            gateway: None,
+            behind: None,
+            bridged: true,
+        };
+        self.machine_at(number, outlet, address)
+    }
+
+    /// A machine that is plugged in elsewhere than on the bridge.
+    fn machine_from(&self, provider: &dyn Provider, underlay: Underlay) -> Machine {
+        let number = next(&self.count);
+        let (outlet, address) = provider.outlet(&format!("p{number}"), underlay);
+        self.machine_at(number, outlet, address)
+    }
+
+    fn machine_at(&self, number: u8, outlet: Outlet, address: IpAddr) -> Machine {
+        let netns = self.namespace(&format!("n{number}"));
+        outlet.connect(&netns, "eth0", address);
+        let dir = self.dir.path().join(format!("n{number}"));
+        fs::create_dir(&dir).unwrap();
+        Machine { netns, number, ip: address, dir, outlet }
+    }
+
+    /// Lays a line with distance to a machine, which lasts as long as the lab.
+    pub(crate) fn lengthen(&self, machine: &Machine, weather: Weather, seed: u64) -> Rc<Line> {
+        self.keep(machine.outlet.lengthen((&machine.netns, "eth0"), machine.ip, weather, seed))
+    }
+
+    fn keep(&self, line: Line) -> Rc<Line> {
+        let line = Rc::new(line);
+        self.lines.borrow_mut().push(Rc::clone(&line));
+        line
+    }
+
+    /// A new namespace whose addresses are usable at once.
+    fn namespace(&self, name: &str) -> String {
+        let netns = format!("{}{name}", self.prefix);
         ip(&format!("netns add {netns}"));
-        ip(&format!("-n {lan} link add p{number} type veth peer name eth0 netns {netns}"));
-        ip(&format!("-n {lan} link set p{number} master br0 up"));
+        ip(&format!("-n {netns} link set lo up"));
         inside(&netns, || {
             fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
             fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
-            fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap();
-            let off = if underlay == Underlay::V4 { "1" } else { "0" };
-            fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", off).unwrap();
         });
-        ip(&format!("-n {netns} link set lo up"));
-        ip(&format!("-n {netns} link set eth0 up"));
-        let dir = self.dir.path().join(format!("n{number}"));
-        fs::create_dir(&dir).unwrap();
-        let machine = Machine { netns, number, ip: ip_address, dir };
-        machine.add_address(ip_address);
-        machine
+        netns
     }
 
     /// A machine with an identity, its daemon not yet started.
@@ -151,9 +208,7 @@ impl Drop for Lab {
 impl Machine {
     /// The arguments run by `ip netns exec` in this machine.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns, program]);
-        command
+        command(&self.netns, program)
     }
 
     /// Runs a shell line in this machine; it may fail.
@@ -180,8 +235,14 @@ impl Machine {
 
     /// Adds an underlay address that is usable at once.
     pub(crate) fn add_address(&self, address: IpAddr) {
-        let (length, flags) = if address.is_ipv4() { (24, "") } else { (64, " nodad") };
-        ip(&format!("-n {} addr add {address}/{length} dev eth0{flags}", self.netns));
+        self.outlet.address(&self.netns, "eth0", address);
+    }
+
+    /// Is plugged in elsewhere, as a laptop that leaves the LAN for another.
+    pub(crate) fn move_to(&mut self, provider: &dyn Provider) {
+        let (outlet, address) = provider.outlet(&format!("p{}", self.number), Underlay::of(self.ip));
+        outlet.take_over(&self.outlet, &self.netns, "eth0", address);
+        (self.outlet, self.ip) = (outlet, address);
     }
 
     /// Moves to another underlay address, as a laptop that changes networks does.
@@ -200,6 +261,19 @@ impl Machine {
             all.iter().map(|entry| entry.name().to_string_lossy().into_owned()).collect()
         })
     }
+}
+
+/// The arguments run by `ip netns exec` in a namespace.
+pub(crate) fn command(netns: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns, program]);
+    command
+}
+
+/// The next number of a kind.
+fn next(count: &Cell<u8>) -> u8 {
+    count.set(count.get().checked_add(1).unwrap());
+    count.get()
 }
 
 /// Runs `work` on a thread of its own inside a network namespace.
@@ -243,16 +317,32 @@ pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-/// Bytes that look random and are the same in every run (xorshift64*).
+/// Bytes that look random and are the same in every run.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    let mut random = Random::new(seed);
+    (0..length).map(|_| (random.next() >> 56) as u8).collect()
+}
+
+/// Numbers that look random and are the same in every run (xorshift64*).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number; its upper bits are the better ones.
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The next number from 0 to below 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        f64::from((self.next() >> 32) as u32) / 2f64.powi(32)
+    }
 }
 
 fn check_machine() {
