@@ -1,5 +1,9 @@
 //! Token buckets: how often something may happen.
 
+mod shared;
+
+pub use shared::SharedBucket;
+
 use crate::proto::timer::Instant;
 
 /// A token bucket: `rate` tokens a second, at most `burst` saved up.

@@ -23,3 +23,23 @@ fn time_going_back_gives_nothing() {
     assert!(!bucket.take(Instant::ZERO));
     assert!(!bucket.take(later));
 }
+
+#[test]
+fn a_shared_bucket_gives_burst_then_rate() {
+    let t0 = Instant::from_nanos(7);
+    let bucket = SharedBucket::new(1000, 300);
+    assert!(bucket.take(t0, 300));
+    assert!(!bucket.take(t0, 1), "empty");
+    assert!(!bucket.take(t0 + Duration::from_millis(99), 100));
+    assert!(bucket.take(t0 + Duration::from_millis(100), 100));
+    assert_eq!(bucket.full_at(), t0 + Duration::from_millis(400));
+    assert!(!bucket.take(t0 + Duration::from_secs(60), 301), "more than the burst");
+    assert!(bucket.take(t0 + Duration::from_secs(60), 300));
+    assert!(!bucket.take(t0, 1), "time going back gives nothing");
+}
+
+#[test]
+fn a_shared_bucket_without_a_limit_never_ends() {
+    let bucket = SharedBucket::new(u64::MAX, u64::MAX);
+    assert!((0..1000).all(|_| bucket.take(Instant::from_nanos(1), 1 << 30)));
+}

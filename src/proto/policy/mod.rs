@@ -18,12 +18,11 @@
 mod flows;
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 pub use flows::{FLOWS_MAX, Flows};
 
 use crate::proto::identity::NodeId;
+use crate::proto::limit::SharedBucket;
 use crate::proto::timer::Instant;
 use crate::proto::wire::inner::{IPV6_MTU_MIN, Inner, Traffic};
 
@@ -162,24 +161,20 @@ pub fn inbound(
     pass
 }
 
-/// Rate limit of one peer's echo requests: a token bucket as one number (generic cell rate algorithm), so that the
-/// data path needs no lock. Two threads that take at once may count one token for both.
-#[derive(Debug, Default)]
-pub struct EchoLimit {
-    /// When the bucket will be full again, in nanoseconds.
-    full_at_ns: AtomicU64,
-}
+/// Rate limit of one peer's echo requests.
+#[derive(Debug)]
+pub struct EchoLimit(SharedBucket);
 
 impl EchoLimit {
     /// Takes one token; false when there is none.
     pub fn take(&self, now: Instant) -> bool {
-        const INTERVAL_NS: u64 = Duration::from_secs(1).as_nanos() as u64 / ECHO_RATE_PER_S;
-        let full_at = self.full_at_ns.load(Ordering::Relaxed).max(now.as_nanos()) + INTERVAL_NS;
-        if full_at - now.as_nanos() > ECHO_BURST * INTERVAL_NS {
-            return false;
-        }
-        self.full_at_ns.store(full_at, Ordering::Relaxed);
-        true
+        self.0.take(now, 1)
+    }
+}
+
+impl Default for EchoLimit {
+    fn default() -> Self {
+        Self(SharedBucket::new(ECHO_RATE_PER_S, ECHO_BURST))
     }
 }
 
