@@ -16,6 +16,7 @@ const RANKS: &[(&str, u8)] = &[
     ("proto::wire", 1),
     ("proto::session", 2),
     ("proto::path", 2),
+    ("proto::relay", 2),
     ("proto::policy", 2),
     ("proto::dht", 2),
     ("proto::datapath", 3),

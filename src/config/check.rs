@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::value::Bootstrap;
-use super::{ALLOW_MAX, BOOTSTRAP_MAX, Config, LISTEN_MAX};
+use super::{ALLOW_MAX, BOOTSTRAP_MAX, Config, LISTEN_MAX, RELAY_PEERS_MAX};
 
 /// Values that are right alone and wrong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +46,7 @@ pub(super) fn check(config: &Config) -> Result<(), Conflict> {
         ("net.listen", listen.len(), LISTEN_MAX),
         ("net.bootstrap", bootstrap.len(), BOOTSTRAP_MAX),
         ("policy.allow", allow.len(), ALLOW_MAX),
+        ("relay.peers", config.relay.peers.len(), RELAY_PEERS_MAX),
     ] {
         if count > max {
             return Err(Conflict::TooMany { key, count, max });

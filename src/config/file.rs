@@ -11,7 +11,7 @@ use super::value::{
     self, AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload,
     UdpOffload,
 };
-use super::{Error, FILE_BYTES_MAX};
+use super::{Error, FILE_BYTES_MAX, RelayLimits};
 use crate::proto::identity::NodeId;
 
 /// Longest excerpt of a wrong line, in characters.
@@ -27,6 +27,7 @@ pub(super) struct ConfigFile {
     pub(super) dht: DhtTable,
     pub(super) data: DataTable,
     pub(super) policy: PolicyTable,
+    pub(super) relay: RelayTable,
     pub(super) metrics: MetricsTable,
 }
 
@@ -84,6 +85,15 @@ pub(super) struct PolicyTable {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RelayTable {
+    pub(super) enabled: Option<bool>,
+    #[serde(deserialize_with = "node_ids")]
+    pub(super) peers: Option<Vec<NodeId>>,
+    pub(super) limits: Option<RelayLimits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct MetricsTable {
     #[serde(deserialize_with = "metrics_address")]
     pub(super) listen: Option<Option<SocketAddr>>,
@@ -115,6 +125,24 @@ impl<'de> Deserialize<'de> for AllowRule {
         let peer: Option<NodeId> = peer.map(|id| id.parse()).transpose().map_err(de::Error::custom)?;
         Self::new(peer, proto, port).map_err(de::Error::custom)
     }
+}
+
+impl<'de> Deserialize<'de> for RelayLimits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            kbit_s: i64,
+        }
+        let Fields { kbit_s } = Fields::deserialize(deserializer)?;
+        value::kbit_s(kbit_s).map(|kbit_s| Self { kbit_s }).map_err(de::Error::custom)
+    }
+}
+
+fn node_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<NodeId>>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let ids: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
+    ids.map(Some).map_err(de::Error::custom)
 }
 
 fn checked<'de, D: Deserializer<'de>, T>(

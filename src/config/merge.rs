@@ -126,8 +126,17 @@ impl Provenance {
 
 /// Merges and checks.
 pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) -> Result<Config, Error> {
-    let Config { mut node, mut tun, mut net, mut dht, mut data, mut policy, mut metrics, mut provenance } =
-        Config::default();
+    let Config {
+        mut node,
+        mut tun,
+        mut net,
+        mut dht,
+        mut data,
+        mut policy,
+        mut relay,
+        mut metrics,
+        mut provenance,
+    } = Config::default();
     let from = &mut provenance;
     let set = given.clone();
     node.state_dir = from.pick("node.state_dir", set.state_dir, file.node.state_dir, node.state_dir);
@@ -152,11 +161,14 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     policy.inbound = from.pick("policy.inbound", set.inbound, file.policy.inbound, policy.inbound);
     policy.allow = from.pick("policy.allow", None, file.policy.allow, policy.allow);
     policy.lan_guard = from.pick("policy.lan_guard", None, file.policy.lan_guard, policy.lan_guard);
+    relay.enabled = from.pick("relay.enabled", None, file.relay.enabled, relay.enabled);
+    relay.peers = from.pick("relay.peers", None, file.relay.peers, relay.peers);
+    relay.limits = from.pick("relay.limits", None, file.relay.limits, relay.limits);
     let address = set.metrics.map(|given| Given { value: Some(given.value), origin: given.origin });
     metrics.listen = from.pick("metrics.listen", address, file.metrics.listen, metrics.listen);
     provenance.file = path;
     provenance.overrides = given.clone();
-    let config = Config { node, tun, net, dht, data, policy, metrics, provenance };
+    let config = Config { node, tun, net, dht, data, policy, relay, metrics, provenance };
     check::check(&config)?;
     Ok(config)
 }
@@ -164,7 +176,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
 impl Config {
     /// Every key with its effective value and origin, in the order of the file. Holds no secret.
     pub fn settings(&self) -> Vec<Setting> {
-        let Self { node, tun, net, dht, data, policy, metrics, provenance } = self;
+        let Self { node, tun, net, dht, data, policy, relay, metrics, provenance } = self;
         let allow = policy.allow.iter().map(|rule| {
             let peer = rule.peer.map(|peer| format!("peer = \"{peer}\""));
             let proto = rule.proto.map(|proto| format!("proto = \"{proto}\""));
@@ -190,6 +202,9 @@ impl Config {
             ("policy.inbound", quoted(policy.inbound)),
             ("policy.allow", list(allow)),
             ("policy.lan_guard", policy.lan_guard.to_string()),
+            ("relay.enabled", relay.enabled.to_string()),
+            ("relay.peers", list(relay.peers.iter().map(quoted))),
+            ("relay.limits", format!("{{ kbit_s = {} }}", relay.limits.kbit_s)),
             ("metrics.listen", quoted(metrics.listen.map(|a| a.to_string()).unwrap_or_default())),
         ];
         let origin = |key| provenance.origins.get(key).copied().unwrap_or_default();

@@ -29,6 +29,9 @@ use std::net::SocketAddr;
 
 use clap::builder::Resettable;
 
+use crate::proto::identity::NodeId;
+use crate::proto::relay::STRANGER_BITS_PER_S;
+
 /// Where the file is looked for when neither flag nor environment names one.
 pub const DEFAULT_FILE: &str = "/etc/azora/azora.toml";
 /// Default state directory.
@@ -57,6 +60,8 @@ pub const ALLOW_MAX: usize = 256;
 pub const WORKERS_MAX: usize = crate::engine::WORKERS_MAX;
 /// Longest interface name in bytes (`IFNAMSIZ` less the terminating zero).
 pub const TUN_NAME_BYTES_MAX: usize = 15;
+/// Most nodes in `relay.peers`.
+pub const RELAY_PEERS_MAX: usize = 256;
 /// Longest socket path in bytes (`sun_path` less the terminating zero).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Longest path of the state directory in bytes (`PATH_MAX` less room for file names).
@@ -80,6 +85,8 @@ pub struct Config {
     pub data: Data,
     /// Who may open flows to this node.
     pub policy: Policy,
+    /// Whose packets this node carries.
+    pub relay: Relay,
     /// Prometheus metrics.
     pub metrics: Metrics,
     provenance: merge::Provenance,
@@ -149,6 +156,24 @@ pub struct Policy {
     pub lan_guard: bool,
 }
 
+/// `[relay]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Whether data of strangers is carried; what they need to find a way of their own always is.
+    pub enabled: bool,
+    /// Nodes whose data is carried in any case, beside the configured contacts; at most [`RELAY_PEERS_MAX`].
+    pub peers: Vec<NodeId>,
+    /// What strangers get.
+    pub limits: RelayLimits,
+}
+
+/// What a relay carries for strangers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Kilobits a second, in each direction of a pair of nodes.
+    pub kbit_s: u32,
+}
+
 /// `[metrics]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
@@ -195,6 +220,13 @@ impl Default for Data {
             cipher: Cipher::Auto,
             workers: 0,
         }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        let kbit_s = u32::try_from(STRANGER_BITS_PER_S / 1000).unwrap_or(u32::MAX);
+        Self { enabled: false, peers: Vec::new(), limits: RelayLimits { kbit_s } }
     }
 }
 

@@ -31,6 +31,9 @@ pub enum InvalidValue {
     /// More than [`WORKERS_MAX`], or negative.
     #[error("workers {0} is outside 0 (one for every two cores) to {WORKERS_MAX}")]
     Workers(i64),
+    /// No rate, or negative.
+    #[error("kbit_s {0} is outside 1 to {max}", max = u32::MAX)]
+    Rate(i64),
     /// No interface can have this name.
     #[error(
         "`{0}` is no interface name: 1 to {TUN_NAME_BYTES_MAX} bytes of a-z, A-Z, 0-9, `_`, `-`, `.`, and not lo"
@@ -312,6 +315,14 @@ pub fn mtu(value: i64) -> Result<u16, InvalidValue> {
 /// Outside that range.
 pub fn workers(value: i64) -> Result<usize, InvalidValue> {
     usize::try_from(value).ok().filter(|workers| *workers <= WORKERS_MAX).ok_or(InvalidValue::Workers(value))
+}
+
+/// A rate in kilobits a second, at least 1.
+///
+/// # Errors
+/// Outside that range.
+pub(super) fn kbit_s(value: i64) -> Result<u32, InvalidValue> {
+    u32::try_from(value).ok().filter(|rate| *rate > 0).ok_or(InvalidValue::Rate(value))
 }
 
 /// A name that the kernel takes for an interface.

@@ -184,6 +184,8 @@ pub struct Status {
     pub endpoints: Vec<SocketAddr>,
     /// The DHT in short.
     pub dht: DhtSummary,
+    /// What is between this node and the internet.
+    pub nat: NatStatus,
     /// How packets are carried.
     pub data: DataStatus,
     /// What is wrong, worst first; empty when all is well.
@@ -192,6 +194,31 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Packets dropped that belong to no peer, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// What is between this node and the internet, and whom it carries packets for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// Where others see this node, when that is no address of its own.
+    pub mapped: Option<SocketAddr>,
+    /// The NAT gives every destination another port.
+    pub mapping_varies: bool,
+    /// By way of whom this node is reached.
+    pub relays: Vec<RelayStatus>,
+    /// Nodes that are reached by way of this one.
+    pub relayed_for: u64,
+    /// Pairs of nodes that this one carries packets for.
+    pub channels: u64,
+}
+
+/// A relay of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// Which node.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// It carries data, not only what is needed to find another way.
+    pub data: bool,
 }
 
 /// What the daemon is doing.
@@ -331,6 +358,11 @@ pub struct PathStatus {
 impl PathStatus {
     /// No path.
     pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new() };
+
+    /// By way of a relay at an endpoint.
+    pub fn relayed(endpoint: SocketAddr, relay: NodeId) -> Self {
+        Self { kind: PathKind::Relay, endpoint: Some(endpoint), via: vec![relay] }
+    }
 
     /// Straight to an endpoint.
     pub const fn direct(endpoint: SocketAddr) -> Self {

@@ -142,7 +142,7 @@ impl Answers {
                     seq,
                     node_id: reply.node_id,
                     rtt_ms: status::ms(reply.rtt),
-                    path: PathKind::Direct,
+                    path: if reply.via.is_some() { PathKind::Relay } else { PathKind::Direct },
                     endpoint: Some(reply.endpoint),
                 }));
             }
@@ -188,6 +188,7 @@ impl Answers {
             listen: self.listen.clone(),
             endpoints: node.endpoints.clone(),
             dht: status::dht_summary(&node.dht),
+            nat: status::nat(&node),
             data: self.data.status(),
             health: self.facts.judge(&node, interface.as_ref()),
             peers: node.peers.iter().map(status::peer).collect(),

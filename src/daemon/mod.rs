@@ -35,6 +35,7 @@ use crate::host::{clock, cpu, entropy, priority, privileges};
 use crate::proto::dht::Mode;
 use crate::proto::identity::Identity;
 use crate::proto::node;
+use crate::proto::relay;
 use crate::proto::session;
 use crate::store::{self, StateDir};
 use crate::tun::guard::{self, Guard};
@@ -279,12 +280,19 @@ fn node_config(
     remembered: Vec<crate::proto::wire::control::Contact>,
     firewall: &Firewall,
 ) -> node::Config {
+    let bootstrap = || config.net.bootstrap.iter().map(|contact| contact.node_id);
     node::Config {
         identity,
         session,
         dht_mode: match config.dht.mode {
             DhtMode::Auto | DhtMode::Server => Mode::Server,
             DhtMode::Client => Mode::Client,
+        },
+        dht_auto: config.dht.mode == DhtMode::Auto,
+        relay: relay::Config {
+            strangers: config.relay.enabled,
+            stranger_bits_per_s: u64::from(config.relay.limits.kbit_s) * 1000,
+            own: config.relay.peers.iter().copied().chain(bootstrap()).collect(),
         },
         rules: firewall.rules(),
         mtu: usize::from(config.tun.mtu),
@@ -306,6 +314,7 @@ async fn reload(config: &mut Config, firewall: &Firewall) {
         || fresh.net != config.net
         || fresh.dht != config.dht
         || fresh.data != config.data
+        || fresh.relay != config.relay
         || fresh.metrics != config.metrics
         || fresh.policy.lan_guard != config.policy.lan_guard;
     if fixed {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::message::{
-    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, PathStatus, PeerState, PeerStatus,
+    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathStatus, PeerState, PeerStatus,
+    RelayStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
@@ -32,7 +33,11 @@ pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
             node::PeerState::Authenticated => PeerState::Authenticated,
             node::PeerState::Flowing => PeerState::Flowing,
         },
-        path: peer.endpoint.map_or(PathStatus::NONE, PathStatus::direct),
+        path: match (peer.endpoint, peer.via) {
+            (None, _) => PathStatus::NONE,
+            (Some(endpoint), None) => PathStatus::direct(endpoint),
+            (Some(endpoint), Some((relay, _))) => PathStatus::relayed(endpoint, relay),
+        },
         standby: Vec::new(),
         rtt_ms: peer.rtt.map(ms),
         loss: peer.loss_per_mille.map(|loss| loss as f64 / 1e3),
@@ -43,6 +48,20 @@ pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
         rx_bytes: peer.bytes_received,
         tx_bytes: peer.bytes_sent,
         drops: BTreeMap::from([("replay".into(), peer.replays)]),
+    }
+}
+
+pub(super) fn nat(status: &node::Status) -> NatStatus {
+    NatStatus {
+        mapped: status.mapped,
+        mapping_varies: status.maps_dependently,
+        relays: status
+            .relays
+            .iter()
+            .map(|(node_id, data)| RelayStatus { node_id: *node_id, data: *data })
+            .collect(),
+        relayed_for: status.relayed.len() as u64,
+        channels: status.channels as u64,
     }
 }
 

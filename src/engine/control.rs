@@ -110,8 +110,8 @@ impl Control {
                 self.node.handle_setup(now, wall, source, &mut packet, now < self.loaded_until);
             }
             Item::Reply { source, mut packet } => self.node.handle_reply(now, wall, source, &mut packet),
-            Item::Messages { local_index, plaintext } => {
-                self.node.handle_control(now, wall, local_index, &plaintext)
+            Item::Messages { local_index, source, plaintext } => {
+                self.node.handle_control(now, wall, local_index, source, &plaintext);
             }
             Item::TooBig { to, len } => self.node.handle_too_big(now, to, len),
             Item::Notice(notice) => self.node.handle_notice(now, wall, notice),

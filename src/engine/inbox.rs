@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::proto::datapath::{self, DropReason, Notice, Shared, Snapshot};
+use crate::proto::wire::relay::Hop;
 
 /// Most items waiting.
 pub const INBOX_LEN_MAX: usize = 1024;
@@ -19,11 +20,11 @@ pub const LOADED_LEN: usize = 128;
 #[derive(Debug)]
 pub(super) enum Item {
     /// An unmasked setup packet.
-    Setup { source: SocketAddr, packet: Vec<u8> },
+    Setup { source: Hop, packet: Vec<u8> },
     /// Perhaps a cookie reply.
-    Reply { source: SocketAddr, packet: Vec<u8> },
+    Reply { source: Hop, packet: Vec<u8> },
     /// Control messages of a session.
-    Messages { local_index: u32, plaintext: Vec<u8> },
+    Messages { local_index: u32, source: Hop, plaintext: Vec<u8> },
     /// A datagram of that length to that endpoint exceeds the local link.
     TooBig { to: SocketAddr, len: usize },
     /// Something to know.

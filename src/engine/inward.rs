@@ -1,21 +1,23 @@
 //! Sockets to interface.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use arc_swap::Cache;
 
 use crate::host::clock;
-use crate::proto::datapath::{DropReason, Inward, Notice, PlainPackets, Reception, Snapshot, Turn};
+use crate::proto::datapath::{
+    DropReason, Inward, Notice, PlainPackets, Reception, Sink as _, Snapshot, Train, Turn,
+};
 use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::relay::Hop;
 use crate::proto::wire::superframe::PACKET_LEN_MAX;
 use crate::tun::Offloads;
-use crate::udp::{Received, TrainReceiver};
+use crate::udp::{Received, TrainReceiver, TrainSender};
 
 use super::duty::{self, InwardEnd, Load};
 use super::inbox::Item;
-use super::outward::Outward;
+use super::outward::{Outward, Wire};
 use super::plane::{Plane, SNAPSHOT_HELD_MAX, wait};
 
 impl Plane {
@@ -24,7 +26,7 @@ impl Plane {
     pub(super) fn run_inward(self, mut end: InwardEnd<Outward>) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
         let mut reception = Reception::new(self.rungs.interface() == Offloads::TcpUdp);
-        let mut receiver = TrainReceiver::new();
+        let (mut receiver, mut sender) = (TrainReceiver::new(), TrainSender::new());
         let mut pieces = Pieces { flat: vec![0; PACKET_LEN_MAX], cut: vec![0; PACKET_LEN_MAX] };
         let mut load = Load::new(clock::now());
         while !self.wake.is_set() {
@@ -33,7 +35,7 @@ impl Plane {
             for socket in self.sockets.iter() {
                 let snapshot = cache.load();
                 let now = clock::now();
-                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces };
+                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces, sender: &mut sender };
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 let received = receiver.receive(socket, |train| {
                     let Received { source, ecn, datagram_len, bytes } = train;
@@ -46,7 +48,7 @@ impl Plane {
             let now = clock::now();
             if reception.poll_timeout().is_some_and(|due| due <= now) {
                 let snapshot = cache.load();
-                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces };
+                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces, sender: &mut sender };
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 reception.handle_timeout(&mut turn);
             }
@@ -82,6 +84,7 @@ struct Inner<'a> {
     plane: &'a Plane,
     snapshot: &'a Snapshot,
     pieces: &'a mut Pieces,
+    sender: &'a mut TrainSender,
 }
 
 impl Inner<'_> {
@@ -120,16 +123,20 @@ impl Inward for Inner<'_> {
         }
     }
 
-    fn control(&mut self, local_index: u32, messages: &[u8]) {
-        self.plane.inbox.put(Item::Messages { local_index, plaintext: messages.to_vec() });
+    fn control(&mut self, local_index: u32, source: Hop, messages: &[u8]) {
+        self.plane.inbox.put(Item::Messages { local_index, source, plaintext: messages.to_vec() });
     }
 
-    fn setup(&mut self, source: SocketAddr, packet: &[u8]) {
+    fn setup(&mut self, source: Hop, packet: &[u8]) {
         self.plane.inbox.put(Item::Setup { source, packet: packet.to_vec() });
     }
 
-    fn reply(&mut self, source: SocketAddr, packet: &[u8]) {
+    fn reply(&mut self, source: Hop, packet: &[u8]) {
         self.plane.inbox.put(Item::Reply { source, packet: packet.to_vec() });
+    }
+
+    fn forward(&mut self, train: Train<'_>) {
+        Wire { plane: self.plane, sender: self.sender }.send(&[train]);
     }
 
     fn notify(&mut self, notice: Notice) {

@@ -191,9 +191,9 @@ impl Plane {
 }
 
 /// The sockets, as the data path sees them.
-struct Wire<'a> {
-    plane: &'a Plane,
-    sender: &'a mut TrainSender,
+pub(super) struct Wire<'a> {
+    pub(super) plane: &'a Plane,
+    pub(super) sender: &'a mut TrainSender,
 }
 
 impl Sink for Wire<'_> {

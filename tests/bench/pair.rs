@@ -4,20 +4,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use auramesh::proto::datapath::{
-    self, Batch, Inbound, Inward, Notice, Outbound, Outbox, Reception, Route, Shared, Sink, Snapshot, Train,
-    Turn,
+    self, Arrival, Batch, Inbound, Inward, Notice, Outbound, Outbox, Reception, Route, Shared, Sink,
+    Snapshot, Train, Turn,
 };
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, MeshAddress, NodeId};
 use auramesh::proto::node::{Config, Node};
 use auramesh::proto::path::LocalNetwork;
 use auramesh::proto::policy::Rules;
+use auramesh::proto::relay;
 use auramesh::proto::session;
 use auramesh::proto::session::transport::Session;
 use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::envelope::{NetworkSecret, RecipientKey};
 use auramesh::proto::wire::gso::{VIRTIO_LEN, Virtio};
 use auramesh::proto::wire::handshake::Suite;
+use auramesh::proto::wire::relay::Hop;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 /// Largest inner packet in bytes.
@@ -157,11 +159,13 @@ impl Inward for Kernel {
         self.0 += if virtio.is_udp_train() { pieces.len() } else { 1 };
     }
 
-    fn control(&mut self, _: u32, _: &[u8]) {}
+    fn control(&mut self, _: u32, _: Hop, _: &[u8]) {}
 
-    fn setup(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn setup(&mut self, _: Hop, _: &[u8]) {}
 
-    fn reply(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn reply(&mut self, _: Hop, _: &[u8]) {}
+
+    fn forward(&mut self, _: Train<'_>) {}
 
     fn notify(&mut self, _: Notice) {}
 }
@@ -201,6 +205,8 @@ fn start(identity: Identity, suite: Suite, endpoint: SocketAddr, bootstrap: &[(N
         identity,
         session: session::Config::new(suite == Suite::Aes256Gcm, NetworkSecret::default()),
         dht_mode: Mode::Server,
+        dht_auto: false,
+        relay: relay::Config::default(),
         rules: Rules { allow_all: true, ..Rules::default() },
         mtu: MTU,
         bootstrap: bootstrap.to_vec(),
@@ -224,7 +230,7 @@ fn carry(from: &mut Node, source: SocketAddr, to: &mut Node, destination: Socket
 
 fn receive(node: &mut Node, source: SocketAddr, datagram: &mut [u8]) {
     let (snapshot, shared) = (node.snapshot(), node.shared());
-    let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, 0, datagram, NOW);
+    let Arrival { verdict, notice, .. } = datapath::inbound(&snapshot, &shared, source, 0, datagram, NOW);
     let mut setup = false;
     let mut control = None;
     match verdict {
@@ -234,15 +240,16 @@ fn receive(node: &mut Node, source: SocketAddr, datagram: &mut [u8]) {
         | Inbound::Frames { .. }
         | Inbound::Slice(_)
         | Inbound::Reply
+        | Inbound::Forward(_)
         | Inbound::Drop(_) => {}
     }
     if let Some(notice) = notice {
         node.handle_notice(NOW, WALL, notice);
     }
     if let Some((local_index, messages)) = control {
-        node.handle_control(NOW, WALL, local_index, &messages);
+        node.handle_control(NOW, WALL, local_index, source.into(), &messages);
     }
     if setup {
-        node.handle_setup(NOW, WALL, source, datagram, false);
+        node.handle_setup(NOW, WALL, source.into(), datagram, false);
     }
 }

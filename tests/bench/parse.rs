@@ -49,6 +49,7 @@ fn record() -> Vec<u8> {
         ttl: Duration::from_secs(3600),
         capabilities: CAPABILITY_DHT_SERVER,
         endpoints: endpoints.iter().map(|text| text.parse::<SocketAddr>().expect("an address")).collect(),
+        relays: Vec::new(),
     };
     NodeRecord::sign(&identity(9), content).bytes().to_vec()
 }

@@ -171,6 +171,13 @@ impl Answers {
             listen: vec!["0.0.0.0:5747".parse().unwrap(), "[::]:5747".parse().unwrap()],
             endpoints: vec!["203.0.113.7:5747".parse().unwrap()],
             dht: DhtSummary { mode: DhtRole::Server, contacts: 37, network_size_estimate: Some(120) },
+            nat: NatStatus {
+                mapped: Some("203.0.113.9:40001".parse().unwrap()),
+                mapping_varies: false,
+                relays: vec![RelayStatus { node_id: node_id(4), data: true }],
+                relayed_for: 2,
+                channels: 1,
+            },
             data: DataStatus {
                 tun_offload: "tcp-udp".into(),
                 tun_refused: 0,

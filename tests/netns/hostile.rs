@@ -5,11 +5,12 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
-use auramesh::proto::datapath::{self, Inbound};
+use auramesh::proto::datapath::{self, Arrival, Inbound};
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, MeshAddress};
 use auramesh::proto::node::{Config, Node as Core};
 use auramesh::proto::policy::Rules;
+use auramesh::proto::relay;
 use auramesh::proto::session::{self, transport::Session};
 use auramesh::proto::timer::{self, WallTime};
 use auramesh::proto::wire::envelope::NetworkSecret;
@@ -39,6 +40,8 @@ impl Hostile {
             identity: Identity::from_seed([66; 32]),
             session: session::Config::new(true, NetworkSecret::default()),
             dht_mode: Mode::Client,
+            dht_auto: false,
+            relay: relay::Config::default(),
             rules: Rules { allow_all: true, ..Rules::default() },
             mtu: 1420,
             bootstrap: vec![(victim.id.parse().unwrap(), victim.endpoint())],
@@ -71,19 +74,21 @@ impl Hostile {
         while let Ok((len, source)) = self.socket.recv_from(&mut buffer) {
             let (now, wall) = self.time();
             let (snapshot, shared) = (self.core.snapshot(), self.core.shared());
-            let (verdict, notice) = datapath::inbound(&snapshot, &shared, source, 0, &mut buffer[..len], now);
+            let Arrival { verdict, notice, .. } =
+                datapath::inbound(&snapshot, &shared, source, 0, &mut buffer[..len], now);
             if let Some(notice) = notice {
                 self.core.handle_notice(now, wall, notice);
             }
             match verdict {
                 Inbound::Control { local_index, messages } => {
-                    self.core.handle_control(now, wall, local_index, messages);
+                    self.core.handle_control(now, wall, local_index, source.into(), messages);
                 }
-                Inbound::Setup => self.core.handle_setup(now, wall, source, &mut buffer[..len], false),
+                Inbound::Setup => self.core.handle_setup(now, wall, source.into(), &mut buffer[..len], false),
                 Inbound::Deliver(..)
                 | Inbound::Frames { .. }
                 | Inbound::Slice(_)
                 | Inbound::Reply
+                | Inbound::Forward(_)
                 | Inbound::Drop(_) => {}
             }
             self.flush();

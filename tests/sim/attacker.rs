@@ -87,6 +87,7 @@ impl Attacker {
             ttl: Duration::from_secs(3600),
             capabilities: CAPABILITY_DHT_SERVER,
             endpoints: vec![self.endpoint],
+            relays: Vec::new(),
         };
         NodeRecord::sign(&self.identity, content)
     }

@@ -12,12 +12,14 @@ use auramesh::proto::identity::{Identity, NodeId};
 use auramesh::proto::node::{Config, Event, Node, Transmit};
 use auramesh::proto::path::LocalNetwork;
 use auramesh::proto::policy::Rules;
+use auramesh::proto::relay;
 use auramesh::proto::session;
 use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::control::Contact;
 use auramesh::proto::wire::envelope::NetworkSecret;
 use auramesh::proto::wire::gso::Virtio;
 use auramesh::proto::wire::inner::{IcmpError, icmp_error};
+use auramesh::proto::wire::relay::Hop;
 
 use crate::network::packet_len;
 use crate::packet;
@@ -48,6 +50,8 @@ pub(crate) struct Machine {
     pub(crate) wall_offset_ms: i64,
     /// Other machines have to prove their address.
     pub(crate) loaded: bool,
+    /// Whose packets it carries.
+    pub(crate) relay: relay::Config,
     /// Threads that send; the last of them carries all packets.
     pub(crate) threads: u8,
 }
@@ -92,6 +96,8 @@ impl Host {
             identity: machine.identity(),
             session: session::Config::new(true, NetworkSecret::default()).with_threads(machine.threads),
             dht_mode: machine.mode,
+            dht_auto: machine.mode == Mode::Server,
+            relay: machine.relay.clone(),
             rules: machine.rules.clone(),
             mtu: MTU,
             bootstrap: machine.bootstrap.clone(),
@@ -173,6 +179,7 @@ impl Host {
 
     fn take(&mut self, now: Instant, snapshot: &Snapshot, kernel: Kernel) {
         let wall = self.wall(now);
+        self.out.extend(kernel.forwarded);
         for notice in kernel.notices {
             if self.notices_lost > 0 {
                 self.notices_lost -= 1;
@@ -184,8 +191,8 @@ impl Host {
         for packet in kernel.packets {
             self.deliver(now, packet);
         }
-        for (index, messages) in kernel.control {
-            self.node.handle_control(now, wall, index, &messages);
+        for (index, source, messages) in kernel.control {
+            self.node.handle_control(now, wall, index, source, &messages);
         }
         for (source, mut packet) in kernel.setup {
             let loaded = self.machine.loaded;
@@ -282,9 +289,10 @@ impl Host {
 struct Kernel {
     notices: Vec<Notice>,
     packets: Vec<Vec<u8>>,
-    control: Vec<(u32, Vec<u8>)>,
-    setup: Vec<(SocketAddr, Vec<u8>)>,
-    replies: Vec<(SocketAddr, Vec<u8>)>,
+    control: Vec<(u32, Hop, Vec<u8>)>,
+    setup: Vec<(Hop, Vec<u8>)>,
+    replies: Vec<(Hop, Vec<u8>)>,
+    forwarded: Vec<Transmit>,
 }
 
 impl Inward for Kernel {
@@ -292,16 +300,20 @@ impl Inward for Kernel {
         self.packets.push(pieces.concat());
     }
 
-    fn control(&mut self, local_index: u32, messages: &[u8]) {
-        self.control.push((local_index, messages.to_vec()));
+    fn control(&mut self, local_index: u32, source: Hop, messages: &[u8]) {
+        self.control.push((local_index, source, messages.to_vec()));
     }
 
-    fn setup(&mut self, source: SocketAddr, packet: &[u8]) {
+    fn setup(&mut self, source: Hop, packet: &[u8]) {
         self.setup.push((source, packet.to_vec()));
     }
 
-    fn reply(&mut self, source: SocketAddr, packet: &[u8]) {
+    fn reply(&mut self, source: Hop, packet: &[u8]) {
         self.replies.push((source, packet.to_vec()));
+    }
+
+    fn forward(&mut self, train: Train<'_>) {
+        Wire(&mut self.forwarded).send(&[train]);
     }
 
     fn notify(&mut self, notice: Notice) {

@@ -19,6 +19,7 @@ mod network;
 mod packet;
 mod pair;
 mod refusals;
+mod relays;
 mod sessions;
 mod sites;
 mod traffic;

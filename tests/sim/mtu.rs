@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use auramesh::proto::datapath::{Inbound, inbound};
+use auramesh::proto::datapath::{Arrival, Inbound, inbound};
 use auramesh::proto::node::Command;
 use auramesh::proto::path::pmtu::{self, BASE_DATAGRAM_LEN, PMTU_RAISE_TIMER, State};
 use auramesh::proto::policy::Rules;
@@ -392,7 +392,7 @@ fn padding_of_a_probe_takes_no_place_in_the_inbox() {
     let len = packet.len() - OVERHEAD;
     session(&world, a, b).seal(Kind::Control, &mut packet, len, len, world.now).unwrap();
     let (host, from) = (world.host(b), world.endpoint(a));
-    let (verdict, _) = inbound(&host.snapshot, &host.shared, from, 0, &mut packet, world.now);
+    let Arrival { verdict, .. } = inbound(&host.snapshot, &host.shared, from, 0, &mut packet, world.now);
     let Inbound::Control { messages, .. } = verdict else { panic!("{verdict:?}") };
     assert!(messages.len() <= CONTROL_LEN_MAX, "{}", messages.len());
     assert_eq!(Control::parse_all(messages).unwrap().len(), 1);

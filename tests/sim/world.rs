@@ -8,6 +8,7 @@ use auramesh::proto::dht::{Mode, Outcome};
 use auramesh::proto::identity::{MeshAddress, NodeId};
 use auramesh::proto::node::{Command, Event, PingFailure, PingReply, Ticket};
 use auramesh::proto::policy::Rules;
+use auramesh::proto::relay;
 use auramesh::proto::timer::Instant;
 use auramesh::proto::wire::envelope::{Kind, NetworkSecret, RecipientKey};
 use auramesh::proto::wire::{Family, family};
@@ -194,6 +195,7 @@ impl World {
             mode: Mode::Server,
             wall_offset_ms: 0,
             loaded: false,
+            relay: relay::Config::default(),
             threads: 1,
         }
     }

@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DataStatus, DhtRole, NodeState, PeerState, Status};
+use auramesh::control::message::{DataStatus, DhtRole, NatStatus, NodeState, PeerState, Status};
 
 use crate::args::{Check, Format};
 use crate::interface;
-use crate::output::{Fault, Outcome, joined, print, show as show_value, table};
+use crate::output::{Fault, Outcome, joined, print, short, show as show_value, table};
 use crate::peers::peer_table;
 use crate::socket::Socket;
 
@@ -93,12 +93,36 @@ fn summary(status: &Status) -> String {
                 size.unwrap_or_default()
             ),
         ),
+        row("nat", nat(&status.nat)),
         row("data", data(&status.data)),
         row("peers", format!("{}, {flowing} with data in the last 30 s", status.peers.len())),
         row("drops", counters(&status.drops)),
         row("version", &status.version),
     ]));
     text
+}
+
+fn nat(nat: &NatStatus) -> String {
+    let mapped = match nat.mapped {
+        None => "none seen".into(),
+        Some(endpoint) if nat.mapping_varies => {
+            format!("seen at {endpoint}, another port for each destination")
+        }
+        Some(endpoint) => format!("seen at {endpoint}"),
+    };
+    let relays = nat.relays.iter().map(|relay| {
+        let service = if relay.data { "" } else { " (no data)" };
+        format!("{}{service}", short(&relay.node_id))
+    });
+    let relays = match nat.relays.as_slice() {
+        [] => String::new(),
+        _ => format!(", reached through {}", joined(relays)),
+    };
+    let carried = match nat.relayed_for {
+        0 => String::new(),
+        n => format!(", relay of {}, {} open", counted(n, "node"), counted(nat.channels, "channel")),
+    };
+    format!("{mapped}{relays}{carried}")
 }
 
 fn data(data: &DataStatus) -> String {

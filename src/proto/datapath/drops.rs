@@ -45,13 +45,15 @@ pub enum DropReason {
     Handshake,
     /// More than the rate that strangers are given.
     RateLimited,
+    /// Relayed under a slot that is not the sender's, or beyond its quota.
+    Relay,
     /// The socket or the interface refused it.
     Io,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Unauthenticated,
         Self::UnknownSession,
         Self::Replay,
@@ -71,6 +73,7 @@ impl DropReason {
         Self::NoRoute,
         Self::Handshake,
         Self::RateLimited,
+        Self::Relay,
         Self::Io,
     ];
 
@@ -96,6 +99,7 @@ impl DropReason {
             Self::NoRoute => "no_route",
             Self::Handshake => "handshake",
             Self::RateLimited => "rate_limited",
+            Self::Relay => "relay",
             Self::Io => "io",
         }
     }

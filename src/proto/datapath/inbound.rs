@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::reception::Turn;
+use super::relayed::{Relayed, relayed};
 use super::{DropReason, Notice, Receiver, Shared, Snapshot, ecn};
 use crate::proto::policy;
 use crate::proto::session::transport::OpenError;
@@ -13,6 +14,7 @@ use crate::proto::wire::control::CONTROL_LEN_MAX;
 use crate::proto::wire::envelope::Opening;
 use crate::proto::wire::gso::{self, Virtio};
 use crate::proto::wire::inner::Inner;
+use crate::proto::wire::relay::{Hop, RELAY_OVERHEAD, Slot};
 use crate::proto::wire::session::{HEADER_LEN, Header, Kind, count_of, counter, mask, thread_of};
 use crate::proto::wire::superframe::Offload;
 use crate::proto::wire::{Family, Malformed, family};
@@ -43,6 +45,8 @@ pub enum Inbound<'p> {
     Setup,
     /// Perhaps a cookie reply: a setup packet from an endpoint that we wait for; as it came.
     Reply,
+    /// Somebody else's, made ready for the next one on its way: the channel under this slot.
+    Forward(Slot),
     /// Gone, counted.
     Drop(DropReason),
 }
@@ -79,10 +83,26 @@ impl Slice {
 }
 
 impl Shared {
-    fn refuse(&self, reason: DropReason) -> (Inbound<'static>, Option<Notice>) {
+    /// Counts a drop.
+    pub(super) fn drop(&self, reason: DropReason) -> DropReason {
         self.drops.count(reason);
-        (Inbound::Drop(reason), None)
+        reason
     }
+
+    fn refuse(&self, reason: DropReason) -> (Inbound<'static>, Option<Notice>) {
+        (Inbound::Drop(self.drop(reason)), None)
+    }
+}
+
+/// What came of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Arrival<'p> {
+    /// How it came. What a relay of ours passed on lies behind [`RELAY_OVERHEAD`] bytes more.
+    pub hop: Hop,
+    /// What to do with it.
+    pub verdict: Inbound<'p>,
+    /// What `node` should know.
+    pub notice: Option<Notice>,
 }
 
 /// Decides about a datagram from the underlay, which is unmasked and opened in place; `ecn` is the codepoint of its IP
@@ -94,31 +114,59 @@ pub fn inbound<'p>(
     ecn: u8,
     datagram: &'p mut [u8],
     now: Instant,
-) -> (Inbound<'p>, Option<Notice>) {
-    match family(datagram) {
-        Some(Family::Session) => session(snapshot, shared, source, ecn, datagram, now),
-        Some(Family::Setup) => match snapshot.own_key.open(datagram) {
-            Ok(_) => (Inbound::Setup, None),
-            Err(Opening::Malformed(Malformed::Kind(_))) => shared.refuse(DropReason::UnknownKind),
-            Err(Opening::Malformed(_)) => shared.refuse(DropReason::Malformed),
-            Err(Opening::NotForUs) if snapshot.awaiting.contains(&source) => (Inbound::Reply, None),
-            Err(Opening::NotForUs) => shared.refuse(DropReason::Unauthenticated),
-        },
-        None => shared.refuse(DropReason::Foreign),
+) -> Arrival<'p> {
+    let hop = Hop::Direct(source);
+    if family(datagram) != Some(Family::Session) {
+        let verdict = setup(snapshot, shared, hop, datagram);
+        return Arrival { hop, verdict, notice: None };
+    }
+    let relayed = match mask(&snapshot.own_key, datagram) {
+        Ok(()) => relayed(snapshot, shared, source, datagram, now),
+        Err(_) => Relayed::Verdict(Inbound::Drop(shared.drop(DropReason::Malformed))),
+    };
+    match relayed {
+        Relayed::No => {
+            let (verdict, notice) = session(snapshot, shared, hop, ecn, datagram, now);
+            Arrival { hop, verdict, notice }
+        }
+        Relayed::Verdict(verdict) => Arrival { hop, verdict, notice: None },
+        Relayed::Ours(slot) => {
+            let (hop, inside) = (Hop::Relayed(slot), &mut datagram[RELAY_OVERHEAD..]);
+            let (verdict, notice) = match family(inside) {
+                Some(Family::Session) if mask(&snapshot.own_key, inside).is_ok() => {
+                    session(snapshot, shared, hop, ecn, inside, now)
+                }
+                _ => (setup(snapshot, shared, hop, inside), None),
+            };
+            Arrival { hop, verdict, notice }
+        }
     }
 }
 
+/// What is no session packet.
+fn setup(snapshot: &Snapshot, shared: &Shared, hop: Hop, datagram: &mut [u8]) -> Inbound<'static> {
+    if family(datagram) != Some(Family::Setup) {
+        return Inbound::Drop(shared.drop(DropReason::Foreign));
+    }
+    let reason = match snapshot.own_key.open(datagram) {
+        Ok(_) => return Inbound::Setup,
+        Err(Opening::NotForUs) if snapshot.awaiting.contains(&hop) => return Inbound::Reply,
+        Err(Opening::NotForUs) => DropReason::Unauthenticated,
+        Err(Opening::Malformed(Malformed::Kind(_))) => DropReason::UnknownKind,
+        Err(Opening::Malformed(_)) => DropReason::Malformed,
+    };
+    Inbound::Drop(shared.drop(reason))
+}
+
+/// A session packet, unmasked.
 fn session<'p>(
     snapshot: &Snapshot,
     shared: &Shared,
-    source: SocketAddr,
+    source: Hop,
     ecn: u8,
     datagram: &'p mut [u8],
     now: Instant,
 ) -> (Inbound<'p>, Option<Notice>) {
-    if mask(&snapshot.own_key, datagram).is_err() {
-        return shared.refuse(DropReason::Malformed);
-    }
     let header = datagram.first_chunk().ok_or(Malformed::Truncated).and_then(Header::parse);
     let Ok(header) = header else {
         // Garbage has a random header: most of what ends here never was a session packet.
@@ -135,7 +183,7 @@ fn session<'p>(
         Err(OpenError::Expired) => return shared.refuse(DropReason::UnknownSession),
     };
     let moved = opened.newest
-        && receiver.endpoint != Some(source)
+        && receiver.hop != Some(source)
         && receiver.session.locates_peer(thread_of(header.counter), now);
     let worth =
         opened.first || opened.epoch_advanced || moved && !receiver.noticed.swap(true, Ordering::Relaxed);

@@ -6,8 +6,9 @@
 //! inbound    first byte ─┬► session: unmask ─► receiver index ─► open in place, replay window
 //!                        │           frames, slices ─► assembly ─► source is the peer's address, destination is
 //!                        │                                         ours ─► policy ─► what the kernel is told
+//!                        ├► relayed: unmask ─► slot ─► ours: the datagram inside, once more; or Forward
 //!                        └► setup:   unmask ─► mac1
-//!            Deliver | Frames | Slice | Control | Setup | Drop(reason), and a Notice when `node` should know
+//!            Deliver | Frames | Slice | Control | Setup | Forward | Drop(reason), and a Notice when `node` should know
 //! ```
 //!
 //! | file | what it does |
@@ -15,6 +16,7 @@
 //! | `backlog` | how long packets wait in the interface's queue, and when their senders are told |
 //! | `outbox` | where packets of the interface are read to |
 //! | `outbound` | packets of the interface into datagrams |
+//! | `relayed` | datagrams that a relay carries, ours and others' |
 //! | `train` | datagrams into trains |
 //! | `plain` | large packets as ordinary ones |
 //! | `inbound` | one datagram to one verdict |
@@ -37,9 +39,11 @@ mod outbound;
 mod outbox;
 mod plain;
 mod reception;
+mod relayed;
 mod train;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,29 +51,73 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use assembly::{ASSEMBLY_TIME_MAX, SUPERFRAMES_MAX};
 pub use backlog::{Backlog, ProbeDue};
 pub use drops::{DropReason, Drops};
-pub use inbound::{Inbound, Slice, inbound};
+pub use inbound::{Arrival, Inbound, Slice, inbound};
 pub use outbound::{Batch, Outbound};
 pub use outbox::{Outbox, Room, WideRoom};
 pub use plain::PlainPackets;
 pub use reception::{Inward, Reception, Turn};
 pub use train::{Sink, TRAIN_BYTES_MAX, Train};
 
+use train::Way;
+
 use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::limit::SharedBucket;
 use crate::proto::policy::{EchoLimit, Flows, Rules};
 use crate::proto::session::transport::Session;
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::inner;
+use crate::proto::wire::relay::{Hop, Slot};
 use crate::proto::wire::session::OVERHEAD;
 use crate::proto::wire::superframe::Layout;
+
+/// What goes around a datagram on its way to a relay, or from us as a relay.
+#[derive(Clone)]
+pub struct Via {
+    /// How the receiver of the datagram names the channel.
+    pub slot: Slot,
+    /// The key that packets to it are masked with.
+    pub key: RecipientKey,
+}
+
+/// What becomes of packets that come under a slot.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "each is behind a pointer of its own")]
+pub enum Carried {
+    /// Ours to open, if they come from this endpoint: our relay's.
+    Ours(SocketAddr),
+    /// Somebody else's.
+    Forward(Forward),
+}
+
+/// A channel in one direction.
+#[derive(Debug)]
+pub struct Forward {
+    /// Where the sender is.
+    pub from: SocketAddr,
+    /// Where the recipient is.
+    pub to: SocketAddr,
+    /// What the recipient finds around it.
+    pub via: Via,
+    /// Bytes that it may carry.
+    pub quota: Arc<SharedBucket>,
+}
+
+impl fmt::Debug for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Via").field(&self.slot).finish()
+    }
+}
 
 /// Where packets for one mesh address go.
 #[derive(Debug)]
 pub struct Route {
     /// The peer's newest session.
     pub session: Session,
-    /// Where the peer is.
+    /// Where the peer is, or the relay before it.
     pub endpoint: SocketAddr,
-    /// Largest UDP payload that the path carries, in bytes.
+    /// The channel through the relay.
+    pub via: Option<Via>,
+    /// Largest session packet that the path carries, in bytes.
     pub datagram_len: usize,
     /// Large packets are cut: the path loses so much that superframes would have holes.
     pub cuts: bool,
@@ -82,14 +130,24 @@ impl Route {
     /// A route over `session`. Unless `watched`, its next packet is reported.
     pub fn new(session: Session, endpoint: SocketAddr, datagram_len: usize, watched: bool) -> Self {
         let layout = Layout::new(datagram_len - OVERHEAD).filter(|_| session.has_frames());
-        let cuts = false;
-        Self { session, endpoint, datagram_len, cuts, layout, noticed: AtomicBool::new(watched) }
+        let noticed = AtomicBool::new(watched);
+        Self { session, endpoint, via: None, datagram_len, cuts: false, layout, noticed }
+    }
+
+    /// The same, through a relay at its endpoint.
+    pub fn with_via(mut self, via: Option<Via>) -> Self {
+        self.via = via;
+        self
     }
 
     /// The same, for a path that loses much if `cuts`.
     pub const fn with_cuts(mut self, cuts: bool) -> Self {
         self.cuts = cuts;
         self
+    }
+
+    const fn way(&self, ecn: u8) -> Way<'_> {
+        Way { to: self.endpoint, via: self.via.as_ref(), ecn }
     }
 
     /// True once: its next packet is news.
@@ -110,8 +168,8 @@ pub struct Receiver {
     pub session: Session,
     /// The only source address that its inner packets may have.
     pub address: MeshAddress,
-    /// Where the peer was last heard; `None` until it was.
-    pub endpoint: Option<SocketAddr>,
+    /// How its packets came last; `None` until they did.
+    pub hop: Option<Hop>,
     /// Limit of the peer's echo requests.
     pub echo: Arc<EchoLimit>,
     noticed: AtomicBool,
@@ -119,13 +177,8 @@ pub struct Receiver {
 
 impl Receiver {
     /// A session that receives from the node with `address`.
-    pub const fn new(
-        session: Session,
-        address: MeshAddress,
-        endpoint: Option<SocketAddr>,
-        echo: Arc<EchoLimit>,
-    ) -> Self {
-        Self { session, address, endpoint, echo, noticed: AtomicBool::new(false) }
+    pub const fn new(session: Session, address: MeshAddress, hop: Option<Hop>, echo: Arc<EchoLimit>) -> Self {
+        Self { session, address, hop, echo, noticed: AtomicBool::new(false) }
     }
 }
 
@@ -139,10 +192,12 @@ pub struct Snapshot {
     pub routes: HashMap<MeshAddress, Arc<Route>>,
     /// Sessions by the index that we gave them.
     pub receivers: HashMap<u32, Arc<Receiver>>,
+    /// Relayed packets, ours and others'.
+    pub slots: HashMap<Slot, Arc<Carried>>,
     /// What may enter unasked.
     pub rules: Arc<Rules>,
-    /// Endpoints that we sent an initiation to: a cookie reply may come from there.
-    pub awaiting: BTreeSet<SocketAddr>,
+    /// Where we sent an initiation to: a cookie reply may come from there.
+    pub awaiting: BTreeSet<Hop>,
 }
 
 /// What the threads of the data path share.
@@ -161,8 +216,8 @@ pub enum Notice {
     Heard {
         /// The index that we gave the session.
         local_index: u32,
-        /// Where it came from.
-        source: SocketAddr,
+        /// How it came.
+        source: Hop,
         /// The sender has moved to the next ratchet epoch.
         epoch_advanced: bool,
     },

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::outbox::{Outbox, PACKED_LEN};
 use super::plain::PlainPackets;
-use super::train::{SLOTS_MAX, Sink, TRAIN_BYTES_MAX, Train, Trains};
+use super::train::{SLOTS_MAX, Sink, TRAIN_BYTES_MAX, Trains};
 use super::{DropReason, Notice, Route, Shared, Snapshot, ecn};
 use crate::proto::identity::MeshAddress;
 use crate::proto::policy;
@@ -262,8 +262,8 @@ impl<'a> Batch<'a> {
             // Only behind frames may there be more padding.
             let is_frames = matches!(slot.content.kind, Kind::Frames);
             let most = if is_frames { slot.route.datagram_len } else { natural };
-            let to = slot.route.endpoint;
-            let len = trains.length_for(to, slot.ecn, natural, most);
+            let way = slot.route.way(slot.ecn);
+            let len = trains.length_for(way, natural, most);
             let packed = &mut self.outbox.packed;
             let text = slot.start + HEADER_LEN..slot.start + HEADER_LEN + slot.len;
             if slot.start != end {
@@ -279,10 +279,10 @@ impl<'a> Batch<'a> {
             };
             session.seal_at(counter, slot.content, datagram);
             session.count_sent(self.outbox.thread, len, self.now);
-            trains.add(to, slot.ecn, end, len);
+            trains.add(way, end, len);
             end += len;
         }
-        trains.send(&self.outbox.packed, self.sink);
+        trains.send(&self.outbox.packed, &mut self.outbox.wrapped, self.sink);
     }
 
     /// Seals and sends the packet of `len` bytes that lies in `Outbox::wide`.
@@ -320,9 +320,10 @@ impl<'a> Batch<'a> {
             route.session.seal_at(counter + slice as u64, content, &mut wide[start..end]);
         }
         route.session.count_sent(thread, end, self.now);
-        let per_train = (TRAIN_BYTES_MAX / stride).min(SLOTS_MAX) * stride;
+        let way = route.way(ecn);
+        let per_train = (way.train_bytes_max() / stride).min(SLOTS_MAX) * stride;
         for bytes in wide[..end].chunks(per_train) {
-            self.sink.send(&[Train { to: route.endpoint, ecn, datagram_len: stride, bytes }]);
+            way.send(bytes, stride, &mut self.outbox.wrapped, self.sink);
         }
         Outbound::Sent
     }

@@ -2,6 +2,7 @@
 
 use super::backlog::Backlog;
 use super::ecn;
+use super::relayed::WRAPPED_LEN;
 use super::train::{SLOTS_MAX, TRAIN_BYTES_MAX};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Transport;
@@ -21,6 +22,8 @@ pub struct Outbox {
     pub(super) wide: Box<[u8]>,
     /// One packet in one piece.
     pub(super) flat: Box<[u8]>,
+    /// Datagrams with the headers of relays around them.
+    pub(super) wrapped: Box<[u8]>,
     /// The layout in which the next packet is expected: after one large packet comes another.
     pub(super) expected: Option<Layout>,
     /// The queue that packets come from.
@@ -73,6 +76,7 @@ impl Outbox {
             packed: buffer(PACKED_LEN),
             wide: buffer(FRAME_LEN_MAX + SLOTS_MAX * (OVERHEAD + PADDING_MULTIPLE) + TRAIN_BYTES_MAX),
             flat: buffer(PACKET_LEN_MAX),
+            wrapped: buffer(WRAPPED_LEN),
             expected: None,
             backlog: Backlog::default(),
         }

@@ -11,10 +11,12 @@ use std::ops::Range;
 
 use super::assembly::Assembly;
 use super::gro::Gro;
-use super::inbound::{Inbound, Slice, admit, inbound};
-use super::{DropReason, Notice, Shared, Snapshot};
+use super::inbound::{Arrival, Inbound, Slice, admit, inbound};
+use super::train::Train;
+use super::{Carried, DropReason, Notice, Shared, Snapshot};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::relay::{Hop, RELAY_OVERHEAD, Slot};
 use crate::proto::wire::session::{HEADER_LEN, SLICES_MAX};
 use crate::proto::wire::superframe::{FRAME_HEADER_LEN, Frames, Layout, Offload};
 
@@ -22,12 +24,14 @@ use crate::proto::wire::superframe::{FRAME_HEADER_LEN, Frames, Layout, Offload};
 pub trait Inward {
     /// An inner packet for the interface, in pieces.
     fn deliver(&mut self, virtio: Virtio, pieces: &[&[u8]]);
-    /// Control messages of an authenticated peer, under the index that we gave the session.
-    fn control(&mut self, local_index: u32, messages: &[u8]);
+    /// Control messages of an authenticated peer, under the index that we gave the session, and how they came.
+    fn control(&mut self, local_index: u32, source: Hop, messages: &[u8]);
     /// A setup packet with a valid mac1, unmasked.
-    fn setup(&mut self, source: SocketAddr, packet: &[u8]);
+    fn setup(&mut self, source: Hop, packet: &[u8]);
     /// Perhaps a cookie reply, as it came.
-    fn reply(&mut self, source: SocketAddr, packet: &[u8]);
+    fn reply(&mut self, source: Hop, packet: &[u8]);
+    /// A train of somebody else's datagrams.
+    fn forward(&mut self, train: Train<'_>);
     /// Something that `node` should know; comes before whatever else the datagram holds.
     fn notify(&mut self, notice: Notice);
 }
@@ -79,11 +83,15 @@ impl Reception {
         datagram_len: usize,
     ) {
         let mut run: Option<Run> = None;
-        let mut start = 0;
-        while start < train.len() {
-            let end = (start + datagram_len.max(1)).min(train.len());
-            let (verdict, notice) =
-                inbound(turn.snapshot, turn.shared, source, ecn, &mut train[start..end], turn.now);
+        let mut carried: Option<(Slot, Range<usize>)> = None;
+        let mut next = 0;
+        while next < train.len() {
+            let whole = next..(next + datagram_len.max(1)).min(train.len());
+            let (end, datagram) = (whole.end, &mut train[whole.clone()]);
+            next = end;
+            let Arrival { hop, verdict, notice } =
+                inbound(turn.snapshot, turn.shared, source, ecn, datagram, turn.now);
+            let start = whole.start + if hop.slot().is_some() { RELAY_OVERHEAD } else { 0 };
             if let Some(notice) = notice {
                 turn.out.notify(notice);
             }
@@ -118,13 +126,24 @@ impl Reception {
                     let plaintext = start + HEADER_LEN..start + HEADER_LEN + len;
                     self.handle_frames(turn, local_index, ecn, train, plaintext);
                 }
-                Inbound::Control { local_index, messages } => turn.out.control(local_index, messages),
-                Inbound::Setup => turn.out.setup(source, &train[start..end]),
-                Inbound::Reply => turn.out.reply(source, &train[start..end]),
+                Inbound::Control { local_index, messages } => turn.out.control(local_index, hop, messages),
+                Inbound::Setup => turn.out.setup(hop, &train[start..end]),
+                Inbound::Reply => turn.out.reply(hop, &train[start..end]),
+                Inbound::Forward(slot) => {
+                    carried = match carried {
+                        Some((same, range)) if same == slot && range.end == start => {
+                            Some((slot, range.start..end))
+                        }
+                        before => {
+                            forward(turn, before, ecn, train, datagram_len);
+                            Some((slot, start..end))
+                        }
+                    };
+                }
                 Inbound::Drop(_) => {}
             }
-            start = end;
         }
+        forward(turn, carried, ecn, train, datagram_len);
         self.flush(turn, train);
         self.spill(turn, run, train, datagram_len);
     }
@@ -186,6 +205,20 @@ impl Reception {
             let plaintext = &train[run.start + number * datagram_len..][slice.plaintext()];
             self.assembly.insert(turn, &slice, plaintext);
         }
+    }
+}
+
+/// Passes on what a channel carries.
+fn forward(
+    turn: &mut Turn<'_>,
+    carried: Option<(Slot, Range<usize>)>,
+    ecn: u8,
+    train: &[u8],
+    datagram_len: usize,
+) {
+    let Some((slot, range)) = carried else { return };
+    if let Some(Carried::Forward(forward)) = turn.snapshot.slots.get(&slot).map(|carried| &**carried) {
+        turn.out.forward(Train { to: forward.to, ecn, datagram_len, bytes: &train[range] });
     }
 }
 

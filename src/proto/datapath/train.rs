@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use super::Via;
+use super::relayed::wrap;
+use crate::proto::wire::relay::RELAY_OVERHEAD;
 use crate::proto::wire::session::SLICES_MAX;
 
 /// Most datagrams of one batch, and of one train (`UDP_MAX_SEGMENTS` of kernels before 6.9).
@@ -24,6 +27,40 @@ pub struct Train<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Where a datagram goes, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) to: SocketAddr,
+    pub(super) via: Option<&'a Via>,
+    pub(super) ecn: u8,
+}
+
+impl PartialEq for Way<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let slot = |way: &Self| way.via.map(|via| via.slot);
+        self.to == other.to && self.ecn == other.ecn && slot(self) == slot(other)
+    }
+}
+
+impl Way<'_> {
+    /// Most bytes of one train.
+    pub(super) const fn train_bytes_max(&self) -> usize {
+        match self.via {
+            Some(_) => TRAIN_BYTES_MAX - SLOTS_MAX * RELAY_OVERHEAD,
+            None => TRAIN_BYTES_MAX,
+        }
+    }
+
+    /// Hands over a train; `room` is for the headers of a relay.
+    pub(super) fn send(&self, bytes: &[u8], datagram_len: usize, room: &mut [u8], sink: &mut dyn Sink) {
+        let train = Train { to: self.to, ecn: self.ecn, datagram_len, bytes };
+        match self.via {
+            Some(via) => sink.send(&[wrap(via, &train, room)]),
+            None => sink.send(&[train]),
+        }
+    }
+}
+
 /// Where trains go.
 pub trait Sink {
     /// Sends the trains, in their order.
@@ -31,15 +68,14 @@ pub trait Sink {
 }
 
 /// Trains that are being put together over one buffer.
-pub(super) struct Trains {
-    spans: [Option<Span>; SLOTS_MAX],
+pub(super) struct Trains<'a> {
+    spans: [Option<Span<'a>>; SLOTS_MAX],
     used: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Span {
-    to: SocketAddr,
-    ecn: u8,
+struct Span<'a> {
+    way: Way<'a>,
     datagram_len: usize,
     start: usize,
     end: usize,
@@ -47,49 +83,55 @@ struct Span {
     closed: bool,
 }
 
-impl Trains {
+impl<'a> Trains<'a> {
     pub(super) const fn new() -> Self {
         Self { spans: [None; SLOTS_MAX], used: 0 }
     }
 
     /// The train that another datagram of at most `len` bytes may join.
-    fn joinable(&self, to: SocketAddr, ecn: u8, len: usize) -> Option<Span> {
+    fn joinable(&self, way: Way<'_>, len: usize) -> Option<Span<'a>> {
         self.spans[..self.used].last().copied().flatten().filter(|span| {
             !span.closed
-                && span.to == to
-                && span.ecn == ecn
+                && span.way == way
                 && len <= span.datagram_len
-                && span.end + span.datagram_len - span.start <= TRAIN_BYTES_MAX
+                && span.end + span.datagram_len - span.start <= way.train_bytes_max()
         })
     }
 
     /// Length to pad a datagram of `natural` bytes to, at most `most`, so that the train goes on behind it.
-    pub(super) fn length_for(&self, to: SocketAddr, ecn: u8, natural: usize, most: usize) -> usize {
-        let train = self.joinable(to, ecn, natural).map(|span| span.datagram_len);
+    pub(super) fn length_for(&self, way: Way<'_>, natural: usize, most: usize) -> usize {
+        let train = self.joinable(way, natural).map(|span| span.datagram_len);
         train.filter(|len| *len <= most && natural >= len - len / STRETCH).unwrap_or(natural)
     }
 
     /// The datagram of `len` bytes at `start` goes with the train before it, or begins one.
-    pub(super) fn add(&mut self, to: SocketAddr, ecn: u8, start: usize, len: usize) {
-        match self.joinable(to, ecn, len).filter(|span| span.end == start) {
+    pub(super) fn add(&mut self, way: Way<'a>, start: usize, len: usize) {
+        match self.joinable(way, len).filter(|span| span.end == start) {
             Some(span) => {
                 let closed = len < span.datagram_len;
                 self.spans[self.used - 1] = Some(Span { end: start + len, closed, ..span });
             }
             None => {
-                let span = Span { to, ecn, datagram_len: len, start, end: start + len, closed: false };
+                let span = Span { way, datagram_len: len, start, end: start + len, closed: false };
                 self.spans[self.used] = Some(span);
                 self.used += 1;
             }
         }
     }
 
-    /// Hands the trains over; the datagrams lie in `bytes`.
-    pub(super) fn send(&self, bytes: &[u8], sink: &mut dyn Sink) {
+    /// Hands the trains over; the datagrams lie in `bytes`, `room` is for the headers of relays.
+    pub(super) fn send(&self, bytes: &[u8], room: &mut [u8], sink: &mut dyn Sink) {
+        let spans = || self.spans[..self.used].iter().flatten();
+        if spans().any(|span| span.way.via.is_some()) {
+            for span in spans() {
+                span.way.send(&bytes[span.start..span.end], span.datagram_len, room, sink);
+            }
+            return;
+        }
         let nothing = Train { to: SocketAddr::from(([0; 4], 0)), ecn: 0, datagram_len: 0, bytes: &[] };
         let mut trains = [nothing; SLOTS_MAX];
-        for (train, span) in trains.iter_mut().zip(self.spans.iter().flatten()) {
-            let Span { to, ecn, datagram_len, start, end, .. } = *span;
+        for (train, span) in trains.iter_mut().zip(spans()) {
+            let Span { way: Way { to, ecn, .. }, datagram_len, start, end, .. } = *span;
             *train = Train { to, ecn, datagram_len, bytes: &bytes[start..end] };
         }
         sink.send(&trains[..self.used]);

@@ -224,6 +224,12 @@ impl Dht {
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
             | Control::Received { .. }
+            | Control::Allocate
+            | Control::Allocated { .. }
+            | Control::Bind { .. }
+            | Control::Bound { .. }
+            | Control::Invite { .. }
+            | Control::Candidates { .. }
             | Control::Found { .. }
             | Control::Stored { .. } => None,
         }
@@ -251,6 +257,12 @@ impl Dht {
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
             | Control::Received { .. }
+            | Control::Allocate
+            | Control::Allocated { .. }
+            | Control::Bind { .. }
+            | Control::Bound { .. }
+            | Control::Invite { .. }
+            | Control::Candidates { .. }
             | Control::Find { .. }
             | Control::Store { .. } => self.counters.unsolicited += 1,
         }

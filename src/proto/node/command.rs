@@ -59,8 +59,10 @@ pub struct PingReply {
     pub node_id: NodeId,
     /// How long it took.
     pub rtt: Duration,
-    /// From where.
+    /// From where: of the node, or of the relay before it.
     pub endpoint: SocketAddr,
+    /// The relay.
+    pub via: Option<NodeId>,
 }
 
 /// Why a ping did not come back.
@@ -106,6 +108,7 @@ impl Node {
         if id == self.node_id() || !has_room || !path::is_possible(&endpoint) {
             return false;
         }
+        self.relay.set_own(id, true);
         let endpoints = self.bootstrap.entry(id).or_default();
         endpoints.retain(|known| *known != endpoint);
         endpoints.insert(0, endpoint);
@@ -117,6 +120,7 @@ impl Node {
 
     /// Forgets a contact and ends its sessions. False when there is no such peer.
     pub fn remove_peer(&mut self, now: Instant, id: NodeId) -> bool {
+        self.relay.set_own(id, false);
         let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
         self.close(now, id, CloseReason::Stopping);
         known

@@ -13,9 +13,10 @@ use crate::proto::session::noise::Initiator;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::control::{Contact, Control};
+use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control};
 use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::relay::Hop;
 use crate::proto::wire::sealed::{Message, emit_record_request};
 
 use super::command::PingFailure;
@@ -102,7 +103,10 @@ impl Node {
         let address = peer.address;
         // Somebody waits, or sent into a session that is dead.
         let missed = awaited || peer.current.is_some();
-        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty();
+        // An old session is renewed on the way that works.
+        let by_relays = peer.current.is_none() || attempt > 0;
+        let has_relays = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty() && !has_relays;
         if let Some(old) = effort.pending.take() {
             self.peers.release_index(old.initiator.local_index());
         }
@@ -110,26 +114,38 @@ impl Node {
             self.look_up_record(now, address);
         }
         let index = self.peers.allocate_index(id, &mut self.rng);
-        let started = Initiator::start(
-            &self.identity,
-            &self.session_config,
-            id,
-            &x25519,
-            index,
-            timestamp,
-            cookie.as_ref().map(|(cookie, _)| cookie),
-            &mut self.rng,
-        );
+        let carried = by_relays && has_relays;
+        let started = loop {
+            let started = Initiator::start(
+                &self.identity,
+                &self.session_config,
+                id,
+                &x25519,
+                index,
+                timestamp,
+                cookie.as_ref().map(|(cookie, _)| cookie),
+                &mut self.rng,
+            );
+            // One in twenty is too long for a relay.
+            let fits = |packet: &[u8]| !carried || packet.len() <= CARRIED_LEN_MAX;
+            if started.as_ref().map_or(true, |(_, packet)| fits(packet)) {
+                break started;
+            }
+        };
         let Ok((initiator, packet)) = started else {
             self.peers.release_index(index);
             self.drop(DropReason::Handshake);
             return self.give_up(now, wall, id);
         };
+        let mut targets = targets;
         for target in &targets {
             self.transmit(*target, packet.clone());
         }
+        if by_relays {
+            targets.extend(self.send_through_relays(now, wall, id, &packet));
+        }
         if let Some(effort) = self.peers.of_mut(&id).and_then(|peer| peer.effort.as_mut()) {
-            effort.pending = Some(Pending { initiator, targets, sent: now });
+            effort.pending = Some(Pending { initiator, packet, targets, sent: now });
         }
         let wait = self.jittered(backoff(attempt));
         self.timers.arm(Timer::Handshake(id), now + wait);
@@ -157,6 +173,7 @@ impl Node {
         if !had_session {
             self.dht.handle_peer_failed(now, id);
         }
+        self.lose_relay(now, id);
         self.drain(now, wall);
     }
 
@@ -272,13 +289,15 @@ impl Node {
         now: Instant,
         wall: WallTime,
         session: Session,
-        source: SocketAddr,
+        source: Hop,
         proven: bool,
     ) {
         let id = session.peer();
+        let initiated = session.is_initiator();
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(source);
-        peer.pmtu.handle_endpoint(source);
+        peer.path.switch(source);
+        peer.pmtu.handle_hop(source);
         peer.challenge = None;
         let awaited = !peer.staged.is_empty();
         if let Some(old) = peer.adopt(session, now) {
@@ -286,7 +305,8 @@ impl Node {
         }
         self.unreachable.remove(&id.address());
         self.dirty = true;
-        if !proven {
+        // Nobody else's endpoint is behind a slot.
+        if !proven && source.direct().is_some() {
             self.challenge(now, id);
         }
         self.greet(now, id);
@@ -300,6 +320,11 @@ impl Node {
         }
         self.report_up(now, id);
         self.event(Event::PeerUp(id));
+        match source {
+            Hop::Relayed(_) if initiated => self.look_for_direct(now, id),
+            Hop::Relayed(_) => {}
+            Hop::Direct(_) => self.retry_through(now, id),
+        }
         self.drain(now, wall);
     }
 
@@ -332,10 +357,12 @@ impl Node {
     /// Tells the DHT of a peer that answered at its endpoint.
     pub(super) fn report_up(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of(&id) else { return };
-        if let (Some(record), Some(x25519), Some(endpoint)) = (&peer.record, peer.x25519, peer.path.current())
+        if let (Some(record), Some(x25519), Some(endpoint)) =
+            (&peer.record, peer.x25519, peer.path.endpoint())
         {
             let contact = Contact { node_id: id, x25519, endpoint };
             self.dht.handle_peer_up(now, contact, record.serves_dht());
+            self.hurry_relays(now);
         }
     }
 
@@ -349,6 +376,8 @@ impl Node {
         }
         self.timers.disarm(&Timer::Session(id));
         self.timers.disarm(&Timer::Mtu(id));
+        self.timers.disarm(&Timer::Checks(id));
+        self.timers.disarm(&Timer::Upgrade(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.dirty = true;
     }
@@ -357,9 +386,13 @@ impl Node {
     pub(super) fn retry_with_record(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let best = peer.path.candidates().first();
+        let relayed = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
         let pending = peer.effort.as_ref().and_then(|effort| effort.pending.as_ref());
         match pending {
-            Some(pending) if best.is_some_and(|best| !pending.targets.contains(best)) => {
+            Some(pending)
+                if relayed && pending.targets.iter().all(|hop| hop.slot().is_none())
+                    || best.is_some_and(|best| !pending.targets.contains(&Hop::Direct(*best))) =>
+            {
                 self.attempt(now, wall, id);
             }
             Some(_) => {}

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use crate::proto::dht;
 use crate::proto::path::LocalNetwork;
+use crate::proto::path::observed::{Mapping, VOTES_BELIEVED};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::Control;
@@ -83,6 +84,7 @@ impl Node {
             return;
         }
         (self.local, self.endpoints) = (local, endpoints);
+        self.observed.clear();
         // Whom we could not reach we may reach now.
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
         if !self.bootstrap.is_empty() {
@@ -106,7 +108,8 @@ impl Node {
             issued: wall,
             ttl: RECORD_TTL,
             capabilities,
-            endpoints: self.endpoints.clone(),
+            endpoints: self.reachable_endpoints(now),
+            relays: self.relay_contacts(),
         };
         let record = NodeRecord::sign(&self.identity, content);
         let hello = Control::Hello { record: record.bytes().to_vec() };
@@ -117,6 +120,16 @@ impl Node {
         }
         self.event(Event::RecordChanged);
         self.drain(now, wall);
+    }
+
+    /// Where others may reach us: what enough of them see of us when a NAT gives all of them the same, and our own.
+    fn reachable_endpoints(&self, now: Instant) -> Vec<SocketAddr> {
+        let seen = [true, false].into_iter().filter_map(|v4| {
+            let (endpoint, votes) = self.observed.endpoint(now, v4)?;
+            let mapping = self.observed.mapping(now, v4, |ip| self.is_own(ip));
+            (votes >= VOTES_BELIEVED && mapping == Mapping::Independent).then_some(endpoint)
+        });
+        seen.chain(self.endpoints.iter().copied()).collect()
     }
 
     /// The packet by which we make ourselves known on a link, for a socket that listens on `port`.

@@ -7,7 +7,7 @@ use rand_core::Rng as _;
 
 use crate::proto::datapath::{DropReason, Notice};
 use crate::proto::identity::NodeId;
-use crate::proto::path;
+use crate::proto::path::{self, Heard};
 use crate::proto::session::REJECT_AFTER;
 use crate::proto::session::gate::Admission;
 use crate::proto::session::loss::Totals;
@@ -20,6 +20,7 @@ use crate::proto::wire::control::{CloseReason, Control};
 use crate::proto::wire::envelope::{Envelope, Kind};
 use crate::proto::wire::handshake::Response;
 use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::relay::Hop;
 use crate::proto::wire::sealed::{Message, emit_record_reply, parse_record_reply, parse_record_request};
 
 use super::{Event, Node, PingReply, Timer};
@@ -38,7 +39,7 @@ impl Node {
         &mut self,
         now: Instant,
         wall: WallTime,
-        source: SocketAddr,
+        source: Hop,
         packet: &mut [u8],
         loaded: bool,
     ) {
@@ -61,7 +62,7 @@ impl Node {
     }
 
     /// A setup packet that is not keyed to us, from an endpoint that we sent an initiation to.
-    pub fn handle_reply(&mut self, now: Instant, wall: WallTime, source: SocketAddr, packet: &mut [u8]) {
+    pub fn handle_reply(&mut self, now: Instant, wall: WallTime, source: Hop, packet: &mut [u8]) {
         let mut found = None;
         for peer in self.peers.iter() {
             let Some(pending) = peer.effort.as_ref().and_then(|effort| effort.pending.as_ref()) else {
@@ -89,7 +90,7 @@ impl Node {
     fn admit(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Hop,
         envelope: &Envelope<'_>,
         loaded: bool,
     ) -> Result<(), DropReason> {
@@ -107,7 +108,7 @@ impl Node {
         &mut self,
         now: Instant,
         wall: WallTime,
-        source: SocketAddr,
+        source: Hop,
         envelope: &Envelope<'_>,
     ) -> Result<(), DropReason> {
         let incoming = Incoming::open(&self.identity, &self.session_config, envelope)
@@ -129,7 +130,7 @@ impl Node {
         }
         let index = self.peers.allocate_index(id, &mut self.rng);
         let (timestamp, x25519) = (incoming.timestamp(), *incoming.peer_x25519());
-        let accepted = incoming.accept(&self.identity, index, source, now, &mut self.rng);
+        let accepted = incoming.accept(&self.identity, index, observed(source), now, &mut self.rng);
         let Ok((session, reply)) = accepted else {
             self.peers.release_index(index);
             return Err(DropReason::Handshake);
@@ -192,7 +193,7 @@ impl Node {
         &mut self,
         now: Instant,
         wall: WallTime,
-        source: SocketAddr,
+        source: Hop,
         envelope: &Envelope<'_>,
     ) -> Result<(), DropReason> {
         let index = Response::parse(envelope.body()).map_err(|_| DropReason::Malformed)?.receiver_index;
@@ -205,6 +206,8 @@ impl Node {
         if let Some(peer) = self.peers.of_mut(&id) {
             peer.rtt = Some(now.saturating_since(sent));
         }
+        // Before the peer is told who we are: the record says whether we are behind a NAT.
+        self.handle_observed(now, wall, source, established.observed);
         self.install(now, wall, established.session, source, proven);
         Ok(())
     }
@@ -213,9 +216,11 @@ impl Node {
         &mut self,
         now: Instant,
         wall: WallTime,
-        source: SocketAddr,
+        source: Hop,
         envelope: &Envelope<'_>,
     ) -> Result<(), DropReason> {
+        // Records are fetched from endpoints that somebody named.
+        let Hop::Direct(source) = source else { return Err(DropReason::Relay) };
         let (header, payload) =
             sealed::open(&self.identity, envelope, wall).map_err(|_| DropReason::Unauthenticated)?;
         let signature = sealed::signature(envelope).map_err(|_| DropReason::Malformed)?;
@@ -266,7 +271,7 @@ impl Node {
         self.drain(now, wall);
     }
 
-    fn handle_heard(&mut self, now: Instant, wall: WallTime, index: u32, source: SocketAddr) {
+    fn handle_heard(&mut self, now: Instant, wall: WallTime, index: u32, source: Hop) {
         let own = self.node_id();
         let Some(id) = self.peers.at_index(index) else { return };
         let Some(peer) = self.peers.of_mut(&id) else { return };
@@ -287,12 +292,18 @@ impl Node {
         }
         peer.notices += 1;
         self.dirty = true;
-        let moved = peer.path.handle_heard(source);
-        peer.pmtu.handle_endpoint(source);
+        let heard = peer.path.handle_heard(source);
+        if heard == Heard::Moved {
+            peer.pmtu.handle_hop(source);
+        }
         self.see_epoch(now, id);
-        if moved {
-            self.watch(now, id);
-            self.challenge(now, id);
+        match (heard, source) {
+            (Heard::Moved, Hop::Direct(_)) => {
+                self.watch(now, id);
+                self.challenge(now, id);
+            }
+            (Heard::Elsewhere, Hop::Direct(endpoint)) => self.check_endpoint(now, id, endpoint),
+            (Heard::Moved | Heard::Elsewhere, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }
 
@@ -307,7 +318,14 @@ impl Node {
     }
 
     /// Control messages of an authenticated peer.
-    pub fn handle_control(&mut self, now: Instant, wall: WallTime, index: u32, plaintext: &[u8]) {
+    pub fn handle_control(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        index: u32,
+        source: Hop,
+        plaintext: &[u8],
+    ) {
         let Some(id) = self.peers.at_index(index) else { return self.drop(DropReason::UnknownSession) };
         if let Some(peer) = self.peers.of_mut(&id)
             && peer.current.as_ref().is_some_and(|session| session.local_index() == index)
@@ -326,7 +344,7 @@ impl Node {
                         self.drop(DropReason::RateLimited);
                         continue;
                     }
-                    self.handle_message(now, wall, id, index, message);
+                    self.handle_message(now, wall, (id, index, source), message);
                 }
             }
             Err(_) => self.drop(DropReason::Malformed),
@@ -337,18 +355,38 @@ impl Node {
         self.drain(now, wall);
     }
 
-    fn handle_message(&mut self, now: Instant, wall: WallTime, id: NodeId, index: u32, message: Control) {
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        (id, index, source): (NodeId, u32, Hop),
+        message: Control,
+    ) {
         match message {
             Control::Ping { nonce } => {
                 let Some(peer) = self.peers.of_mut(&id) else { return };
-                if let Some(observed) = peer.path.current() {
-                    // Who only receives looks at the session when it is asked.
-                    let report = peer.poll_report(now);
-                    let pong = Control::Pong { nonce, observed };
-                    self.send_control(now, id, &std::iter::once(pong).chain(report).collect::<Vec<_>>());
+                // Who only receives looks at the session when it is asked.
+                let report = peer.poll_report(now);
+                let pong = Control::Pong { nonce, observed: observed(source) };
+                self.send_control(now, id, &std::iter::once(pong).chain(report).collect::<Vec<_>>());
+                if let Hop::Direct(endpoint) = source {
+                    self.check_endpoint(now, id, endpoint);
                 }
             }
-            Control::Pong { nonce, .. } => self.handle_pong(now, id, nonce),
+            Control::Pong { nonce, observed } => {
+                self.handle_observed(now, wall, source, observed);
+                self.handle_pong(now, id, nonce);
+            }
+            Control::Allocate => self.handle_allocate(now, id),
+            Control::Allocated { service, .. } => self.handle_allocated(now, wall, id, service),
+            Control::Bind { slot, peer, datagram } => self.handle_bind(now, id, slot, peer, datagram),
+            Control::Bound { slot, service } => self.handle_bound(now, id, slot, service),
+            Control::Invite { slot, peer, service, mut datagram } => {
+                self.handle_invite(now, wall, id, (slot, peer, service), &mut datagram);
+            }
+            Control::Candidates { answer, dependent, endpoints } => {
+                self.handle_candidates(now, id, answer, dependent, endpoints);
+            }
             Control::Hello { record } => self.handle_hello(now, wall, id, &record),
             Control::Close { .. } => self.handle_close(id, index),
             Control::MtuProbe { token, datagram_len } => {
@@ -376,16 +414,21 @@ impl Node {
             peer.rtt = Some(now.saturating_since(probe.sent));
             peer.proved = Some(now);
         }
-        let endpoint = peer.path.current();
+        let checked = peer.path.checks.handle_answer(now, nonce);
+        let hop = peer.path.current();
         if proven {
             self.probe_mtu(now, id);
         }
-        if let (Some((ticket, sent)), Some(endpoint)) = (self.pings.remove(&nonce), endpoint) {
+        if let Some((endpoint, rtt)) = checked {
+            self.handle_checked(now, id, endpoint, rtt);
+        }
+        let reached = hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop))));
+        if let (Some((ticket, sent)), Some((endpoint, via))) = (self.pings.remove(&nonce), reached) {
             let rtt = now.saturating_since(sent);
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.rtt = Some(rtt);
             }
-            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint })));
+            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint, via })));
         }
     }
 
@@ -475,6 +518,11 @@ impl Node {
             self.twin = Some((ip, now));
         }
     }
+}
+
+/// What we tell somebody of the endpoint that its packet came from: nothing, when a relay is in between.
+fn observed(source: Hop) -> SocketAddr {
+    source.direct().unwrap_or(SocketAddr::from(([0; 4], 0)))
 }
 
 /// True when two sessions come from handshakes that crossed on the way.

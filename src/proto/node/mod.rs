@@ -12,8 +12,10 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `peers` the table.
+//! datagram may be, `relays` the way through others and what we carry for them, `checks` the way out of that, `peers` the
+//! table.
 
+mod checks;
 mod command;
 mod connect;
 mod dispatch;
@@ -21,6 +23,7 @@ mod inbound;
 mod mtu;
 mod outbound;
 mod peers;
+mod relays;
 mod snapshot;
 mod status;
 mod timeout;
@@ -34,6 +37,7 @@ use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use peers::PEERS_MAX;
+pub use relays::{KEEPALIVE, RELAYS_WANTED};
 pub use status::{PeerState, PeerStatus, Status};
 
 use crate::proto::datapath::{DropReason, Shared, Snapshot};
@@ -41,7 +45,9 @@ use crate::proto::dht::{Dht, LookupId, Mode, Outcome};
 use crate::proto::identity::{Identity, MeshAddress, NodeId};
 use crate::proto::limit::TokenBucket;
 use crate::proto::path::LocalNetwork;
+use crate::proto::path::observed::Observed;
 use crate::proto::policy::Rules;
+use crate::proto::relay::{self, Relay};
 use crate::proto::session::gate::Gate;
 use crate::proto::session::sealed::ReplayCache;
 use crate::proto::session::{self, Rng};
@@ -49,10 +55,12 @@ use crate::proto::timer::{Deadlines, Instant, WallTime};
 use crate::proto::wire::control::Contact;
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::relay::{Hop, Slot};
 
 use connect::Fetch;
 use outbound::Resolving;
 use peers::Peers;
+use relays::{Allocation, Channel};
 
 /// Most datagrams, events or interface packets waiting to be drained; more are dropped and counted.
 pub const OUTPUT_MAX: usize = 16_384;
@@ -69,6 +77,10 @@ pub struct Config {
     pub session: session::Config,
     /// Whether it serves the DHT.
     pub dht_mode: Mode,
+    /// Serves the DHT only while no NAT is in between.
+    pub dht_auto: bool,
+    /// Whose packets it carries.
+    pub relay: relay::Config,
     /// What may enter unasked.
     pub rules: Rules,
     /// Largest inner packet in bytes.
@@ -118,6 +130,14 @@ enum Timer {
     Session(NodeId),
     /// A probe of the path's MTU.
     Mtu(NodeId),
+    /// The next connectivity checks.
+    Checks(NodeId),
+    /// The next exchange of candidates.
+    Upgrade(NodeId),
+    /// A look at our relays.
+    Relays,
+    /// The end of channels that we carry.
+    Channels,
     /// An unconfirmed session of a responder.
     Unconfirmed(NodeId),
     /// The next attempt to resolve an address.
@@ -150,7 +170,14 @@ pub struct Node {
     replays: ReplayCache,
     announces: TokenBucket,
     dht: Dht,
+    dht_auto: bool,
     peers: Peers,
+    relay: Relay,
+    allocations: BTreeMap<NodeId, Allocation>,
+    channels: BTreeMap<Slot, Channel>,
+    observed: Observed,
+    /// A NAT is in between us and the internet.
+    mapped: bool,
     resolving: BTreeMap<MeshAddress, Resolving>,
     unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
     fetches: BTreeMap<u64, Fetch>,
@@ -201,7 +228,13 @@ impl Node {
             shared,
             rng,
             dht,
+            dht_auto: config.dht_auto,
             peers: Peers::default(),
+            relay: Relay::new(config.relay),
+            allocations: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            observed: Observed::default(),
+            mapped: false,
             resolving: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             fetches: BTreeMap::new(),
@@ -276,7 +309,14 @@ impl Node {
         self.dht.known().collect()
     }
 
-    fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+    fn transmit(&mut self, by: impl Into<Hop>, datagram: Vec<u8>) {
+        let (to, datagram) = match by.into() {
+            Hop::Direct(endpoint) => (endpoint, datagram),
+            Hop::Relayed(slot) => match self.relayed(slot, &datagram) {
+                Some(relayed) => relayed,
+                None => return self.drop(DropReason::Relay),
+            },
+        };
         if self.transmits.len() < OUTPUT_MAX {
             self.transmits.push_back(Transmit { to, datagram });
         } else {

@@ -21,7 +21,7 @@ impl Node {
     /// The system refused to send a datagram of this length to `to` (EMSGSIZE): the local link carries less. Of a train,
     /// the length of one datagram.
     pub fn handle_too_big(&mut self, now: Instant, to: SocketAddr, datagram_len: usize) {
-        let there = self.peers.iter().filter(|peer| peer.path.current() == Some(to));
+        let there = self.peers.iter().filter(|peer| peer.path.endpoint() == Some(to));
         let ids: Vec<_> = there.map(|peer| peer.id).collect();
         for id in ids {
             if let Some(peer) = self.peers.of_mut(&id) {
@@ -106,7 +106,7 @@ impl Node {
 
     fn send_mtu_probe(&mut self, now: Instant, id: NodeId, probe: Probe) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let (Some(session), Some(endpoint)) = (&peer.current, peer.path.current()) else { return };
+        let (Some(session), Some(hop)) = (&peer.current, peer.path.current()) else { return };
         let Ok(datagram_len) = u16::try_from(probe.datagram_len) else { return };
         let mut packet = vec![0; HEADER_LEN];
         Control::MtuProbe { token: probe.token, datagram_len }.emit(&mut packet);
@@ -123,7 +123,7 @@ impl Node {
                 if probe.datagram_len > peer.pmtu.datagram_len() {
                     peer.losses.excuse(session.local_index());
                 }
-                self.transmit(endpoint, packet);
+                self.transmit(hop, packet);
             }
             Err(_) => self.forget_sessions(id),
         }

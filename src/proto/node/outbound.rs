@@ -9,6 +9,7 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CONTROL_LEN_MAX, Control, Want};
 use crate::proto::wire::gso::Virtio;
 use crate::proto::wire::inner::{IcmpError, icmp_error};
+use crate::proto::wire::relay::Hop;
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 use super::command::PingFailure;
@@ -81,6 +82,10 @@ impl Node {
 
     /// Sends what waited for a session.
     pub(super) fn release_staged(&mut self, now: Instant, id: NodeId) {
+        let hop = self.peers.of(&id).and_then(|peer| peer.path.current());
+        if !hop.is_some_and(|hop| self.carries_data(hop)) {
+            return;
+        }
         let staged = self.peers.of_mut(&id).map(|peer| peer.staged.take()).unwrap_or_default();
         if staged.is_empty() {
             return;
@@ -203,8 +208,20 @@ impl Node {
 
     /// Seals control messages for a peer; false when there is no session.
     pub(super) fn send_control(&mut self, now: Instant, id: NodeId, messages: &[Control]) -> bool {
+        let hop = self.peers.of(&id).and_then(|peer| peer.path.current());
+        hop.is_some_and(|hop| self.send_control_by(now, id, hop, messages))
+    }
+
+    /// The same, on a way that need not be the one in use.
+    pub(super) fn send_control_by(
+        &mut self,
+        now: Instant,
+        id: NodeId,
+        hop: Hop,
+        messages: &[Control],
+    ) -> bool {
         let Some(peer) = self.peers.of_mut(&id) else { return false };
-        let (Some(session), Some(endpoint)) = (&peer.current, peer.path.current()) else { return false };
+        let Some(session) = &peer.current else { return false };
         let mut plaintext = Vec::with_capacity(CONTROL_LEN_MAX);
         messages.iter().for_each(|message| message.emit(&mut plaintext));
         let len = plaintext.len();
@@ -230,7 +247,7 @@ impl Node {
                 } else {
                     peer.replied = Some(now);
                 }
-                self.transmit(endpoint, packet);
+                self.transmit(hop, packet);
                 true
             }
             Err(_) => {

@@ -1,7 +1,6 @@
 //! The table of peers: what we know and hold of each.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::Control;
 use crate::proto::wire::envelope::MAC_LEN;
 use crate::proto::wire::record::NodeRecord;
+use crate::proto::wire::relay::Hop;
 
 use super::Ticket;
 use super::snapshot::Part;
@@ -76,7 +76,9 @@ impl Staged {
 /// A handshake that we started.
 pub(super) struct Pending {
     pub(super) initiator: Initiator,
-    pub(super) targets: Vec<SocketAddr>,
+    /// As it was sent.
+    pub(super) packet: Vec<u8>,
+    pub(super) targets: Vec<Hop>,
     pub(super) sent: Instant,
 }
 
@@ -117,9 +119,14 @@ pub(super) struct Peer {
     pub(super) effort: Option<Effort>,
     pub(super) cookie: Option<([u8; MAC_LEN], Instant)>,
     /// Where the answer to its newest initiation went.
-    pub(super) answered: Option<SocketAddr>,
+    pub(super) answered: Option<Hop>,
     /// The ping that the endpoint in use has to answer first: whoever names it may not receive there.
     pub(super) challenge: Option<u64>,
+    /// Exchanges of candidates since the session went through a relay, and the data packets at the last one.
+    pub(super) upgrades: u32,
+    pub(super) upgraded_at_data: u64,
+    /// Its NAT gives every destination another port, as it says.
+    pub(super) maps_dependently: bool,
     /// Newest initiation accepted from it, and when.
     pub(super) initiated: Option<(WallTime, Instant)>,
     pub(super) staged: Staged,
@@ -176,6 +183,9 @@ impl Peer {
             cookie: None,
             answered: None,
             challenge: None,
+            upgrades: 0,
+            upgraded_at_data: 0,
+            maps_dependently: false,
             initiated: None,
             staged: Staged::default(),
             outbox: VecDeque::new(),

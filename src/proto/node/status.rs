@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::proto::dht;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::timer::Instant;
+use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
@@ -38,6 +39,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Where packets go, when there is a session.
     pub endpoint: Option<SocketAddr>,
+    /// The relay there, when the peer is behind it; and whether it carries data.
+    pub via: Option<(NodeId, bool)>,
     /// Endpoints worth trying.
     pub candidates: Vec<SocketAddr>,
     /// Last measured round trip.
@@ -81,6 +84,16 @@ pub struct Status {
     pub configured_up: usize,
     /// Where another machine with our key was heard on the LAN lately.
     pub twin: Option<IpAddr>,
+    /// A NAT is in between us and the internet, as others see us there.
+    pub mapped: Option<SocketAddr>,
+    /// That NAT gives every destination another port.
+    pub maps_dependently: bool,
+    /// By way of whom we are reached, and whether they carry data.
+    pub relays: Vec<(NodeId, bool)>,
+    /// Nodes that are reached by way of us.
+    pub relayed: Vec<NodeId>,
+    /// Channels that we carry.
+    pub channels: usize,
 }
 
 impl Node {
@@ -88,6 +101,7 @@ impl Node {
     pub fn status(&self, now: Instant) -> Status {
         let mut peers: Vec<_> = self.peers.iter().map(|peer| self.peer_status(peer, now)).collect();
         peers.sort_by_key(|peer| peer.state == PeerState::Known);
+        let (relayed, channels) = self.carrying();
         let age = |at: Instant| now.saturating_since(at);
         let is_up = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
         Status {
@@ -96,6 +110,11 @@ impl Node {
             endpoints: self.endpoints.clone(),
             configured: self.bootstrap.len(),
             configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
+            mapped: self.observed.endpoint(now, true).map(|(seen, _)| seen).filter(|_| self.mapped),
+            maps_dependently: self.maps_dependently(now),
+            relays: self.relays().map(|(id, service)| (id, service == Service::Data)).collect(),
+            relayed,
+            channels,
             twin: self.twin.filter(|(_, heard)| age(*heard) < TWIN_LIFE).map(|(ip, _)| ip),
         }
     }
@@ -110,11 +129,13 @@ impl Node {
             (Some(_), Some(heard)) if data && heard < FLOWING => PeerState::Flowing,
             (Some(_), _) => PeerState::Authenticated,
         };
+        let hop = peer.path.current();
         PeerStatus {
             node_id: peer.id,
             address: peer.address,
             state,
-            endpoint: session.and(peer.path.current()),
+            endpoint: session.and(hop).and_then(|hop| self.endpoint_of(hop)),
+            via: session.and(hop).and_then(|hop| Some((self.relay_of(hop)?, self.carries_data(hop)))),
             candidates: peer.path.candidates().to_vec(),
             rtt: peer.rtt,
             loss_per_mille: session.and(peer.losses.per_mille(now)),

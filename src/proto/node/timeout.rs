@@ -37,6 +37,10 @@ impl Node {
                 Timer::Handshake(id) => self.attempt(now, wall, id),
                 Timer::Session(id) => self.look_at_session(now, wall, id),
                 Timer::Mtu(id) => self.probe_timer(now, id),
+                Timer::Checks(id) => self.check(now, id),
+                Timer::Upgrade(id) => self.offer_candidates(now, id),
+                Timer::Relays => self.tend_relays(now, wall),
+                Timer::Channels => self.end_channels(now),
                 Timer::Unconfirmed(id) => self.forget_unconfirmed(id),
                 Timer::Resolve(address) => self.resolve_again(now, wall, address),
                 Timer::Fetch(request) => self.fetch_attempt(now, wall, request),
@@ -73,6 +77,8 @@ impl Node {
         if active {
             self.report_traffic(now, id);
         }
+        // Nothing is sent over a session with a relay of ours but what keeps it.
+        let in_use = active || self.is_relay_of_ours(&id);
         let Some(peer) = self.peers.of(&id) else { return };
         let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
         let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
@@ -81,7 +87,7 @@ impl Node {
             .is_some_and(|probe| proof < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE);
         let old = now.saturating_since(session.established())
             >= if session.is_initiator() { REKEY_AFTER } else { REKEY_AFTER + RESPONDER_PATIENCE };
-        if active && old || lost {
+        if in_use && old || lost {
             self.shake_hands(now, wall, id);
         }
         if unanswered && (active || !lost) {

@@ -1,15 +1,26 @@
-//! Where one peer can be reached: candidates to try, and the endpoint it was last heard from.
+//! Where one peer can be reached: candidates to try, and the way in use.
 //!
 //! A candidate is an endpoint worth trying (RFC 8445 §2): from the peer's own record, from a contact that somebody
-//! handed out, from an announcement or from the configuration. The endpoint in use is only ever set by packets that
-//! authenticated: a peer roams by being heard from somewhere else (WireGuard paper §2.1). Punching, relays and the
-//! choice between several working paths come on top of this. How long a datagram may be on the path is found by `pmtu`.
+//! handed out, from an announcement, from the configuration or from the peer itself. The way in use is set by packets that
+//! authenticated: a peer roams by being heard from somewhere else (WireGuard paper §2.1); from a relay to an endpoint we
+//! change only when a check was answered from there.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `checks` | punching: which endpoints to try, when, and what was answered |
+//! | `observed` | where others see us, and what kind of NAT that tells |
+//! | `pmtu` | how long a datagram may be |
 
+pub mod checks;
+pub mod observed;
 pub mod pmtu;
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::proto::identity::in_mesh;
+use crate::proto::wire::relay::Hop;
+
+use checks::Checks;
 
 /// Most candidates kept for one peer.
 pub const CANDIDATES_MAX: usize = 8;
@@ -26,7 +37,8 @@ pub struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    fn contains(&self, ip: IpAddr) -> bool {
+    /// True for addresses of the network.
+    pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.ip, ip) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
                 let shift = 32 - u32::from(self.prefix_len.min(32));
@@ -68,7 +80,7 @@ pub fn is_possible(endpoint: &SocketAddr) -> bool {
 }
 
 /// True for addresses that mean the same host everywhere (IANA special-purpose registries).
-fn is_global(ip: IpAddr) -> bool {
+pub fn is_global(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();
@@ -89,13 +101,28 @@ fn is_global(ip: IpAddr) -> bool {
     }
 }
 
-/// One peer's endpoints.
+/// What became of a packet that came by another way than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// By the way in use.
+    InUse,
+    /// The peer has moved: the way in use is another one now.
+    Moved,
+    /// The peer sends by this way, ours stays; perhaps it is worth a check.
+    Elsewhere,
+}
+
+/// One peer's ways.
 #[derive(Clone, Debug, Default)]
 pub struct Path {
-    /// Heard from there last, by a packet that authenticated.
-    current: Option<SocketAddr>,
+    /// Where we send.
+    current: Option<Hop>,
+    /// How the newest packet came that authenticated.
+    heard: Option<Hop>,
     /// Most promising first.
     candidates: Vec<SocketAddr>,
+    /// Endpoints that are being tried.
+    pub checks: Checks,
 }
 
 impl Path {
@@ -115,19 +142,50 @@ impl Path {
         }
     }
 
-    /// A packet from `endpoint` authenticated and was the newest. True when the peer has moved.
-    pub fn handle_heard(&mut self, endpoint: SocketAddr) -> bool {
-        let moved = self.current != Some(endpoint);
-        self.current = Some(endpoint);
-        if moved {
-            self.learn(endpoint);
+    /// A packet that came by `hop` authenticated and was the newest. Each side chooses its own way: only from one endpoint
+    /// to another does the peer take us along (WireGuard paper §2.1).
+    pub fn handle_heard(&mut self, hop: Hop) -> Heard {
+        self.heard = Some(hop);
+        match (self.current, hop) {
+            (Some(current), hop) if current == hop => Heard::InUse,
+            (Some(Hop::Direct(_)), Hop::Relayed(_)) | (Some(Hop::Relayed(_)), Hop::Direct(_)) => {
+                Heard::Elsewhere
+            }
+            (None, hop) | (Some(Hop::Direct(_)), hop @ Hop::Direct(_)) | (Some(Hop::Relayed(_)), hop) => {
+                self.switch(hop);
+                Heard::Moved
+            }
         }
-        moved
     }
 
-    /// The endpoint in use.
-    pub const fn current(&self) -> Option<SocketAddr> {
+    /// Sends by `hop` from now on.
+    pub fn switch(&mut self, hop: Hop) {
+        if self.current != Some(hop)
+            && let Hop::Direct(endpoint) = hop
+        {
+            self.learn(endpoint);
+        }
+        self.current = Some(hop);
+    }
+
+    /// The way in use.
+    pub const fn current(&self) -> Option<Hop> {
         self.current
+    }
+
+    /// The endpoint in use, when no relay is in between.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.current.and_then(|hop| hop.direct())
+    }
+
+    /// True while packets go through a relay.
+    pub const fn is_relayed(&self) -> bool {
+        matches!(self.current, Some(Hop::Relayed(_)))
+    }
+
+    /// How the peer's packets come.
+    pub const fn heard(&self) -> Option<Hop> {
+        self.heard
     }
 
     /// Every endpoint worth trying, best first.
@@ -135,14 +193,14 @@ impl Path {
         &self.candidates
     }
 
-    /// Where attempt number `attempt` (from 0) of a handshake is sent: the endpoint in use, then the candidates in
-    /// turn, [`TARGETS_MAX`] at a time.
-    pub fn targets(&self, attempt: u32) -> Vec<SocketAddr> {
+    /// Where attempt number `attempt` (from 0) of a handshake is sent: the way in use, then the candidates in turn,
+    /// [`TARGETS_MAX`] at a time.
+    pub fn targets(&self, attempt: u32) -> Vec<Hop> {
         let mut targets: Vec<_> = self.current.into_iter().collect();
         let n = self.candidates.len();
         let start = (attempt as usize).saturating_mul(TARGETS_MAX - 1) % n.max(1);
         for i in 0..n {
-            let candidate = self.candidates[(start + i) % n];
+            let candidate = Hop::Direct(self.candidates[(start + i) % n]);
             if targets.len() < TARGETS_MAX && !targets.contains(&candidate) {
                 targets.push(candidate);
             }

@@ -8,7 +8,7 @@
 //!  BASE                ▲                              │
 //!                      └── BASE, what failed is the ◄─┴─ black hole: the present length is lost three times while
 //!                          new bound                     short packets pass, or the system refuses it (EMSGSIZE)
-//! another endpoint: Unknown
+//! another hop: Unknown
 //! ```
 //!
 //! - **Order**: Ethernet first, then the largest, then upwards through the table of links that exist, then by halves. What
@@ -20,12 +20,12 @@
 //!
 //! Left out: ICMP "packet too big" as a hint (RFC 8899 §4.6), and links above [`LINK_MTU_MAX`].
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::Rng;
 
 use crate::proto::timer::Instant;
+use crate::proto::wire::relay::{Hop, RELAY_OVERHEAD};
 
 /// BASE_PLPMTU (RFC 8899 §5.1.2): what every path carries, in bytes. The IPv6 minimum link MTU less IPv6 and UDP headers.
 pub const BASE_DATAGRAM_LEN: usize = 1280 - IPV6_UDP_LEN;
@@ -131,7 +131,7 @@ impl Trial {
 /// Path MTU discovery towards one peer.
 #[derive(Clone, Debug)]
 pub struct PathMtu {
-    endpoint: Option<SocketAddr>,
+    hop: Option<Hop>,
     /// The longest that arrived, and in use.
     datagram_len: usize,
     /// The shortest known not to arrive.
@@ -155,7 +155,7 @@ pub struct PathMtu {
 impl Default for PathMtu {
     fn default() -> Self {
         Self {
-            endpoint: None,
+            hop: None,
             datagram_len: BASE_DATAGRAM_LEN,
             too_long: usize::MAX,
             state: State::Unknown,
@@ -173,16 +173,17 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// The path leads to `endpoint`; another one than before starts from nothing.
-    pub fn handle_endpoint(&mut self, endpoint: SocketAddr) {
-        if self.endpoint != Some(endpoint) {
-            *self = Self { endpoint: Some(endpoint), ..Self::default() };
+    /// The path begins with `hop`; another one than before starts from nothing.
+    pub fn handle_hop(&mut self, hop: Hop) {
+        if self.hop != Some(hop) {
+            *self = Self { hop: Some(hop), ..Self::default() };
+            self.datagram_len = self.base();
         }
     }
 
     /// The path carries data. Report it every second or so while that is so.
     pub fn handle_traffic(&mut self, now: Instant, traffic: Traffic) {
-        if self.endpoint.is_none() {
+        if self.hop.is_none() {
             return;
         }
         self.traffic_at = now;
@@ -232,7 +233,7 @@ impl PathMtu {
     pub fn handle_too_big(&mut self, now: Instant, datagram_len: usize) {
         let in_use = datagram_len <= self.datagram_len;
         let tried = self.trial.is_some_and(|trial| trial.datagram_len >= datagram_len);
-        if datagram_len > BASE_DATAGRAM_LEN && (in_use || tried) {
+        if datagram_len > self.base() && (in_use || tried) {
             self.exclude(now, datagram_len);
         }
     }
@@ -305,7 +306,7 @@ impl PathMtu {
         self.trial = None;
         self.too_long = self.too_long.min(datagram_len);
         if datagram_len <= self.datagram_len {
-            self.datagram_len = BASE_DATAGRAM_LEN;
+            self.datagram_len = self.base();
             // What was acknowledged late was sent before the path changed.
             self.sent.clear();
             self.state = State::Searching;
@@ -338,7 +339,7 @@ impl PathMtu {
     fn wants_confirmation(&self, now: Instant, answered: bool) -> bool {
         let wait = if answered { CONFIRMATION_TIMER } else { CONFIRMATION_TIMER_STALLED };
         let many = self.unconfirmed_bytes >= self.datagram_len as u64 * CONFIRMED_PART;
-        self.datagram_len > BASE_DATAGRAM_LEN
+        self.datagram_len > self.base()
             && (self.unconfirmed_long || many)
             && now.saturating_since(self.confirmed_at) >= wait
     }
@@ -348,12 +349,25 @@ impl PathMtu {
         self.rtt.map_or(PROBE_TIMER_UNMEASURED, derived)
     }
 
+    /// What every path carries.
+    const fn base(&self) -> usize {
+        match self.hop {
+            Some(Hop::Relayed(_)) => BASE_DATAGRAM_LEN - RELAY_OVERHEAD,
+            Some(Hop::Direct(_)) | None => BASE_DATAGRAM_LEN,
+        }
+    }
+
     fn limit(&self) -> usize {
         self.payload_of(LINK_MTU_MAX)
     }
 
     fn payload_of(&self, link_mtu: usize) -> usize {
-        let is_v4 = self.endpoint.is_some_and(|endpoint| endpoint.is_ipv4());
-        link_mtu - if is_v4 { IPV4_UDP_LEN } else { IPV6_UDP_LEN }
+        link_mtu
+            - match self.hop {
+                Some(Hop::Direct(endpoint)) if endpoint.is_ipv4() => IPV4_UDP_LEN,
+                Some(Hop::Direct(_)) | None => IPV6_UDP_LEN,
+                // Behind the relay it may be either.
+                Some(Hop::Relayed(_)) => IPV6_UDP_LEN + RELAY_OVERHEAD,
+            }
     }
 }

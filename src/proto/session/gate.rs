@@ -8,12 +8,13 @@
 //! ```
 //!
 //! A cookie is a keyed hash of the source's address *and* port (WireGuard paper §5.4.7), so the gate keeps nothing for
-//! whoever has not shown that it receives there. A source is an IPv4 address or an IPv6 /56, what one customer gets.
+//! whoever has not shown that it receives there. A source is an IPv4 address or an IPv6 /56, what one customer gets; or a
+//! channel through a relay.
 //! A full rate is not a refusal: whoever spoofs a source only makes its owner prove itself. A reply is never longer
 //! than the packet that it answers.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -23,6 +24,7 @@ use crate::proto::limit::TokenBucket;
 use crate::proto::timer::Instant;
 use crate::proto::wire::cookie::{self, COOKIE_PADDING_LEN_MIN, COOKIE_REPLY_LEN_MIN};
 use crate::proto::wire::envelope::{Envelope, Kind, MAC_LEN, RecipientKey};
+use crate::proto::wire::relay::{Hop, Slot};
 
 /// No cookie is accepted at a greater age (WireGuard paper §5.4.7).
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
@@ -81,13 +83,13 @@ impl Gate {
     pub fn admit(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Hop,
         envelope: &Envelope<'_>,
         own_key: &RecipientKey,
         loaded: bool,
         rng: &mut Rng,
     ) -> Admission {
-        let prefix = prefix(source.ip());
+        let prefix = prefix(source);
         if !loaded && self.unproven.take(now, prefix) {
             return Admission::Admit;
         }
@@ -111,7 +113,7 @@ impl Gate {
         self.previous.take_if(|secret| now.saturating_since(secret.born) >= COOKIE_LIFETIME);
     }
 
-    fn is_proven(&self, source: SocketAddr, envelope: &Envelope<'_>) -> bool {
+    fn is_proven(&self, source: Hop, envelope: &Envelope<'_>) -> bool {
         [Some(&self.secret), self.previous.as_ref()]
             .into_iter()
             .flatten()
@@ -120,13 +122,18 @@ impl Gate {
 }
 
 impl Secret {
-    fn cookie(&self, source: SocketAddr) -> [u8; MAC_LEN] {
-        let ip = match source.ip().to_canonical() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
+    fn cookie(&self, source: Hop) -> [u8; MAC_LEN] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&ip.octets()).update(&source.port().to_be_bytes());
+        match source {
+            Hop::Direct(endpoint) => {
+                let ip = match endpoint.ip().to_canonical() {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                hasher.update(&ip.octets()).update(&endpoint.port().to_be_bytes())
+            }
+            Hop::Relayed(slot) => hasher.update(&slot.0.to_be_bytes()),
+        };
         let hash = hasher.finalize();
         std::array::from_fn(|i| hash.as_bytes()[i])
     }
@@ -150,11 +157,23 @@ fn cookie_reply(
     Admission::Reply(packet)
 }
 
-/// The IPv4 address, or the first 56 bits of the IPv6 address, apart by their lengths.
-fn prefix(ip: IpAddr) -> (bool, u64) {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => (false, u64::from(ip.to_bits())),
-        IpAddr::V6(ip) => (true, (ip.to_bits() >> 72) as u64),
+/// Who shares a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    V4(u32),
+    /// The first 56 bits.
+    V6(u64),
+    /// A channel through a relay: nobody's address is behind it that could be somebody else's.
+    Slot(Slot),
+}
+
+fn prefix(source: Hop) -> Source {
+    match source {
+        Hop::Direct(endpoint) => match endpoint.ip().to_canonical() {
+            IpAddr::V4(ip) => Source::V4(ip.to_bits()),
+            IpAddr::V6(ip) => Source::V6((ip.to_bits() >> 72) as u64),
+        },
+        Hop::Relayed(slot) => Source::Slot(slot),
     }
 }
 
@@ -162,7 +181,7 @@ fn prefix(ip: IpAddr) -> (bool, u64) {
 struct Sources {
     rate_per_s: u32,
     burst: u32,
-    buckets: BTreeMap<(bool, u64), TokenBucket>,
+    buckets: BTreeMap<Source, TokenBucket>,
     swept: Instant,
 }
 
@@ -172,7 +191,7 @@ impl Sources {
     }
 
     /// Takes a token of the source; false when it has none, or when the table is full of others.
-    fn take(&mut self, now: Instant, prefix: (bool, u64)) -> bool {
+    fn take(&mut self, now: Instant, prefix: Source) -> bool {
         if let Some(bucket) = self.buckets.get_mut(&prefix) {
             return bucket.take(now);
         }

@@ -11,6 +11,12 @@
 //!  5 MtuProbe token u64 ‖ length of the datagram u16; padded to that length
 //!  6 MtuAck   token u64 ‖ length of the datagram u16
 //!  7 Received newest counter and all before it u64 ‖ packets that came u64
+//!  8 Allocate (empty)
+//!  9 Allocated seconds u16 ‖ service u8 (0 none, 1 signals, 2 data)
+//! 10 Bind     slot u64 ‖ node ID 32 ‖ datagram
+//! 11 Bound    slot u64 ‖ service u8
+//! 12 Invite   slot u64 ‖ node ID 32 ‖ service u8 ‖ datagram
+//! 13 Candidates flags u8 (bit 0: an answer; bit 1: mappings depend on the destination) ‖ endpoints
 //! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
@@ -23,6 +29,7 @@ use std::net::SocketAddr;
 
 use super::cursor::Reader;
 use super::record::RECORD_LEN_MAX;
+use super::relay::Slot;
 use super::{Malformed, endpoint};
 use crate::proto::identity::{NodeId, Position};
 
@@ -32,6 +39,11 @@ pub const CONTROL_LEN_MAX: usize = 1200;
 pub const CONTROL_MESSAGES_MAX: usize = 16;
 /// Most contacts in one answer: Kademlia's k. As many as fit, closest first.
 pub const CONTACTS_MAX: usize = 20;
+
+/// Longest datagram in a [`Control::Bind`] or [`Control::Invite`], in bytes.
+pub const CARRIED_LEN_MAX: usize = CONTROL_LEN_MAX - MESSAGE_HEADER_LEN - 8 - 32 - 1;
+/// Most endpoints in a [`Control::Candidates`].
+pub const CANDIDATES_MAX: usize = 8;
 
 /// A node as others are told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +55,9 @@ pub struct Contact {
     /// Where it was last heard.
     pub endpoint: SocketAddr,
 }
+
+/// Longest encoding of a contact in bytes.
+pub(super) const CONTACT_LEN_MAX: usize = 64 + endpoint::ENDPOINT_LEN_MAX;
 
 /// What a lookup asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +88,17 @@ pub enum CloseReason {
     Stopping,
     /// The node needs the place for others.
     Crowded,
+}
+
+/// What a relay does for a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// Nothing.
+    None,
+    /// Carries what two nodes need to find a way of their own, and little more.
+    Signals,
+    /// Carries data.
+    Data,
 }
 
 /// One control message.
@@ -121,6 +147,51 @@ pub enum Control {
         sent: u64,
         /// Packets that came.
         received: u64,
+    },
+    /// Asks for an allocation (RFC 8656 §3.2): others may reach the sender by way of the recipient.
+    Allocate,
+    /// Answers an allocate.
+    Allocated {
+        /// For how long it is granted.
+        seconds: u16,
+        /// What it is good for.
+        service: Service,
+    },
+    /// Asks for a channel (RFC 8656 §12) to a node with an allocation, and has a datagram carried through it.
+    Bind {
+        /// How the sender names the channel.
+        slot: Slot,
+        /// Who is to be reached.
+        peer: NodeId,
+        /// A setup or session packet for the peer; may be empty.
+        datagram: Vec<u8>,
+    },
+    /// Answers a bind.
+    Bound {
+        /// From the bind.
+        slot: Slot,
+        /// What the channel is good for; with [`Service::None`] there is none.
+        service: Service,
+    },
+    /// Somebody bound a channel to the recipient.
+    Invite {
+        /// How the recipient names the channel.
+        slot: Slot,
+        /// Who it says it is; the datagram proves it.
+        peer: NodeId,
+        /// What the channel is good for.
+        service: Service,
+        /// What came with the bind.
+        datagram: Vec<u8>,
+    },
+    /// Where the sender may be reached without a relay (candidates, RFC 8445 §5.1). Both sides send checks then.
+    Candidates {
+        /// True in answer to the other side's.
+        answer: bool,
+        /// The sender's NAT maps every destination to another port (RFC 4787 §4.1).
+        dependent: bool,
+        /// Most promising first.
+        endpoints: Vec<SocketAddr>,
     },
     /// FIND_NODE and FIND_VALUE of Kademlia.
     Find {
@@ -180,6 +251,30 @@ impl Control {
                 out.extend(sent.to_be_bytes());
                 out.extend(received.to_be_bytes());
             }
+            Self::Allocate => {}
+            Self::Allocated { seconds, service } => {
+                out.extend(seconds.to_be_bytes());
+                out.push(service.number());
+            }
+            Self::Bind { slot, peer, datagram } => {
+                out.extend(slot.0.to_be_bytes());
+                out.extend(peer.as_bytes());
+                out.extend(datagram);
+            }
+            Self::Bound { slot, service } => {
+                out.extend(slot.0.to_be_bytes());
+                out.push(service.number());
+            }
+            Self::Invite { slot, peer, service, datagram } => {
+                out.extend(slot.0.to_be_bytes());
+                out.extend(peer.as_bytes());
+                out.push(service.number());
+                out.extend(datagram);
+            }
+            Self::Candidates { answer, dependent, endpoints } => {
+                out.push(u8::from(*answer) | u8::from(*dependent) << 1);
+                endpoints.iter().take(CANDIDATES_MAX).for_each(|e| endpoint::emit(e, out));
+            }
             Self::Find { request, want, target } => {
                 out.extend(request.to_be_bytes());
                 out.push(want.number());
@@ -237,6 +332,28 @@ impl Control {
             4 => Self::Close { reason: CloseReason::from_number(value.u8()?)? },
             5 => Self::MtuProbe { token: value.u64()?, datagram_len: value.u16()? },
             6 => Self::MtuAck { token: value.u64()?, datagram_len: value.u16()? },
+            8 => Self::Allocate,
+            9 => Self::Allocated { seconds: value.u16()?, service: Service::from_number(value.u8()?)? },
+            10 => Self::Bind {
+                slot: Slot(value.u64()?),
+                peer: NodeId(value.array()?),
+                datagram: carried(value.rest())?,
+            },
+            11 => Self::Bound { slot: Slot(value.u64()?), service: Service::from_number(value.u8()?)? },
+            12 => Self::Invite {
+                slot: Slot(value.u64()?),
+                peer: NodeId(value.array()?),
+                service: Service::from_number(value.u8()?)?,
+                datagram: carried(value.rest())?,
+            },
+            13 => {
+                let flags = value.u8()?;
+                if flags > 3 {
+                    return Err(Malformed::Field("flags"));
+                }
+                let endpoints = parse_endpoints(&mut value)?;
+                Self::Candidates { answer: flags & 1 == 1, dependent: flags & 2 == 2, endpoints }
+            }
             16 => Self::Find {
                 request: value.u64()?,
                 want: Want::from_number(value.u8()?)?,
@@ -266,6 +383,12 @@ impl Control {
             Self::MtuProbe { .. } => 5,
             Self::MtuAck { .. } => 6,
             Self::Received { .. } => 7,
+            Self::Allocate => 8,
+            Self::Allocated { .. } => 9,
+            Self::Bind { .. } => 10,
+            Self::Bound { .. } => 11,
+            Self::Invite { .. } => 12,
+            Self::Candidates { .. } => 13,
             Self::Find { .. } => 16,
             Self::Found { .. } => 17,
             Self::Store { .. } => 18,
@@ -283,12 +406,9 @@ fn record_bytes(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
 }
 
 fn emit_contact_if_it_fits(contact: &Contact, out: &mut Vec<u8>) {
-    if out.len() + 64 + endpoint::ENDPOINT_LEN_MAX > CONTROL_LEN_MAX {
-        return;
+    if out.len() + CONTACT_LEN_MAX <= CONTROL_LEN_MAX {
+        contact.emit(out);
     }
-    out.extend(contact.node_id.as_bytes());
-    out.extend(contact.x25519);
-    endpoint::emit(&contact.endpoint, out);
 }
 
 fn parse_contacts(reader: &mut Reader<'_>) -> Result<Vec<Contact>, Malformed> {
@@ -297,10 +417,58 @@ fn parse_contacts(reader: &mut Reader<'_>) -> Result<Vec<Contact>, Malformed> {
         if contacts.len() == CONTACTS_MAX {
             return Err(Malformed::TooLong);
         }
-        let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
-        contacts.push(Contact { node_id, x25519, endpoint: endpoint::parse(reader)? });
+        contacts.push(Contact::parse(reader)?);
     }
     Ok(contacts)
+}
+
+fn carried(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
+    if bytes.len() > CARRIED_LEN_MAX { Err(Malformed::TooLong) } else { Ok(bytes.to_vec()) }
+}
+
+fn parse_endpoints(reader: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
+    let mut endpoints = Vec::new();
+    while !reader.is_empty() {
+        if endpoints.len() == CANDIDATES_MAX {
+            return Err(Malformed::TooLong);
+        }
+        endpoints.push(endpoint::parse(reader)?);
+    }
+    Ok(endpoints)
+}
+
+impl Contact {
+    /// Appends the contact.
+    pub(super) fn emit(&self, out: &mut Vec<u8>) {
+        out.extend(self.node_id.as_bytes());
+        out.extend(self.x25519);
+        endpoint::emit(&self.endpoint, out);
+    }
+
+    /// Reads a contact.
+    pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
+        Ok(Self { node_id, x25519, endpoint: endpoint::parse(reader)? })
+    }
+}
+
+impl Service {
+    const fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Signals => 1,
+            Self::Data => 2,
+        }
+    }
+
+    const fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Signals),
+            2 => Ok(Self::Data),
+            _ => Err(Malformed::Field("service")),
+        }
+    }
 }
 
 impl Want {

@@ -11,7 +11,7 @@
 //! masking, so it is a keyed hash over all the mask hides: no two different packets share a mask (the SIV idea,
 //! RFC 5297). mac1 and mac2 are those of the WireGuard paper §5.4.4.
 //!
-//! Kinds (6 bits): 1 initiation, 2 response, 3 cookie reply, 4 sealed, 5 relayed (reserved); others are unknown.
+//! Kinds (6 bits): 1 initiation, 2 response, 3 cookie reply, 4 sealed; others are unknown.
 
 use aes::Aes128Enc;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};

@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! 0b01kkkkkk   session packet       session.rs: 16-byte header, ciphertext, tag
+//!    kind 4    relayed              relay.rs: 16-byte header, any other datagram of ours
 //! 0b11kkkkkk   setup packet         envelope.rs: kind, mac1, mac2, body
 //!    kind 1    handshake initiation handshake.rs
 //!    kind 2    handshake response   handshake.rs
 //!    kind 3    cookie reply         cookie.rs
 //!    kind 4    sealed               sealed.rs: explicit header of sender, recipient, time and signature
-//!    kind 5    relayed (reserved)
 //! ```
 //!
 //! Session packets carry inner packets in frames (`superframe.rs`); `gso.rs` is what the kernel has to know of them.
@@ -30,6 +30,7 @@ pub mod gso;
 pub mod handshake;
 pub mod inner;
 pub mod record;
+pub mod relay;
 pub mod sealed;
 pub mod session;
 pub mod superframe;

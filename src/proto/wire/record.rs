@@ -9,13 +9,15 @@
 //! 16..48    node ID             Ed25519
 //! 48..80    X25519 public key   for handshakes
 //! 80..82    capabilities        bit 0: serves the DHT
-//! 82..n-64  items               type u8 ‖ length u8 ‖ value: 1 = endpoint; others are skipped
+//! 82..n-64  items               type u8 ‖ length u8 ‖ value: 1 = endpoint, 2 = contact of a relay; others are
+//!                               skipped
 //! n-64..n   signature           Ed25519 over "auramesh v1 node record" ‖ all before it
 //! ```
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::control::Contact;
 use super::cursor::Reader;
 use super::{Malformed, VERSION, endpoint};
 use crate::proto::identity::{Identity, NodeId};
@@ -25,6 +27,8 @@ use crate::proto::timer::WallTime;
 pub const RECORD_LEN_MAX: usize = 640;
 /// Most endpoints in a record.
 pub const RECORD_ENDPOINTS_MAX: usize = 6;
+/// Most relays in a record.
+pub const RECORD_RELAYS_MAX: usize = 3;
 /// Longest time to live that is believed.
 pub const RECORD_TTL_MAX: Duration = Duration::from_secs(7200);
 /// How far ahead of our clock a record may be issued: clocks differ.
@@ -36,6 +40,7 @@ const HEADER_LEN: usize = 82;
 const SIGNATURE_LEN: usize = 64;
 const SIGNATURE_DOMAIN: &[u8] = b"auramesh v1 node record";
 const ITEM_ENDPOINT: u8 = 1;
+const ITEM_RELAY: u8 = 2;
 
 /// Why a record does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +73,8 @@ pub struct Content {
     pub capabilities: u16,
     /// Where it can be reached, best first, at most [`RECORD_ENDPOINTS_MAX`].
     pub endpoints: Vec<SocketAddr>,
+    /// By way of whom it can be reached, at most [`RECORD_RELAYS_MAX`].
+    pub relays: Vec<Contact>,
 }
 
 /// A record whose signature was checked, with the exact bytes that were signed.
@@ -80,8 +87,8 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// Signs a record of one's own. What the format cannot hold is left out: endpoints beyond the limit, milliseconds,
-    /// a time to live beyond [`RECORD_TTL_MAX`].
+    /// Signs a record of one's own. What the format cannot hold is left out: endpoints and relays beyond their limits,
+    /// milliseconds, a time to live beyond [`RECORD_TTL_MAX`].
     pub fn sign(identity: &Identity, content: Content) -> Self {
         let mut bytes = vec![VERSION, 0];
         bytes.extend(content.sequence.to_be_bytes());
@@ -95,6 +102,12 @@ impl NodeRecord {
             let mut value = Vec::with_capacity(endpoint::ENDPOINT_LEN_MAX);
             endpoint::emit(socket_addr, &mut value);
             bytes.extend([ITEM_ENDPOINT, value.len() as u8]);
+            bytes.extend(value);
+        }
+        for relay in content.relays.iter().take(RECORD_RELAYS_MAX) {
+            let mut value = Vec::new();
+            relay.emit(&mut value);
+            bytes.extend([ITEM_RELAY, value.len() as u8]);
             bytes.extend(value);
         }
         let signature = identity.sign(&[SIGNATURE_DOMAIN, &bytes].concat());
@@ -138,8 +151,8 @@ impl NodeRecord {
         }
         let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
         let capabilities = reader.u16()?;
-        let endpoints = parse_items(&mut reader)?;
-        let content = Content { sequence, issued, ttl, capabilities, endpoints };
+        let (endpoints, relays) = parse_items(&mut reader)?;
+        let content = Content { sequence, issued, ttl, capabilities, endpoints, relays };
         Ok(Self { node_id, x25519, content, bytes: bytes.into() })
     }
 
@@ -185,19 +198,21 @@ impl NodeRecord {
     }
 }
 
-fn parse_items(reader: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
-    let mut endpoints = Vec::new();
+fn parse_items(reader: &mut Reader<'_>) -> Result<(Vec<SocketAddr>, Vec<Contact>), Malformed> {
+    let (mut endpoints, mut relays) = (Vec::new(), Vec::new());
     while !reader.is_empty() {
         let kind = reader.u8()?;
         let len = reader.u8()?;
         let mut value = Reader::new(reader.take(usize::from(len))?);
-        if kind == ITEM_ENDPOINT {
-            endpoints.push(endpoint::parse(&mut value)?);
-            value.end()?;
+        match kind {
+            ITEM_ENDPOINT => endpoints.push(endpoint::parse(&mut value)?),
+            ITEM_RELAY => relays.push(Contact::parse(&mut value)?),
+            _ => continue,
         }
-        if endpoints.len() > RECORD_ENDPOINTS_MAX {
+        value.end()?;
+        if endpoints.len() > RECORD_ENDPOINTS_MAX || relays.len() > RECORD_RELAYS_MAX {
             return Err(Malformed::TooLong);
         }
     }
-    Ok(endpoints)
+    Ok((endpoints, relays))
 }

@@ -1,7 +1,8 @@
 //! Session packets.
 //!
 //! ```text
-//! 0        0b01 ‖ kind (6 bits)       0: one inner packet, 1: control messages, 2: frames, 3: slice of a superframe
+//! 0        0b01 ‖ kind (6 bits)       0: one inner packet, 1: control messages, 2: frames, 3: slice of a superframe;
+//!                              4 is another header (`relay.rs`)
 //! 1        flags and epoch            bit 0: ratchet epoch; bit 1, kind 0 only: the packet's checksum is partial
 //! 2        slice                      number of this datagram in its superframe; 0 for other kinds
 //! 3        slices                     datagrams of the superframe, 2..64; 1 for other kinds

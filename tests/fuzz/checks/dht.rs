@@ -35,7 +35,10 @@ impl Other {
         let record = |sequence| {
             let (issued, ttl) = (WallTime::from_unix_ms(WALL_MS), Duration::from_secs(3600));
             let (capabilities, endpoints) = (CAPABILITY_DHT_SERVER, vec![endpoint]);
-            NodeRecord::sign(&identity, Content { sequence, issued, ttl, capabilities, endpoints })
+            NodeRecord::sign(
+                &identity,
+                Content { sequence, issued, ttl, capabilities, endpoints, relays: Vec::new() },
+            )
         };
         let contact = Contact { node_id: identity.node_id(), x25519: identity.x25519_public(), endpoint };
         Self { contact, records: [record(1), record(2)] }
@@ -158,6 +161,12 @@ impl Net {
             | Control::MtuProbe { .. }
             | Control::MtuAck { .. }
             | Control::Received { .. }
+            | Control::Allocate
+            | Control::Allocated { .. }
+            | Control::Bind { .. }
+            | Control::Bound { .. }
+            | Control::Invite { .. }
+            | Control::Candidates { .. }
             | Control::Hello { .. }
             | Control::Close { .. }
             | Control::Found { .. }

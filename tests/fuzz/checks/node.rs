@@ -14,6 +14,7 @@ use auramesh::proto::identity::Identity;
 use auramesh::proto::node::{Config, Node};
 use auramesh::proto::path::LocalNetwork;
 use auramesh::proto::policy::Rules;
+use auramesh::proto::relay;
 use auramesh::proto::session;
 use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::SETUP_LEN_MAX;
@@ -21,6 +22,7 @@ use auramesh::proto::wire::cursor::Reader;
 use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind, NetworkSecret, RecipientKey};
 use auramesh::proto::wire::gso::Virtio;
 use auramesh::proto::wire::inner::Inner;
+use auramesh::proto::wire::relay::Hop;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 const MTU: usize = 1400;
@@ -60,6 +62,8 @@ fn start(n: u8, bootstrap: &[u8], now: Instant, wall: WallTime) -> Node {
         identity: identity(n),
         session: session::Config::new(true, NetworkSecret::default()),
         dht_mode: Mode::Server,
+        dht_auto: true,
+        relay: relay::Config::default(),
         rules: Rules { allow_all: true, ..Rules::default() },
         mtu: MTU,
         bootstrap: bootstrap.iter().map(|n| (identity(*n).node_id(), endpoint(*n))).collect(),
@@ -203,14 +207,14 @@ fn receive(node: &mut Node, source: SocketAddr, mut datagram: Vec<u8>, now: Inst
     for notice in seen.notices {
         node.handle_notice(now, wall(now), notice);
     }
-    for (index, messages) in seen.control {
-        node.handle_control(now, wall(now), index, &messages);
+    for (index, hop, messages) in seen.control {
+        node.handle_control(now, wall(now), index, hop, &messages);
     }
-    for mut packet in seen.setup {
-        node.handle_setup(now, wall(now), source, &mut packet, false);
+    for (hop, mut packet) in seen.setup {
+        node.handle_setup(now, wall(now), hop, &mut packet, false);
     }
-    for mut packet in seen.replies {
-        node.handle_reply(now, wall(now), source, &mut packet);
+    for (hop, mut packet) in seen.replies {
+        node.handle_reply(now, wall(now), hop, &mut packet);
     }
     seen.packets
 }
@@ -219,9 +223,9 @@ fn receive(node: &mut Node, source: SocketAddr, mut datagram: Vec<u8>, now: Inst
 #[derive(Default)]
 struct Seen {
     packets: Vec<Vec<u8>>,
-    control: Vec<(u32, Vec<u8>)>,
-    setup: Vec<Vec<u8>>,
-    replies: Vec<Vec<u8>>,
+    control: Vec<(u32, Hop, Vec<u8>)>,
+    setup: Vec<(Hop, Vec<u8>)>,
+    replies: Vec<(Hop, Vec<u8>)>,
     notices: Vec<Notice>,
 }
 
@@ -230,16 +234,20 @@ impl Inward for Seen {
         self.packets.push(pieces.concat());
     }
 
-    fn control(&mut self, local_index: u32, messages: &[u8]) {
-        self.control.push((local_index, messages.to_vec()));
+    fn control(&mut self, local_index: u32, source: Hop, messages: &[u8]) {
+        self.control.push((local_index, source, messages.to_vec()));
     }
 
-    fn setup(&mut self, _: SocketAddr, packet: &[u8]) {
-        self.setup.push(packet.to_vec());
+    fn setup(&mut self, source: Hop, packet: &[u8]) {
+        self.setup.push((source, packet.to_vec()));
     }
 
-    fn reply(&mut self, _: SocketAddr, packet: &[u8]) {
-        self.replies.push(packet.to_vec());
+    fn reply(&mut self, source: Hop, packet: &[u8]) {
+        self.replies.push((source, packet.to_vec()));
+    }
+
+    fn forward(&mut self, train: Train<'_>) {
+        assert!(train.to == endpoint(PEER), "only between nodes with a session");
     }
 
     fn notify(&mut self, notice: Notice) {

@@ -4,7 +4,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use auramesh::proto::datapath::{
-    ASSEMBLY_TIME_MAX, Drops, Inward, Notice, PlainPackets, Receiver, Reception, Shared, Snapshot, Turn,
+    ASSEMBLY_TIME_MAX, Drops, Inward, Notice, PlainPackets, Receiver, Reception, Shared, Snapshot, Train,
+    Turn,
 };
 use auramesh::proto::identity::Identity;
 use auramesh::proto::policy::{EchoLimit, Flows, Rules};
@@ -17,6 +18,7 @@ use auramesh::proto::wire::gso::{
     self, HEADERS_LEN_MAX, Segments, TCP_SEGMENT_LEN_MIN, UDP_SEGMENTS_MAX, VIRTIO_LEN, Virtio,
 };
 use auramesh::proto::wire::inner::{Inner, stated_len};
+use auramesh::proto::wire::relay::Hop;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, SLICES_MAX};
 use auramesh::proto::wire::superframe::Offload;
 use rand_core::SeedableRng as _;
@@ -131,7 +133,7 @@ fn link() -> Link {
     let rules = Arc::new(Rules { allow_all: true, ..Rules::default() });
     let mut snapshot = Snapshot::empty(bob.address(), key, rules);
     let echo = Arc::new(EchoLimit::default());
-    let receiver = Receiver::new(theirs, alice.address(), Some(endpoint), echo);
+    let receiver = Receiver::new(theirs, alice.address(), Some(endpoint.into()), echo);
     snapshot.receivers.insert(8, Arc::new(receiver));
     let shared = Shared { flows: Flows::new([5; 16]), drops: Drops::default() };
     Link { ours, snapshot, shared, endpoint, source: alice.address().ipv6() }
@@ -152,11 +154,13 @@ impl Inward for Seen {
         check_virtio(virtio, &packet);
     }
 
-    fn control(&mut self, _: u32, _: &[u8]) {}
+    fn control(&mut self, _: u32, _: Hop, _: &[u8]) {}
 
-    fn setup(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn setup(&mut self, _: Hop, _: &[u8]) {}
 
-    fn reply(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn reply(&mut self, _: Hop, _: &[u8]) {}
+
+    fn forward(&mut self, _: Train<'_>) {}
 
     fn notify(&mut self, _: Notice) {}
 }

@@ -26,6 +26,7 @@ use crate::proto::session::{Config, Rng};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::envelope::{Envelope, NetworkSecret, RecipientKey};
 use crate::proto::wire::gso::Virtio;
+use crate::proto::wire::relay::Hop;
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
@@ -42,6 +43,7 @@ struct End {
 struct Out {
     packets: Vec<(Virtio, Vec<u8>)>,
     control: usize,
+    forwarded: Vec<(SocketAddr, usize, Vec<u8>)>,
 }
 
 impl Inward for Out {
@@ -49,13 +51,17 @@ impl Inward for Out {
         self.packets.push((virtio, pieces.concat()));
     }
 
-    fn control(&mut self, _: u32, _: &[u8]) {
+    fn control(&mut self, _: u32, _: Hop, _: &[u8]) {
         self.control += 1;
     }
 
-    fn setup(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn setup(&mut self, _: Hop, _: &[u8]) {}
 
-    fn reply(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn reply(&mut self, _: Hop, _: &[u8]) {}
+
+    fn forward(&mut self, train: Train<'_>) {
+        self.forwarded.push((train.to, train.datagram_len, train.bytes.to_vec()));
+    }
 
     fn notify(&mut self, _: Notice) {}
 }
@@ -138,7 +144,7 @@ fn end(own: u8, peer: u8, session: &Session, datagram_len: usize) -> End {
     let route = Route::new(session.clone(), endpoint(peer), datagram_len, true);
     snapshot.routes.insert(address, Arc::new(route));
     let echo = Arc::new(EchoLimit::default());
-    let receiver = Receiver::new(session.clone(), address, Some(endpoint(peer)), echo);
+    let receiver = Receiver::new(session.clone(), address, Some(endpoint(peer).into()), echo);
     snapshot.receivers.insert(session.local_index(), Arc::new(receiver));
     let shared = Shared { flows: Flows::new([own; 16]), drops: super::Drops::default() };
     End { snapshot, shared, outbox: Outbox::new(), reception: Reception::new(false) }

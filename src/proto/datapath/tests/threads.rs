@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::packets::{ACK, read_tcp, stream, tcp, virtio};
 use super::{End, NOW, Out, Outbox, Wire, endpoint, pair};
-use crate::proto::datapath::{DropReason, Inbound, Outbound, inbound};
+use crate::proto::datapath::{Arrival, DropReason, Inbound, Outbound, inbound};
 use crate::proto::session::THREAD_SILENT_AFTER;
 use crate::proto::session::transport::Content;
 use crate::proto::wire::handshake::{CAPABILITY_FRAMES, with_threads};
@@ -100,7 +100,7 @@ fn a_slice_before_the_first_counter_is_refused() {
         datagram[HEADER_LEN] = 1;
         let content = Content { kind: Kind::Slice, partial: false, slice: (5, 10) };
         route.session.seal_at(counter, content, &mut datagram);
-        let (verdict, _) = inbound(&bob.snapshot, &bob.shared, endpoint(1), 0, &mut datagram, NOW);
+        let Arrival { verdict, .. } = inbound(&bob.snapshot, &bob.shared, endpoint(1), 0, &mut datagram, NOW);
         assert_eq!(verdict, Inbound::Drop(DropReason::Malformed));
     }
 }
@@ -113,7 +113,8 @@ fn the_first_thread_that_is_heard_says_where_the_peer_is() {
     let (mut first, mut second) = (packets(0), packets(2));
     let moves = |datagram: Option<Vec<u8>>, from: u8, now| {
         let mut datagram = datagram.unwrap();
-        let (verdict, notice) = inbound(&bob.snapshot, &bob.shared, endpoint(from), 0, &mut datagram, now);
+        let Arrival { verdict, notice, .. } =
+            inbound(&bob.snapshot, &bob.shared, endpoint(from), 0, &mut datagram, now);
         assert!(matches!(verdict, Inbound::Slice(_)), "{verdict:?}");
         bob.snapshot.receivers[&BOB].noticed.store(false, Ordering::Relaxed);
         notice.is_some()

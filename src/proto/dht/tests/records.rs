@@ -28,7 +28,10 @@ fn own(i: usize) -> Source {
 
 fn dated(identity: &Identity, issued_ms: u64, ttl: Duration) -> NodeRecord {
     let issued = WallTime::from_unix_ms(issued_ms);
-    NodeRecord::sign(identity, Content { sequence: 1, issued, ttl, capabilities: 1, endpoints: Vec::new() })
+    NodeRecord::sign(
+        identity,
+        Content { sequence: 1, issued, ttl, capabilities: 1, endpoints: Vec::new(), relays: Vec::new() },
+    )
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) fn record_of(
         ttl: RECORD_TTL,
         capabilities: CAPABILITY_DHT_SERVER,
         endpoints: vec![endpoint],
+        relays: Vec::new(),
     };
     NodeRecord::sign(identity, content)
 }

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 
 use crate::proto::path::*;
+use crate::proto::wire::relay::Slot;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -54,14 +55,30 @@ fn the_owner_may_configure_private_endpoints_but_no_tunnel_in_itself() {
 }
 
 #[test]
-fn only_heard_packets_set_the_endpoint_in_use() {
+fn only_heard_packets_set_the_way_in_use() {
     let mut path = Path::default();
     path.learn(at("203.0.113.1:1024"));
     assert_eq!(path.current(), None);
-    assert!(path.handle_heard(at("203.0.113.2:1024")));
-    assert!(!path.handle_heard(at("203.0.113.2:1024")));
+    let heard = Hop::Direct(at("203.0.113.2:1024"));
+    assert_eq!(path.handle_heard(heard), Heard::Moved);
+    assert_eq!(path.handle_heard(heard), Heard::InUse);
     path.learn(at("203.0.113.3:1024"));
-    assert_eq!(path.current(), Some(at("203.0.113.2:1024")));
+    assert_eq!(path.current(), Some(heard));
+    assert_eq!(path.handle_heard(Hop::Direct(at("203.0.113.4:1024"))), Heard::Moved, "it roams");
+}
+
+#[test]
+fn each_side_chooses_for_itself_between_a_relay_and_an_endpoint() {
+    let (relayed, direct) = (Hop::Relayed(Slot(1)), Hop::Direct(at("203.0.113.2:1024")));
+    let mut path = Path::default();
+    path.handle_heard(relayed);
+    assert_eq!((path.handle_heard(direct), path.current()), (Heard::Elsewhere, Some(relayed)));
+    assert_eq!(path.heard(), Some(direct));
+    path.switch(direct);
+    assert_eq!((path.handle_heard(relayed), path.current()), (Heard::Elsewhere, Some(direct)));
+    path.switch(relayed);
+    let other = Hop::Relayed(Slot(2));
+    assert_eq!((path.handle_heard(other), path.current()), (Heard::Moved, Some(other)), "another channel");
 }
 
 #[test]
@@ -69,9 +86,10 @@ fn every_candidate_gets_its_turn_and_their_number_is_bounded() {
     let mut path = Path::default();
     path.learn_more((1..=20).map(|i| at(&format!("203.0.113.{i}:1024"))));
     assert_eq!(path.candidates().len(), CANDIDATES_MAX);
-    path.handle_heard(at("198.51.100.1:1024"));
+    let heard = Hop::Direct(at("198.51.100.1:1024"));
+    path.handle_heard(heard);
     let mut seen: Vec<_> = (0..CANDIDATES_MAX as u32).flat_map(|attempt| path.targets(attempt)).collect();
-    assert!(path.targets(0).len() == TARGETS_MAX && path.targets(0)[0] == at("198.51.100.1:1024"));
+    assert!(path.targets(0).len() == TARGETS_MAX && path.targets(0)[0] == heard);
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), CANDIDATES_MAX);

@@ -1,2 +1,4 @@
+mod checks;
 mod endpoints;
+mod observed;
 mod pmtu;

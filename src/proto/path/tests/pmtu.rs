@@ -1,4 +1,3 @@
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -10,10 +9,15 @@ use crate::proto::path::pmtu::{
     TRAFFIC_RECENT, Traffic,
 };
 use crate::proto::timer::Instant;
+use crate::proto::wire::relay::Hop;
 
 const V6: &str = "[2001:db8::1]:5747";
 const V4: &str = "192.0.2.1:5747";
 const RTT: Duration = Duration::from_millis(20);
+
+fn hop(endpoint: &str) -> Hop {
+    Hop::Direct(endpoint.parse().unwrap())
+}
 
 /// One path whose network is a closure: does a datagram of this length arrive?
 struct Path {
@@ -27,7 +31,7 @@ struct Path {
 impl Path {
     fn to(endpoint: &str) -> Self {
         let mut pmtu = PathMtu::default();
-        pmtu.handle_endpoint(endpoint.parse().unwrap());
+        pmtu.handle_hop(hop(endpoint));
         let rng = ChaCha8Rng::seed_from_u64(1);
         Self { pmtu, rng, now: Instant::from_nanos(1_000_000_000), log: Vec::new() }
     }
@@ -304,7 +308,7 @@ fn acknowledgements_of_nothing_say_nothing() {
     assert_eq!(path.pmtu.datagram_len(), BASE_DATAGRAM_LEN);
     path.ack(probe);
     assert_eq!(path.pmtu.datagram_len(), 1452);
-    path.pmtu.handle_endpoint("[2001:db8::2]:5747".parse().unwrap());
+    path.pmtu.handle_hop(hop("[2001:db8::2]:5747"));
     path.ack(probe);
     assert_eq!(path.pmtu.datagram_len(), BASE_DATAGRAM_LEN, "not of this path");
 }
@@ -312,9 +316,9 @@ fn acknowledgements_of_nothing_say_nothing() {
 #[test]
 fn another_endpoint_is_another_path_and_the_same_one_is_not() {
     let mut path = Path::found(V6, 1452);
-    path.pmtu.handle_endpoint(V6.parse::<SocketAddr>().unwrap());
+    path.pmtu.handle_hop(hop(V6));
     assert_eq!(path.pmtu.datagram_len(), 1452);
-    path.pmtu.handle_endpoint(V4.parse::<SocketAddr>().unwrap());
+    path.pmtu.handle_hop(hop(V4));
     assert_eq!((path.pmtu.datagram_len(), path.pmtu.state()), (BASE_DATAGRAM_LEN, State::Unknown));
 }
 

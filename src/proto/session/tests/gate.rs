@@ -8,7 +8,9 @@ use super::*;
 /// Asks the gate of `bob` about a packet.
 fn admit(gate: &mut Gate, bob: &Node, now: Instant, from: &str, packet: &[u8], loaded: bool) -> Admission {
     let mut rng = rng(now.as_nanos());
-    bob.receive(packet, |envelope| gate.admit(now, address(from), envelope, &bob.key, loaded, &mut rng))
+    bob.receive(packet, |envelope| {
+        gate.admit(now, address(from).into(), envelope, &bob.key, loaded, &mut rng)
+    })
 }
 
 fn with_cookie(alice: &Node, bob: &Node, cookie: &[u8; 16]) -> Vec<u8> {
@@ -136,7 +138,7 @@ fn a_reply_is_never_longer_than_the_packet_and_has_no_constant_bit() {
     for _ in 0..200 {
         let (_, initiation) = alice.start(&bob, &mut rng);
         let admission = bob.receive(&initiation, |envelope| {
-            gate.admit(START, alice_at(), envelope, &bob.key, true, &mut rng)
+            gate.admit(START, alice_at().into(), envelope, &bob.key, true, &mut rng)
         });
         let Admission::Reply(reply) = admission else { panic!("no cookie") };
         assert!(reply.len() <= initiation.len());

@@ -10,6 +10,7 @@ mod icmp_error;
 mod inner;
 mod packets;
 mod record;
+mod relay;
 mod sealed;
 mod session;
 mod strategies;

@@ -8,9 +8,14 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
 use crate::proto::identity::{Identity, NodeId, Position};
 use crate::proto::timer::WallTime;
-use crate::proto::wire::control::{CloseReason, Contact, Control, StoreOutcome, Want};
+use crate::proto::wire::control::{
+    CANDIDATES_MAX, CARRIED_LEN_MAX, CloseReason, Contact, Control, Service, StoreOutcome, Want,
+};
 use crate::proto::wire::handshake::Suite;
-use crate::proto::wire::record::{Content, NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_TTL_MAX};
+use crate::proto::wire::record::{
+    Content, NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_RELAYS_MAX, RECORD_TTL_MAX,
+};
+use crate::proto::wire::relay::Slot;
 
 /// Bytes of any length up to a little more than any datagram.
 pub(super) fn junk() -> impl Strategy<Value = Vec<u8>> {
@@ -43,13 +48,15 @@ pub(super) fn signature() -> impl Strategy<Value = [u8; 64]> {
 /// What a record can say, exactly as it comes back from the wire.
 pub(super) fn content() -> impl Strategy<Value = Content> {
     let endpoints = vec(endpoint(), 0..=RECORD_ENDPOINTS_MAX);
-    (any::<u64>(), any::<u32>(), 0..=RECORD_TTL_MAX.as_secs(), any::<u16>(), endpoints).prop_map(
-        |(sequence, issued_s, ttl_s, capabilities, endpoints)| Content {
+    let relays = vec(contact(), 0..=RECORD_RELAYS_MAX);
+    (any::<u64>(), any::<u32>(), 0..=RECORD_TTL_MAX.as_secs(), any::<u16>(), endpoints, relays).prop_map(
+        |(sequence, issued_s, ttl_s, capabilities, endpoints, relays)| Content {
             sequence,
             issued: WallTime::from_unix_ms(u64::from(issued_s) * 1000),
             ttl: Duration::from_secs(ttl_s),
             capabilities,
             endpoints,
+            relays,
         },
     )
 }
@@ -78,7 +85,22 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
         Just(StoreOutcome::Full),
         Just(StoreOutcome::Refused),
     ];
+    let service = || prop_oneof![Just(Service::None), Just(Service::Signals), Just(Service::Data)];
+    let datagram = || vec(any::<u8>(), 0..=CARRIED_LEN_MAX);
+    let slot = || any::<u64>().prop_map(Slot);
     prop_oneof![
+        Just(Control::Allocate),
+        (any::<u16>(), service()).prop_map(|(seconds, service)| Control::Allocated { seconds, service }),
+        (slot(), node_id(), datagram()).prop_map(|(slot, peer, datagram)| Control::Bind {
+            slot,
+            peer,
+            datagram
+        }),
+        (slot(), service()).prop_map(|(slot, service)| Control::Bound { slot, service }),
+        (slot(), node_id(), service(), datagram())
+            .prop_map(|(slot, peer, service, datagram)| Control::Invite { slot, peer, service, datagram }),
+        (any::<bool>(), any::<bool>(), vec(endpoint(), 0..=CANDIDATES_MAX))
+            .prop_map(|(answer, dependent, endpoints)| Control::Candidates { answer, dependent, endpoints }),
         any::<u64>().prop_map(|nonce| Control::Ping { nonce }),
         (any::<u64>(), endpoint()).prop_map(|(nonce, observed)| Control::Pong { nonce, observed }),
         record().prop_map(|record| Control::Hello { record }),

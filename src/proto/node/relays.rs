@@ -1,0 +1,505 @@
+//! Relays: those that others reach us by, the channels through them, and what we carry ourselves.
+//!
+//! ```text
+//! behind a NAT    Allocate ─► [`RELAYS_WANTED`] nodes that serve the DHT ─► in our record; pinged so that the NAT lets
+//!                 their packets in
+//! to reach a peer its record names relays ─► Bind with the initiation inside ─► Invite at the peer ─► response
+//! as a relay      allocations and channels of `relay::Relay`; the data path does the carrying
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use crate::proto::datapath::{Carried, DropReason, Forward, Snapshot, Via};
+use crate::proto::identity::NodeId;
+use crate::proto::path;
+use crate::proto::relay::{self, ALLOCATION_LIFE};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control, Service};
+use crate::proto::wire::envelope::RecipientKey;
+use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, RECORD_RELAYS_MAX};
+use crate::proto::wire::relay::{HOPS_MAX, Header, Hop, RELAY_OVERHEAD, Slot, seal};
+use crate::proto::wire::{Family, family};
+
+use super::{Node, Timer};
+
+/// Relays that a node behind a NAT keeps.
+pub const RELAYS_WANTED: usize = 2;
+/// Channels to us and from us at once.
+pub(super) const SLOTS_MAX: usize = 2048;
+/// Mappings of a NAT live for 30 s and more (RFC 4787 §4.3 asks for 2 min); this often the relays are pinged.
+pub const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Relays that a handshake is sent through at once.
+const THROUGH_MAX: usize = 2;
+/// A relay that does not answer an allocate for this long is no relay.
+const ALLOCATE_PATIENCE: Duration = Duration::from_secs(3);
+/// Who refused, or did not answer, is not asked again for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(120);
+/// How soon more relays are looked for when there are too few.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// A relay of ours, or one that was asked or has refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allocation {
+    asked: Instant,
+    state: AllocationState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AllocationState {
+    Asked,
+    Granted(Service),
+    Refused,
+}
+
+impl Allocation {
+    const fn service(&self) -> Option<Service> {
+        match self.state {
+            AllocationState::Granted(service) => Some(service),
+            AllocationState::Asked | AllocationState::Refused => None,
+        }
+    }
+}
+
+/// A channel of ours.
+#[derive(Clone)]
+pub(super) struct Channel {
+    pub(super) relay: NodeId,
+    pub(super) peer: NodeId,
+    pub(super) service: Service,
+    key: RecipientKey,
+    bound: Instant,
+}
+
+/// Where a channel leads now.
+pub(super) struct ChannelWay {
+    pub(super) endpoint: SocketAddr,
+    pub(super) via: Via,
+    pub(super) service: Service,
+}
+
+impl Node {
+    /// True when nobody on the internet reaches us unasked, as far as we were told.
+    pub(super) fn is_mapped(&self, now: Instant) -> bool {
+        let networks = self.local.iter().map(|network| network.ip);
+        let own: Vec<_> = networks.chain(self.endpoints.iter().map(|endpoint| endpoint.ip())).collect();
+        self.observed.is_mapped(now, &own)
+    }
+
+    pub(super) fn is_own(&self, ip: std::net::IpAddr) -> bool {
+        self.local.iter().any(|network| network.ip == ip) || self.endpoints.iter().any(|e| e.ip() == ip)
+    }
+
+    /// Somebody saw us at an endpoint.
+    pub(super) fn handle_observed(&mut self, now: Instant, wall: WallTime, source: Hop, seen: SocketAddr) {
+        let Hop::Direct(observer) = source else { return };
+        self.observed.vote(now, observer, seen);
+        let mapped = self.is_mapped(now);
+        if mapped == self.mapped {
+            return;
+        }
+        self.mapped = mapped;
+        if self.dht_auto {
+            let mode = if mapped { crate::proto::dht::Mode::Client } else { crate::proto::dht::Mode::Server };
+            self.dht.set_mode(mode);
+        }
+        self.timers.arm(Timer::Relays, now);
+        self.renew_record(now, wall);
+    }
+
+    /// The contacts of our relays, for our record.
+    pub(super) fn relay_contacts(&self) -> Vec<Contact> {
+        let granted = self.allocations.iter().filter(|(_, allocation)| allocation.service().is_some());
+        let contact = |(id, _): (&NodeId, &Allocation)| {
+            let peer = self.peers.of(id)?;
+            Some(Contact { node_id: *id, x25519: peer.x25519?, endpoint: peer.path.endpoint()? })
+        };
+        granted.filter_map(contact).take(RECORD_RELAYS_MAX).collect()
+    }
+
+    /// Our relays and what they do for us.
+    pub(super) fn relays(&self) -> impl Iterator<Item = (NodeId, Service)> {
+        self.allocations.iter().filter_map(|(id, allocation)| Some((*id, allocation.service()?)))
+    }
+
+    /// True for nodes whose session is kept although nothing is sent.
+    pub(super) fn is_relay_of_ours(&self, id: &NodeId) -> bool {
+        self.allocations.get(id).is_some_and(|allocation| allocation.service().is_some())
+    }
+
+    /// Keeps the relays that we have, and looks for more if there are too few.
+    pub(super) fn tend_relays(&mut self, now: Instant, wall: WallTime) {
+        let before = self.relay_contacts();
+        if !self.mapped || self.stopping {
+            self.allocations.clear();
+            if !before.is_empty() && !self.stopping {
+                self.renew_record(now, wall);
+            }
+            return;
+        }
+        let has_session = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
+        let gone: Vec<_> = self.allocations.keys().filter(|id| !has_session(id)).copied().collect();
+        for id in gone {
+            self.allocations.remove(&id);
+        }
+        for allocation in self.allocations.values_mut() {
+            let waited = now.saturating_since(allocation.asked);
+            if allocation.state == AllocationState::Asked && waited >= ALLOCATE_PATIENCE {
+                allocation.state = AllocationState::Refused;
+            }
+        }
+        self.allocations.retain(|_, allocation| {
+            allocation.state != AllocationState::Refused
+                || now.saturating_since(allocation.asked) < REFUSED_FOR
+        });
+        let kept: Vec<_> = self.allocations.iter().map(|(id, allocation)| (*id, *allocation)).collect();
+        for (id, allocation) in kept.iter().filter(|(_, allocation)| allocation.service().is_some()) {
+            if now.saturating_since(allocation.asked) >= ALLOCATION_LIFE / 2 {
+                self.allocate(now, *id, allocation.state);
+            } else {
+                self.probe(now, *id);
+            }
+        }
+        let enough = kept.iter().filter(|(_, a)| a.state != AllocationState::Refused).count();
+        let more = self.possible_relays().into_iter().take(RELAYS_WANTED.saturating_sub(enough));
+        for id in more.collect::<Vec<_>>() {
+            self.allocate(now, id, AllocationState::Asked);
+        }
+        if before != self.relay_contacts() {
+            self.renew_record(now, wall);
+        }
+        let wait = if enough < RELAYS_WANTED { LOOK_AGAIN } else { KEEPALIVE };
+        self.timers.arm(Timer::Relays, now + wait);
+    }
+
+    /// Somebody new may become a relay, if one is wanted.
+    pub(super) fn hurry_relays(&mut self, now: Instant) {
+        let enough = self.allocations.values().filter(|a| a.state != AllocationState::Refused).count();
+        if self.mapped && enough < RELAYS_WANTED {
+            self.timers.arm(Timer::Relays, now);
+        }
+    }
+
+    /// A node does not answer any more: if it was a relay of ours, another one has to be found.
+    pub(super) fn lose_relay(&mut self, now: Instant, id: NodeId) {
+        if let Some(allocation) = self.allocations.get_mut(&id) {
+            *allocation = Allocation { asked: now, state: AllocationState::Refused };
+            self.timers.arm(Timer::Relays, now);
+        }
+    }
+
+    fn allocate(&mut self, now: Instant, id: NodeId, state: AllocationState) {
+        if self.send_control(now, id, &[Control::Allocate]) {
+            self.allocations.insert(id, Allocation { asked: now, state });
+        }
+    }
+
+    /// Nodes that could be asked, nearest first: they serve the DHT, and are where the internet can reach them.
+    fn possible_relays(&self) -> Vec<NodeId> {
+        let is_public = |endpoint: SocketAddr| {
+            path::is_global(endpoint.ip())
+                && !self.local.iter().any(|network| network.contains(endpoint.ip()))
+        };
+        let possible = self.peers.iter().filter(|peer| {
+            let serves =
+                peer.record.as_ref().is_some_and(|r| r.content().capabilities & CAPABILITY_DHT_SERVER != 0);
+            serves
+                && peer.may_be_probed()
+                && !peer.awaits_answer()
+                && peer.path.endpoint().is_some_and(is_public)
+                && !self.allocations.contains_key(&peer.id)
+        });
+        let mut possible: Vec<_> =
+            possible.map(|peer| (peer.rtt.unwrap_or(Duration::MAX), peer.id)).collect();
+        possible.sort_unstable();
+        possible.into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub(super) fn handle_allocated(&mut self, now: Instant, wall: WallTime, id: NodeId, service: Service) {
+        let Some(allocation) = self.allocations.get_mut(&id) else { return };
+        let before = allocation.state;
+        allocation.state = match service {
+            Service::None => AllocationState::Refused,
+            granted @ (Service::Signals | Service::Data) => AllocationState::Granted(granted),
+        };
+        if before != allocation.state {
+            self.timers
+                .arm(Timer::Relays, now + if service == Service::None { Duration::ZERO } else { KEEPALIVE });
+            self.renew_record(now, wall);
+        }
+    }
+
+    /// Sends a setup packet for a peer through the relays that its record names; the ways it took. Those that we have no
+    /// session with are connected first.
+    pub(super) fn send_through_relays(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: NodeId,
+        datagram: &[u8],
+    ) -> Vec<Hop> {
+        let record = self.peers.of(&id).and_then(|peer| peer.record.as_ref());
+        let own = self.node_id();
+        let relays: Vec<_> = record
+            .map(|record| {
+                record.content().relays.iter().filter(|relay| relay.node_id != own).copied().collect()
+            })
+            .unwrap_or_default();
+        let mut hops = Vec::new();
+        for relay in relays.iter().take(THROUGH_MAX) {
+            if !path::is_admissible(&relay.endpoint, &self.local) || !self.learn_contact(now, relay) {
+                continue;
+            }
+            if self.peers.of(&relay.node_id).is_some_and(|peer| peer.current.is_some()) {
+                hops.extend(self.bind(now, relay.node_id, id, datagram));
+            } else {
+                self.connect(now, wall, relay.node_id);
+            }
+        }
+        hops
+    }
+
+    /// A session with a node stands: the handshakes that were to go through it need not wait any longer.
+    pub(super) fn retry_through(&mut self, now: Instant, relay: NodeId) {
+        let waits = |peer: &super::peers::Peer| {
+            let pending = peer.effort.as_ref()?.pending.as_ref()?;
+            let names = |contact: &Contact| contact.node_id == relay;
+            let named = peer.record.as_ref()?.content().relays.iter().any(names);
+            let sent = pending.targets.iter().any(|hop| self.relay_of(*hop) == Some(relay));
+            (peer.current.is_none() && named && !sent).then(|| (peer.id, pending.packet.clone()))
+        };
+        for (id, packet) in self.peers.iter().filter_map(waits).collect::<Vec<_>>() {
+            let hop = self.bind(now, relay, id, &packet);
+            let effort = self.peers.of_mut(&id).and_then(|peer| peer.effort.as_mut());
+            if let Some(pending) = effort.and_then(|effort| effort.pending.as_mut()) {
+                pending.targets.extend(hop);
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// Opens a channel to a peer, or renews it, and has a datagram carried.
+    fn bind(&mut self, now: Instant, relay: NodeId, peer: NodeId, datagram: &[u8]) -> Option<Hop> {
+        if datagram.len() > CARRIED_LEN_MAX {
+            return None;
+        }
+        let known =
+            self.channels.iter().find(|(_, c)| c.relay == relay && c.peer == peer).map(|(slot, _)| *slot);
+        let slot = known.unwrap_or_else(|| self.free_slot());
+        let message = Control::Bind { slot, peer, datagram: datagram.to_vec() };
+        if !self.send_control(now, relay, &[message]) {
+            return None;
+        }
+        if known.is_none() {
+            self.open_channel(now, slot, relay, peer, Service::Signals);
+        }
+        Some(Hop::Relayed(slot))
+    }
+
+    fn free_slot(&mut self) -> Slot {
+        loop {
+            let slot = Slot(self.rng.next_u64());
+            if !self.channels.contains_key(&slot) && self.relay.is_free(slot) {
+                return slot;
+            }
+        }
+    }
+
+    fn open_channel(&mut self, now: Instant, slot: Slot, relay: NodeId, peer: NodeId, service: Service) {
+        if self.channels.len() >= SLOTS_MAX {
+            let used = |slot: &Slot, channel: &Channel| {
+                let peer = self.peers.of(&channel.peer);
+                peer.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(*slot)))
+            };
+            let unused = self.channels.iter().filter(|(slot, channel)| !used(slot, channel));
+            let Some(oldest) = unused.min_by_key(|(_, channel)| channel.bound).map(|(slot, _)| *slot) else {
+                return self.drop(DropReason::QueueFull);
+            };
+            self.channels.remove(&oldest);
+        }
+        let key = RecipientKey::new(&relay, &self.session_config.network);
+        self.channels.insert(slot, Channel { relay, peer, service, key, bound: now });
+        self.dirty = true;
+    }
+
+    /// The relay says what a channel that we asked for is good for.
+    pub(super) fn handle_bound(&mut self, now: Instant, relay: NodeId, slot: Slot, service: Service) {
+        let Some(channel) = self.channels.get_mut(&slot).filter(|channel| channel.relay == relay) else {
+            return;
+        };
+        if service == Service::None {
+            self.channels.remove(&slot);
+            self.dirty = true;
+        } else if channel.service != service {
+            channel.service = service;
+            let peer = channel.peer;
+            self.dirty = true;
+            self.release_staged(now, peer);
+        }
+    }
+
+    /// A relay that we asked for an allocation has opened a channel to us for somebody.
+    pub(super) fn handle_invite(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        relay: NodeId,
+        invite: (Slot, NodeId, Service),
+        datagram: &mut [u8],
+    ) {
+        let (slot, peer, service) = invite;
+        let known = self.channels.get(&slot).map(|channel| channel.relay == relay && channel.peer == peer);
+        let free = known.is_none() && self.relay.is_free(slot) && service != Service::None;
+        if !self.is_relay_of_ours(&relay) || known != Some(true) && !free {
+            return self.drop(DropReason::Relay);
+        }
+        if free {
+            self.open_channel(now, slot, relay, peer, service);
+        }
+        // The rest is as if it had come by the channel itself.
+        if family(datagram) == Some(Family::Setup) && self.own_key.open(datagram).is_ok() {
+            self.handle_setup(now, wall, Hop::Relayed(slot), datagram, false);
+        }
+    }
+
+    /// Puts the header of a channel around a datagram; `None` when the relay is not to be reached.
+    pub(super) fn relayed(&self, slot: Slot, datagram: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+        let channel = self.channels.get(&slot)?;
+        let endpoint = self.peers.of(&channel.relay)?.path.endpoint()?;
+        let mut packet = vec![0; RELAY_OVERHEAD];
+        packet.extend(datagram);
+        seal(&channel.key, Header { hop_limit: HOPS_MAX, slot }, &mut packet).ok()?;
+        Some((endpoint, packet))
+    }
+
+    /// True when data may be sent this way.
+    pub(super) fn carries_data(&self, hop: Hop) -> bool {
+        hop.slot().is_none_or(|slot| {
+            self.channels.get(&slot).is_some_and(|channel| channel.service == Service::Data)
+        })
+    }
+
+    /// Where datagrams go that take this way.
+    pub(super) fn endpoint_of(&self, hop: Hop) -> Option<SocketAddr> {
+        match hop {
+            Hop::Direct(endpoint) => Some(endpoint),
+            Hop::Relayed(_) => self.peers.of(&self.relay_of(hop)?)?.path.endpoint(),
+        }
+    }
+
+    /// The relay that a way leads through.
+    pub(super) fn relay_of(&self, hop: Hop) -> Option<NodeId> {
+        hop.slot().and_then(|slot| self.channels.get(&slot)).map(|channel| channel.relay)
+    }
+
+    /// Where all channels lead now.
+    pub(super) fn channel_ways(&self) -> BTreeMap<Slot, ChannelWay> {
+        let way = |(slot, channel): (&Slot, &Channel)| {
+            let endpoint = self.peers.of(&channel.relay)?.path.endpoint()?;
+            let via = Via { slot: *slot, key: channel.key.clone() };
+            Some((*slot, ChannelWay { endpoint, via, service: channel.service }))
+        };
+        self.channels.iter().filter_map(way).collect()
+    }
+
+    /// A client asks for an allocation with us.
+    pub(super) fn handle_allocate(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        // Where it is known to receive: what we carry for it goes there.
+        let Some(endpoint) = peer.path.endpoint().filter(|_| peer.challenge.is_none()) else { return };
+        if !peer.requests.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        let service = self.relay.allocate(now, id, endpoint.ip());
+        let seconds = ALLOCATION_LIFE.as_secs() as u16;
+        self.send_control(now, id, &[Control::Allocated { seconds, service }]);
+        self.arm_relay(now);
+    }
+
+    /// A peer asks for a channel through us.
+    pub(super) fn handle_bind(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        slot: Slot,
+        to: NodeId,
+        datagram: Vec<u8>,
+    ) {
+        let Some(peer) = self.peers.of_mut(&from) else { return };
+        if peer.path.is_relayed() || !peer.requests.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        let reachable =
+            self.peers.of(&to).is_some_and(|peer| peer.current.is_some() && peer.path.endpoint().is_some());
+        let ours = self.channels.contains_key(&slot);
+        let bound =
+            if reachable && !ours { self.relay.bind(now, from, slot, to, &mut self.rng) } else { None };
+        let service = bound.map_or(Service::None, |(_, service)| service);
+        self.send_control(now, from, &[Control::Bound { slot, service }]);
+        if let Some((far, service)) = bound {
+            self.dirty = true;
+            let invite = Control::Invite { slot: far.slot, peer: from, service, datagram };
+            self.send_control(now, to, &[invite]);
+            self.arm_relay(now);
+        }
+    }
+
+    fn arm_relay(&mut self, now: Instant) {
+        match self.relay.poll_timeout() {
+            Some(at) => self.timers.arm(Timer::Channels, at.max(now)),
+            None => self.timers.disarm(&Timer::Channels),
+        }
+    }
+
+    /// Channels and allocations that nobody uses any more.
+    pub(super) fn end_channels(&mut self, now: Instant) {
+        self.dirty |= self.relay.handle_timeout(now);
+        self.arm_relay(now);
+    }
+
+    /// What the data path does with relayed packets. What did not change is taken over from `before`.
+    pub(super) fn carried(&self, ways: &BTreeMap<Slot, ChannelWay>, before: &Snapshot, into: &mut Snapshot) {
+        for (slot, way) in ways {
+            let ours = Carried::Ours(way.endpoint);
+            let kept = before
+                .slots
+                .get(slot)
+                .filter(|old| matches!(***old, Carried::Ours(at) if at == way.endpoint));
+            into.slots.insert(*slot, kept.cloned().unwrap_or_else(|| Arc::new(ours)));
+        }
+        let endpoint = |node: &NodeId| self.peers.of(node)?.path.endpoint();
+        for channel in self.relay.channels() {
+            let [a, b] = channel.ends;
+            let (Some(at_a), Some(at_b)) = (endpoint(&a.node), endpoint(&b.node)) else { continue };
+            let directions = [(a, at_a, b, at_b, 0), (b, at_b, a, at_a, 1)];
+            for (near, from, far, to, quota) in directions {
+                let kept = before.slots.get(&near.slot).filter(|old| match &***old {
+                    Carried::Forward(old) => {
+                        old.from == from && old.to == to && Arc::ptr_eq(&old.quota, &channel.quotas[quota])
+                    }
+                    Carried::Ours(_) => false,
+                });
+                let made = || {
+                    let key = RecipientKey::new(&far.node, &self.session_config.network);
+                    let (via, quota) = (Via { slot: far.slot, key }, channel.quotas[quota].clone());
+                    Arc::new(Carried::Forward(Forward { from, to, via, quota }))
+                };
+                into.slots.insert(near.slot, kept.cloned().unwrap_or_else(made));
+            }
+        }
+    }
+
+    /// Whom we carry packets for, and how many channels there are.
+    pub(super) fn carrying(&self) -> (Vec<NodeId>, usize) {
+        (self.relay.clients().copied().collect(), self.relay.channels().count())
+    }
+
+    /// What the owner allows us to carry.
+    pub const fn relay_config(&self) -> &relay::Config {
+        self.relay.config()
+    }
+}

@@ -1,0 +1,99 @@
+//! Connectivity checks (RFC 8445 §7): a ping to every endpoint at which a peer may be, from both sides at the same time.
+//!
+//! ```text
+//! candidates of the peer ─► target ── ping, ping, … ── answered ─► the endpoint works in both directions
+//! ping from elsewhere ────────┘ (triggered check, §7.3.1.4)    └── [`CHECKS_PER_TARGET`] without an answer ─► given up
+//! ```
+//!
+//! Each ping opens the way back through our own NAT, so what matters is that both sides send within the same moments; what
+//! comes too early is lost without harm. The pings are messages of the session: whoever answers is the peer.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use crate::proto::timer::Instant;
+
+/// Endpoints tried at once.
+pub const TARGETS_MAX: usize = 8;
+/// Pings to one endpoint that does not answer, counted from its first: dense at first, as the other side starts half a
+/// round trip later, then in two rounds more.
+const CHECKS_MS: [u64; 10] = [0, 50, 150, 300, 1000, 1100, 1300, 3000, 3100, 3300];
+/// See [`CHECKS_MS`].
+pub const CHECKS_PER_TARGET: usize = CHECKS_MS.len();
+/// Pings whose answer is still welcome.
+const SENT_MAX: usize = 2 * TARGETS_MAX * CHECKS_PER_TARGET;
+
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    endpoint: SocketAddr,
+    since: Instant,
+    sent: usize,
+}
+
+impl Target {
+    fn due(&self) -> Option<Instant> {
+        CHECKS_MS.get(self.sent).map(|ms| self.since + Duration::from_millis(*ms))
+    }
+}
+
+/// The checks towards one peer.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    targets: Vec<Target>,
+    sent: BTreeMap<u64, (SocketAddr, Instant)>,
+}
+
+impl Checks {
+    /// Tries these endpoints from now on, in place of those before.
+    pub fn begin(&mut self, now: Instant, endpoints: impl IntoIterator<Item = SocketAddr>) {
+        self.targets.clear();
+        for endpoint in endpoints {
+            self.add(now, endpoint);
+        }
+    }
+
+    /// Tries one more endpoint, unless it is being tried or there are too many.
+    pub fn add(&mut self, now: Instant, endpoint: SocketAddr) {
+        if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.endpoint != endpoint) {
+            self.targets.push(Target { endpoint, since: now, sent: 0 });
+        }
+    }
+
+    /// Tries nothing any more; late answers still count.
+    pub fn stop(&mut self) {
+        self.targets.clear();
+    }
+
+    /// True while something is being tried.
+    pub fn are_running(&self) -> bool {
+        self.targets.iter().any(|target| target.due().is_some())
+    }
+
+    /// The next ping to send: where to, and its nonce.
+    pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(SocketAddr, u64)> {
+        let target = self.targets.iter_mut().find(|target| target.due().is_some_and(|due| due <= now))?;
+        target.sent += 1;
+        let (endpoint, nonce) = (target.endpoint, rng.next_u64());
+        if self.sent.len() == SENT_MAX {
+            let oldest = self.sent.iter().min_by_key(|(_, (_, at))| *at).map(|(nonce, _)| *nonce);
+            oldest.and_then(|nonce| self.sent.remove(&nonce));
+        }
+        self.sent.insert(nonce, (endpoint, now));
+        Some((endpoint, nonce))
+    }
+
+    /// A ping was answered: the endpoint that works, and how long it took.
+    pub fn handle_answer(&mut self, now: Instant, nonce: u64) -> Option<(SocketAddr, Duration)> {
+        let (endpoint, at) = self.sent.remove(&nonce)?;
+        self.targets.retain(|target| target.endpoint != endpoint);
+        Some((endpoint, now.saturating_since(at)))
+    }
+
+    /// When to call [`Checks::poll_transmit`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.targets.iter().filter_map(Target::due).min()
+    }
+}

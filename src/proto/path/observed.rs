@@ -1,0 +1,113 @@
+//! Where others see us: one vote for each network of observers.
+//!
+//! A node is behind a NAT when it is seen at an address that is not its own. Its mappings are endpoint-independent when
+//! all see the same port (RFC 4787 §4.1), so that a third node can use it. An observer may lie; the endpoint is what most
+//! say.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::is_global;
+use crate::proto::timer::Instant;
+
+/// Votes kept, one for each observer's network.
+pub const VOTES_MAX: usize = 32;
+/// So many networks are believed what we cannot see ourselves.
+pub const VOTES_BELIEVED: usize = 3;
+/// How long a vote counts.
+pub const VOTE_LIFE: Duration = Duration::from_secs(600);
+
+/// How our NAT maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Nobody has said, or too few to tell.
+    Unknown,
+    /// We are seen at an address of our own.
+    None,
+    /// The same port for every destination (endpoint-independent mapping).
+    Independent,
+    /// Another port for another destination.
+    Dependent,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    seen: SocketAddr,
+    at: Instant,
+}
+
+/// What observers say, for both families.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// By network of the observer: an IPv4 /16 or an IPv6 /32.
+    votes: BTreeMap<(bool, u32), Vote>,
+}
+
+impl Observed {
+    /// Somebody at `observer` saw us at `seen`. Observers of our own network, who see another side of us, are left out.
+    pub fn vote(&mut self, now: Instant, observer: SocketAddr, seen: SocketAddr) {
+        let sides_differ = observer.is_ipv4() != seen.is_ipv4();
+        if !is_global(observer.ip()) || sides_differ || seen.port() == 0 || seen.ip().is_unspecified() {
+            return;
+        }
+        let network = network(observer.ip());
+        if self.votes.len() >= VOTES_MAX && !self.votes.contains_key(&network) {
+            let oldest = self.votes.iter().min_by_key(|(_, vote)| vote.at).map(|(network, _)| *network);
+            oldest.and_then(|network| self.votes.remove(&network));
+        }
+        self.votes.insert(network, Vote { seen, at: now });
+    }
+
+    /// Forgets everything: we are somewhere else.
+    pub fn clear(&mut self) {
+        self.votes.clear();
+    }
+
+    fn of(&self, now: Instant, v4: bool) -> impl Iterator<Item = SocketAddr> + '_ {
+        let counts =
+            move |vote: &&Vote| vote.seen.is_ipv4() == v4 && now.saturating_since(vote.at) < VOTE_LIFE;
+        self.votes.values().filter(counts).map(|vote| vote.seen)
+    }
+
+    /// What most say of one family, and how many.
+    pub fn endpoint(&self, now: Instant, v4: bool) -> Option<(SocketAddr, usize)> {
+        let mut counts = BTreeMap::<SocketAddr, usize>::new();
+        self.of(now, v4).for_each(|seen| *counts.entry(seen).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, votes)| *votes)
+    }
+
+    /// How one family is mapped; `own` are our addresses.
+    pub fn mapping(&self, now: Instant, v4: bool, own: impl Fn(IpAddr) -> bool) -> Mapping {
+        let Some((endpoint, votes)) = self.endpoint(now, v4) else { return Mapping::Unknown };
+        let all = self.of(now, v4).count();
+        match votes {
+            _ if own(endpoint.ip()) => Mapping::None,
+            _ if 2 * votes > all && all > 1 => Mapping::Independent,
+            _ if all > 1 => Mapping::Dependent,
+            _ => Mapping::Unknown,
+        }
+    }
+
+    /// True when a NAT is in between us and all who observe us. Whoever has no global address and hears from one has a
+    /// NAT, whatever the observer says; of a global address of ours only several are believed that it is not seen.
+    pub fn is_mapped(&self, now: Instant, own: &[IpAddr]) -> bool {
+        let mapped = |v4: bool| {
+            let (endpoint, votes) = self.endpoint(now, v4)?;
+            let mut own_of_family = own.iter().filter(|ip| ip.is_ipv4() == v4).peekable();
+            own_of_family.peek()?;
+            let has_global = own_of_family.any(|ip| is_global(*ip));
+            let denied = votes >= VOTES_BELIEVED && !own.contains(&endpoint.ip());
+            Some(!has_global || denied)
+        };
+        let families: Vec<_> = [true, false].into_iter().filter_map(mapped).collect();
+        !families.is_empty() && families.iter().all(|mapped| *mapped)
+    }
+}
+
+fn network(ip: IpAddr) -> (bool, u32) {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => (true, ip.to_bits() >> 16),
+        IpAddr::V6(ip) => (false, (ip.to_bits() >> 96) as u32),
+    }
+}

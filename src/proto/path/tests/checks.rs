@@ -1,0 +1,67 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
+
+use crate::proto::path::checks::*;
+use crate::proto::timer::Instant;
+
+const T0: Instant = Instant::from_nanos(1_000_000_000);
+
+fn at(n: usize) -> SocketAddr {
+    format!("20.0.0.{n}:1024").parse().unwrap()
+}
+
+/// All pings until nothing is due any more: when, where to, and the nonce.
+fn all(checks: &mut Checks) -> Vec<(Instant, SocketAddr, u64)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut sent = Vec::new();
+    while let Some(now) = checks.poll_timeout() {
+        let before = sent.len();
+        while let Some((to, nonce)) = checks.poll_transmit(now, &mut rng) {
+            sent.push((now, to, nonce));
+        }
+        assert!(sent.len() > before, "woken for nothing");
+    }
+    sent
+}
+
+#[test]
+fn who_does_not_answer_gets_few_pings_and_then_none() {
+    let mut checks = Checks::default();
+    checks.begin(T0, (1..=20).map(at));
+    let sent = all(&mut checks);
+    assert_eq!(sent.len(), TARGETS_MAX * CHECKS_PER_TARGET);
+    const { assert!(CHECKS_PER_TARGET <= 20 && TARGETS_MAX <= 8) };
+    let to_first = sent.iter().filter(|(_, to, _)| *to == at(1));
+    assert_eq!(to_first.count(), CHECKS_PER_TARGET);
+    assert!(sent.iter().all(|(when, ..)| *when <= T0 + Duration::from_secs(4)));
+    assert!(!checks.are_running());
+}
+
+#[test]
+fn an_answer_names_the_endpoint_and_ends_its_pings() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut checks = Checks::default();
+    checks.begin(T0, [at(1), at(2)]);
+    let (to, nonce) = checks.poll_transmit(T0, &mut rng).unwrap();
+    let rtt = Duration::from_millis(30);
+    assert_eq!(checks.handle_answer(T0 + rtt, nonce ^ 1), None, "made up");
+    assert_eq!(checks.handle_answer(T0 + rtt, nonce), Some((to, rtt)));
+    assert_eq!(checks.handle_answer(T0 + rtt, nonce), None, "again");
+    assert!(all(&mut checks).iter().all(|(_, other, _)| *other != to));
+}
+
+#[test]
+fn an_endpoint_heard_meanwhile_is_tried_once_and_late_answers_count() {
+    let mut checks = Checks::default();
+    checks.begin(T0, [at(1)]);
+    checks.add(T0, at(1));
+    checks.add(T0, at(2));
+    let sent = all(&mut checks);
+    assert_eq!(sent.len(), 2 * CHECKS_PER_TARGET);
+    checks.stop();
+    let (_, to, nonce) = sent[sent.len() - 1];
+    assert_eq!(checks.handle_answer(T0 + Duration::from_secs(9), nonce).map(|(to, _)| to), Some(to));
+}

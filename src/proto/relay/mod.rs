@@ -1,0 +1,254 @@
+//! Carrying other nodes' packets: who may be reached by way of us, and how much we carry for whom.
+//!
+//! ```text
+//! client ── Allocate ──► relay          "others may reach me by way of you", renewed while it lasts
+//! peer ──── Bind ──────► relay ── Invite ──► client       a channel: a slot on each side
+//! peer ◄─── slot a ───── relay ──── slot b ──► client     packets, by `datapath`; quotas for each direction
+//! ```
+//!
+//! The terms are those of TURN (RFC 8656): an allocation is what a client has at its relay, a channel leads to one peer.
+//! Other than there, both ends are nodes with a session with us, so no packet ever goes to an address that a stranger
+//! names, and none to a node that did not ask for it. Closed by default: what strangers get is enough to find a way of
+//! their own ([`Service::Signals`]); data is carried for our own peers, and for strangers when the owner says so.
+//!
+//! Deliberately left out: sessions, messages and where nodes are, which are `node`'s, and the forwarding itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::identity::NodeId;
+use super::limit::SharedBucket;
+use super::timer::Instant;
+use super::wire::control::Service;
+use super::wire::relay::Slot;
+
+/// How long an allocation lasts unless it is renewed (RFC 8656 §3.2: 10 minutes).
+pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
+/// How long a channel lasts that carries nothing (RFC 8656 §12: 10 minutes).
+pub const CHANNEL_LIFE: Duration = Duration::from_secs(600);
+/// Allocations of strangers at once.
+pub const STRANGERS_MAX: usize = 256;
+/// Allocations of strangers in one /24 of IPv4 or /48 of IPv6.
+pub const STRANGERS_PER_PREFIX_MAX: usize = 16;
+/// Channels at once.
+pub const CHANNELS_MAX: usize = 4096;
+/// Channels that one stranger opened, or that lead to one.
+pub const CHANNELS_PER_NODE_MAX: usize = 64;
+/// Bytes a second in each direction of a channel for signals, and what may come at once: some handshakes, candidates
+/// and pings.
+pub const SIGNALS_BYTES_PER_S: u64 = 4 * 1024;
+/// See [`SIGNALS_BYTES_PER_S`].
+pub const SIGNALS_BURST_BYTES: u64 = 32 * 1024;
+/// Bytes that a channel for data may carry at once beyond its rate.
+pub const DATA_BURST_BYTES: u64 = 1024 * 1024;
+/// Bits a second in each direction of a stranger's channel unless the owner says otherwise.
+pub const STRANGER_BITS_PER_S: u64 = 2_000_000;
+
+/// What the owner allows.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Carry data for strangers too.
+    pub strangers: bool,
+    /// Bits a second in each direction of a stranger's channel for data.
+    pub stranger_bits_per_s: u64,
+    /// Our own peers: data is carried for them, without a limit.
+    pub own: BTreeSet<NodeId>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { strangers: false, stranger_bits_per_s: STRANGER_BITS_PER_S, own: BTreeSet::new() }
+    }
+}
+
+/// One end of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Who is there.
+    pub node: NodeId,
+    /// How the node and we name the channel.
+    pub slot: Slot,
+}
+
+/// A way between two nodes.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    /// Who opened it, and to whom.
+    pub ends: [End; 2],
+    /// What it is good for.
+    pub service: Service,
+    /// What it may carry from each end.
+    pub quotas: [Arc<SharedBucket>; 2],
+    until: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Allocation {
+    prefix: (bool, u64),
+    until: Instant,
+}
+
+/// The channels and allocations that we grant.
+#[derive(Debug)]
+pub struct Relay {
+    config: Config,
+    allocations: BTreeMap<NodeId, Allocation>,
+    /// By the slot of the end that opened it.
+    channels: BTreeMap<Slot, Channel>,
+    /// Who has an end at a slot: the slot of the end that opened the channel.
+    slots: BTreeMap<Slot, Slot>,
+}
+
+impl Relay {
+    /// A relay that carries nothing yet.
+    pub const fn new(config: Config) -> Self {
+        Self { config, allocations: BTreeMap::new(), channels: BTreeMap::new(), slots: BTreeMap::new() }
+    }
+
+    /// What the owner allows.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Makes a node one of our own peers, or a stranger again; what stands keeps its service.
+    pub fn set_own(&mut self, node: NodeId, own: bool) {
+        if own {
+            self.config.own.insert(node);
+        } else {
+            self.config.own.remove(&node);
+        }
+    }
+
+    /// What a node may have carried, with others or alone.
+    fn service_of(&self, node: &NodeId) -> Service {
+        if self.config.strangers || self.config.own.contains(node) { Service::Data } else { Service::Signals }
+    }
+
+    /// A node at `ip` asks to be reachable by way of us; what it gets, for [`ALLOCATION_LIFE`].
+    pub fn allocate(&mut self, now: Instant, client: NodeId, ip: IpAddr) -> Service {
+        let prefix = prefix(ip);
+        let others = || self.allocations.iter().filter(|(id, _)| **id != client && self.is_stranger(id));
+        let neighbours = others().filter(|(_, allocation)| allocation.prefix == prefix).count();
+        let full = others().count() >= STRANGERS_MAX || neighbours >= STRANGERS_PER_PREFIX_MAX;
+        if full && self.is_stranger(&client) {
+            return Service::None;
+        }
+        self.allocations.insert(client, Allocation { prefix, until: now + ALLOCATION_LIFE });
+        self.service_of(&client)
+    }
+
+    /// `from` asks for a channel that it names `slot`, to a node with an allocation; asking again, from either end, renews
+    /// it. Returns the
+    /// other end and the service; `None` when there is no allocation or no room.
+    pub fn bind(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        slot: Slot,
+        to: NodeId,
+        rng: &mut impl Rng,
+    ) -> Option<(End, Service)> {
+        if let Some(opener) = self.slots.get(&slot) {
+            let channel = self.channels.get_mut(opener)?;
+            let [a, b] = channel.ends;
+            let far = if a.slot == slot { b } else { a };
+            if [a, b].contains(&End { node: from, slot }) && far.node == to {
+                channel.until = now + CHANNEL_LIFE;
+                return Some((far, channel.service));
+            }
+            return None;
+        }
+        if from == to || !self.allocations.contains_key(&to) {
+            return None;
+        }
+        let crowded = |node: &NodeId| {
+            self.is_stranger(node)
+                && self.channels.values().filter(|c| c.ends.iter().any(|end| end.node == *node)).count()
+                    >= CHANNELS_PER_NODE_MAX
+        };
+        if self.channels.len() >= CHANNELS_MAX || crowded(&from) || crowded(&to) {
+            return None;
+        }
+        let far = End { node: to, slot: self.free_slot(rng) };
+        let service = self.service_of(&from).max(self.service_of(&to));
+        let own = !self.is_stranger(&from) || !self.is_stranger(&to);
+        let quota = || {
+            Arc::new(match (service, own) {
+                (Service::Data, true) => SharedBucket::new(u64::MAX, u64::MAX),
+                (Service::Data, false) => {
+                    SharedBucket::new((self.config.stranger_bits_per_s / 8).max(1), DATA_BURST_BYTES)
+                }
+                (Service::Signals | Service::None, _) => {
+                    SharedBucket::new(SIGNALS_BYTES_PER_S, SIGNALS_BURST_BYTES)
+                }
+            })
+        };
+        let (ends, quotas) = ([End { node: from, slot }, far], [quota(), quota()]);
+        self.channels.insert(slot, Channel { ends, service, quotas, until: now + CHANNEL_LIFE });
+        self.slots.extend([(slot, slot), (far.slot, slot)]);
+        Some((far, service))
+    }
+
+    /// True when a slot is not in use with us.
+    pub fn is_free(&self, slot: Slot) -> bool {
+        !self.slots.contains_key(&slot)
+    }
+
+    fn free_slot(&self, rng: &mut impl Rng) -> Slot {
+        loop {
+            let slot = Slot(rng.next_u64());
+            if self.is_free(slot) {
+                return slot;
+            }
+        }
+    }
+
+    fn is_stranger(&self, node: &NodeId) -> bool {
+        !self.config.own.contains(node)
+    }
+
+    /// All channels, in order of their slots.
+    pub fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.channels.values()
+    }
+
+    /// Nodes that others reach by way of us.
+    pub fn clients(&self) -> impl Iterator<Item = &NodeId> {
+        self.allocations.keys()
+    }
+
+    /// Ends what is not used any more. True when a channel ended.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.allocations.retain(|_, allocation| now < allocation.until);
+        for channel in self.channels.values_mut() {
+            let used = channel.quotas.iter().map(|quota| quota.full_at()).max().unwrap_or_default();
+            channel.until = channel.until.max(used + CHANNEL_LIFE).min(now + CHANNEL_LIFE);
+        }
+        let before = self.channels.len();
+        self.channels.retain(|_, channel| now < channel.until);
+        let channels = &self.channels;
+        self.slots.retain(|_, opener| channels.contains_key(opener));
+        before != self.channels.len()
+    }
+
+    /// When [`Relay::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let allocations = self.allocations.values().map(|allocation| allocation.until);
+        allocations.chain(self.channels.values().map(|channel| channel.until)).min()
+    }
+}
+
+/// The IPv4 /24 or IPv6 /48 of an address, apart by their families.
+fn prefix(ip: IpAddr) -> (bool, u64) {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => (false, u64::from(ip.to_bits() >> 8)),
+        IpAddr::V6(ip) => (true, (ip.to_bits() >> 80) as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use rand_core::SeedableRng;
+
+use super::*;
+use crate::proto::identity::Identity;
+
+type TestRng = rand_chacha::ChaCha8Rng;
+
+const T0: Instant = Instant::from_nanos(1_000_000_000);
+
+fn node(n: u16) -> NodeId {
+    let mut seed = [0; 32];
+    seed[..2].copy_from_slice(&n.to_be_bytes());
+    Identity::from_seed(seed).node_id()
+}
+
+fn ip(a: u8, b: u8) -> IpAddr {
+    IpAddr::from([20, a, b, 2])
+}
+
+fn rng() -> TestRng {
+    TestRng::seed_from_u64(1)
+}
+
+fn with_own(own: &[u16]) -> Relay {
+    Relay::new(Config { own: own.iter().map(|n| node(*n)).collect(), ..Config::default() })
+}
+
+#[test]
+fn a_channel_leads_only_to_a_node_that_asked_for_it() {
+    let mut relay = Relay::new(Config::default());
+    assert!(relay.bind(T0, node(1), Slot(7), node(2), &mut rng()).is_none(), "no allocation");
+    assert_eq!(relay.allocate(T0, node(2), ip(1, 1)), Service::Signals);
+    let (far, service) = relay.bind(T0, node(1), Slot(7), node(2), &mut rng()).unwrap();
+    assert_eq!((far.node, service), (node(2), Service::Signals));
+    assert!(far.slot != Slot(7));
+    assert_eq!(relay.bind(T0, node(1), Slot(7), node(2), &mut rng()), Some((far, service)), "again");
+    assert_eq!(relay.channels().count(), 1);
+    assert!(relay.bind(T0, node(3), Slot(7), node(2), &mut rng()).is_none(), "somebody else's slot");
+    assert!(relay.bind(T0, node(3), far.slot, node(2), &mut rng()).is_none(), "the other end's slot");
+    let near = End { node: node(1), slot: Slot(7) };
+    assert_eq!(
+        relay.bind(T0, node(2), far.slot, node(1), &mut rng()),
+        Some((near, service)),
+        "by the other end"
+    );
+    assert!(relay.bind(T0, node(2), Slot(8), node(2), &mut rng()).is_none(), "to oneself");
+}
+
+#[test]
+fn data_is_carried_for_own_peers_and_for_strangers_only_if_the_owner_says_so() {
+    let service = |mut relay: Relay, from: u16| {
+        relay.allocate(T0, node(2), ip(1, 1));
+        let (_, service) = relay.bind(T0, node(from), Slot(1), node(2), &mut rng()).unwrap();
+        let quota = relay.channels().next().unwrap().quotas[0].clone();
+        let carried = (0..4096).filter(|_| quota.take(T0, 1024)).count();
+        (service, carried)
+    };
+    assert_eq!(service(with_own(&[]), 1), (Service::Signals, 32));
+    let open = Relay::new(Config { strangers: true, ..Config::default() });
+    assert_eq!(service(open, 1), (Service::Data, 1024));
+    assert_eq!(service(with_own(&[1]), 1), (Service::Data, 4096));
+    assert_eq!(service(with_own(&[2]), 1), (Service::Data, 4096));
+}
+
+#[test]
+fn strangers_share_what_there_is_and_own_peers_always_find_room() {
+    let mut relay = with_own(&[900]);
+    let granted = |relay: &mut Relay, n: u16, ip| relay.allocate(T0, node(n), ip) != Service::None;
+    let neighbours = (0..20).filter(|n| granted(&mut relay, *n, ip(9, 9))).count();
+    assert_eq!(neighbours, STRANGERS_PER_PREFIX_MAX);
+    let others = (20..400).filter(|n| granted(&mut relay, *n, ip(1, *n as u8))).count();
+    assert_eq!(neighbours + others, STRANGERS_MAX);
+    assert!(granted(&mut relay, 0, ip(9, 9)), "renewing is always possible");
+    assert!(granted(&mut relay, 900, ip(9, 9)));
+}
+
+#[test]
+fn one_stranger_does_not_take_all_channels() {
+    let mut relay = with_own(&[900]);
+    for n in 0..200 {
+        relay.allocate(T0, node(n), ip(n as u8, 1));
+    }
+    let opened = (1..200)
+        .filter(|n| relay.bind(T0, node(500), Slot(1000 + u64::from(*n)), node(*n), &mut rng()).is_some())
+        .count();
+    assert_eq!(opened, CHANNELS_PER_NODE_MAX);
+    let opened = (600..800)
+        .filter(|n| relay.bind(T0, node(*n), Slot(u64::from(*n)), node(0), &mut rng()).is_some())
+        .count();
+    assert_eq!(opened, CHANNELS_PER_NODE_MAX, "nor all that lead to one node");
+    assert!(relay.bind(T0, node(900), Slot(5), node(199), &mut rng()).is_some());
+}
+
+#[test]
+fn what_is_not_used_ends() {
+    let mut relay = Relay::new(Config::default());
+    relay.allocate(T0, node(2), ip(1, 1));
+    relay.bind(T0, node(1), Slot(7), node(2), &mut rng()).unwrap();
+    let end = relay.poll_timeout().unwrap();
+    assert_eq!(end, T0 + ALLOCATION_LIFE);
+    let used = T0 + CHANNEL_LIFE / 2;
+    assert!(relay.channels().next().unwrap().quotas[1].take(used, 100));
+    assert!(!relay.handle_timeout(end), "the channel was used");
+    assert_eq!((relay.clients().count(), relay.channels().count()), (0, 1));
+    assert!(relay.bind(end, node(3), Slot(9), node(2), &mut rng()).is_none(), "the allocation has ended");
+    let later = relay.poll_timeout().unwrap();
+    assert!(later > end && later < used + CHANNEL_LIFE + Duration::from_secs(1));
+    assert!(relay.handle_timeout(later));
+    assert_eq!((relay.channels().count(), relay.is_free(Slot(7))), (0, true));
+    assert_eq!(relay.poll_timeout(), None);
+}

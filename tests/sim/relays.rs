@@ -1,0 +1,162 @@
+//! Pairs behind NATs: first by a relay, then straight where the NATs allow it.
+
+use std::time::Duration;
+
+use auramesh::proto::node::PeerStatus;
+use auramesh::proto::relay;
+
+use crate::host::{Machine, ms};
+use crate::nat::{NatId, NatKind};
+use crate::network::Conditions;
+use crate::pair::ping;
+use crate::world::{HostId, World};
+
+/// Time for a first ping: lookup, handshake with a relay, handshake through it.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Time from the first ping to the straight way.
+const DIRECT: Duration = Duration::from_secs(1);
+
+/// What is before a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Public,
+    Behind(NatKind),
+}
+
+const PLACES: [Place; 4] = [
+    Place::Public,
+    Place::Behind(NatKind::FullCone),
+    Place::Behind(NatKind::PortRestricted),
+    Place::Behind(NatKind::Symmetric),
+];
+
+fn conditions() -> Conditions {
+    Conditions { duplicated: 0.0, late: 0.0, ..Conditions::default() }
+}
+
+/// Some public nodes that know the first one, which carry data for everybody if `open`.
+fn backbone(world: &mut World, n: usize, open: bool) -> Vec<HostId> {
+    let mut ids = Vec::<HostId>::new();
+    for _ in 0..n {
+        let machine = world.machine_v4();
+        let relay = relay::Config { strangers: open, ..relay::Config::default() };
+        let bootstrap = ids.first().map(|id| (world.id(*id), world.endpoint(*id))).into_iter().collect();
+        ids.push(world.add(Machine { relay, bootstrap, ..machine }));
+    }
+    ids
+}
+
+/// A node that knows `first`; its NAT, if it has one.
+fn place(world: &mut World, place: Place, first: HostId) -> (HostId, Option<NatId>) {
+    let (machine, nat) = match place {
+        Place::Public => (world.machine_v4(), None),
+        Place::Behind(kind) => {
+            let nat = world.nat(kind);
+            (world.machine_behind(nat), Some(nat))
+        }
+    };
+    let bootstrap = vec![(world.id(first), world.endpoint(first))];
+    (world.add(Machine { bootstrap, ..machine }), nat)
+}
+
+fn peer(world: &World, from: HostId, to: HostId) -> Option<PeerStatus> {
+    let id = world.id(to);
+    world.host(from).node.status(world.now).peers.into_iter().find(|peer| peer.node_id == id)
+}
+
+/// True when `from` sends straight to `to`.
+fn is_direct(world: &World, from: HostId, to: HostId) -> bool {
+    peer(world, from, to).is_some_and(|peer| peer.endpoint.is_some() && peer.via.is_none())
+}
+
+fn is_relayed(world: &World, from: HostId, to: HostId) -> bool {
+    peer(world, from, to).is_some_and(|peer| peer.via.is_some())
+}
+
+#[test]
+fn every_pair_of_places_is_connected_and_all_but_those_with_a_symmetric_nat_directly() {
+    for a in PLACES {
+        for b in PLACES {
+            let mut world = World::new(401, conditions());
+            let public = backbone(&mut world, 3, true);
+            let (from, _) = place(&mut world, a, public[1]);
+            let (to, _) = place(&mut world, b, public[2]);
+            world.run_for(Duration::from_secs(10));
+            let first = ping(&mut world, from, to, 1, PATIENCE);
+            let direct =
+                world.run_until(DIRECT, |world| is_direct(world, from, to) && is_direct(world, to, from));
+            let again = ping(&mut world, from, to, 2, PATIENCE);
+            let back = ping(&mut world, to, from, 3, PATIENCE);
+            println!(
+                "{a:?} to {b:?}: first reply {}, direct {}",
+                first.map_or("never".into(), ms),
+                direct.map_or("never".into(), ms)
+            );
+            assert!(first.is_some() && again.is_some() && back.is_some(), "{a:?} to {b:?}");
+            let symmetric = Place::Behind(NatKind::Symmetric);
+            let restricted = Place::Behind(NatKind::PortRestricted);
+            let hopeless = [(symmetric, symmetric), (symmetric, restricted), (restricted, symmetric)];
+            assert_eq!(direct.is_none(), hopeless.contains(&(a, b)), "{a:?} to {b:?}");
+            assert!(direct.is_some() || is_relayed(&world, from, to) && is_relayed(&world, to, from));
+        }
+    }
+}
+
+#[test]
+fn strangers_that_carry_no_data_still_bring_two_nodes_together() {
+    let mut world = World::new(402, conditions());
+    let public = backbone(&mut world, 3, false);
+    let (a, _) = place(&mut world, Place::Behind(NatKind::PortRestricted), public[0]);
+    let (b, _) = place(&mut world, Place::Behind(NatKind::PortRestricted), public[0]);
+    world.run_for(Duration::from_secs(10));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    assert!(is_direct(&world, a, b) && is_direct(&world, b, a));
+
+    let (c, _) = place(&mut world, Place::Behind(NatKind::Symmetric), public[0]);
+    world.run_for(Duration::from_secs(10));
+    assert!(ping(&mut world, a, c, 2, Duration::from_secs(8)).is_none(), "no relay carries it");
+    let error = world.host(a).icmp_error();
+    assert!(error.is_some_and(|(_, (kind, ..))| kind == 1), "its sender is told: {error:?}");
+}
+
+#[test]
+fn a_node_behind_a_nat_is_a_client_of_the_dht_and_says_who_relays_for_it() {
+    let mut world = World::new(403, conditions());
+    let public = backbone(&mut world, 3, true);
+    let (a, nat) = place(&mut world, Place::Behind(NatKind::PortRestricted), public[0]);
+    world.run_for(Duration::from_secs(10));
+    let status = world.host(a).node.status(world.now);
+    assert_eq!(status.mapped.map(|seen| seen.ip()), nat.map(|nat| world.nat_mut(nat).public()));
+    assert_eq!(status.dht.mode, auramesh::proto::dht::Mode::Client);
+    assert_eq!(status.relays.len(), 2);
+    let record = world.host(a).node.record().unwrap().content().clone();
+    assert_eq!((record.capabilities, record.relays.len()), (0, 2));
+    for id in public {
+        assert!(world.host(id).node.known().iter().all(|contact| contact.node_id != world.id(a)));
+        let status = world.host(id).node.status(world.now);
+        assert!(status.mapped.is_none() && status.relays.is_empty(), "a public node needs nobody");
+    }
+}
+
+#[test]
+fn a_relay_that_dies_is_replaced_and_the_session_goes_on() {
+    let mut world = World::new(404, conditions());
+    let public = backbone(&mut world, 5, true);
+    let (a, _) = place(&mut world, Place::Behind(NatKind::Symmetric), public[0]);
+    let (b, _) = place(&mut world, Place::Behind(NatKind::Symmetric), public[1]);
+    world.run_for(Duration::from_secs(10));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    let (relay, _) = peer(&world, a, b).unwrap().via.unwrap();
+    let victim = world.running().into_iter().find(|id| world.id(*id) == relay).unwrap();
+    world.kill(victim);
+    let answered = (0..10).position(|n| ping(&mut world, a, b, 10 + n, Duration::from_secs(1)).is_some());
+    assert!(answered.is_some_and(|lost| lost < 5), "{answered:?}");
+    assert!(peer(&world, a, b).unwrap().via.is_some_and(|(other, _)| other != relay));
+    world.run_for(Duration::from_secs(60));
+    let status = world.host(b).node.status(world.now);
+    assert!(
+        status.relays.len() == 2 && status.relays.iter().all(|(id, _)| *id != relay),
+        "{:?}",
+        status.relays
+    );
+}
