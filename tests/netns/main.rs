@@ -24,6 +24,7 @@ mod outages;
 mod policy;
 mod programs;
 mod reach;
+mod relays;
 mod rungs;
 mod wire;
 mod workers;

@@ -100,7 +100,8 @@ impl Node {
             return self.drop(crate::proto::datapath::DropReason::RateLimited);
         }
         let possible = endpoints.into_iter().filter(|endpoint| path::is_admissible(endpoint, &self.local));
-        peer.path.checks.begin(now, possible.take(checks::TARGETS_MAX));
+        let hops = possible.map(Hop::Direct).take(checks::TARGETS_MAX);
+        peer.path.checks.begin(now, hops);
         peer.maps_dependently = dependent;
         if !answer {
             self.send_candidates(now, id, true);
@@ -108,45 +109,92 @@ impl Node {
         self.check(now, id);
     }
 
-    /// A packet of the peer came straight from `endpoint`, while ours go through a relay (a triggered check, RFC 8445
-    /// §7.3.1.4).
-    pub(super) fn check_endpoint(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
-        if !path::is_possible(&endpoint) {
+    /// Tries a way that the peer was heard on, or that has become open (a triggered check, RFC 8445 §7.3.1.4).
+    pub(super) fn check_hop(&mut self, now: Instant, id: NodeId, hop: Hop) {
+        let better = self
+            .peers
+            .of(&id)
+            .and_then(|peer| peer.path.current())
+            .map(|current| self.rank(hop) > self.rank(current));
+        if better != Some(true) || hop.direct().is_some_and(|endpoint| !path::is_possible(&endpoint)) {
             return;
         }
-        if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.path.is_relayed()) {
-            peer.path.checks.add(now, endpoint);
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.path.checks.add(now, hop);
             self.check(now, id);
         }
+    }
+
+    /// How good a way is, as far as its kind tells.
+    fn rank(&self, hop: Hop) -> u8 {
+        match hop {
+            Hop::Direct(_) => 2,
+            Hop::Relayed(_) if self.carries_data(hop) => 1,
+            Hop::Relayed(_) => 0,
+        }
+    }
+
+    /// What was sent has not been answered for a while. All ways to the peer are tried at the same time, the one in use
+    /// too; the first to be answered is the one to use.
+    pub(super) fn race(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some(current) = peer.path.current().filter(|_| !std::mem::replace(&mut peer.racing, true)) else {
+            return;
+        };
+        let others = self.channels_to(now, id);
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
+        let hops: Vec<_> = std::iter::once(current).chain(others).chain(candidates).collect();
+        peer.path.checks.begin(now, hops);
+        self.check(now, id);
     }
 
     /// Sends the checks that are due and notes when the next one is.
     pub(super) fn check(&mut self, now: Instant, id: NodeId) {
         loop {
             let Some(peer) = self.peers.of_mut(&id) else { return };
-            let Some((endpoint, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
-            self.send_control_by(now, id, Hop::Direct(endpoint), &[Control::Ping { nonce }]);
+            let Some((hop, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
+            self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
         }
         match self.peers.of(&id).and_then(|peer| peer.path.checks.poll_timeout()) {
             Some(at) => self.timers.arm(Timer::Checks(id), at),
-            None => self.timers.disarm(&Timer::Checks(id)),
+            None => {
+                if let Some(peer) = self.peers.of_mut(&id) {
+                    peer.racing = false;
+                }
+                self.timers.disarm(&Timer::Checks(id));
+            }
         }
     }
 
-    /// A check was answered: the endpoint works, there and back.
-    pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr, rtt: Duration) {
-        let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.path.is_relayed()) else { return };
-        let hop = Hop::Direct(endpoint);
+    /// A check was answered: the way works, there and back.
+    pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let (current, raced) = (peer.path.current(), std::mem::replace(&mut peer.racing, false));
+        if raced {
+            peer.path.checks.stop();
+        }
+        let better = current.is_none_or(|current| self.rank(hop) > self.rank(current));
+        if current == Some(hop) || !raced && !better {
+            return;
+        }
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.switch(hop);
-        peer.path.checks.stop();
         peer.pmtu.handle_hop(hop);
         (peer.rtt, peer.challenge) = (Some(rtt), None);
         self.dirty = true;
-        self.timers.disarm(&Timer::Checks(id));
-        self.timers.disarm(&Timer::Upgrade(id));
         self.watch(now, id);
         self.report_up(now, id);
         self.release_staged(now, id);
         self.expect_traffic(now, id, false);
+        if hop.direct().is_some() {
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.path.checks.stop();
+            }
+            self.timers.disarm(&Timer::Checks(id));
+            self.timers.disarm(&Timer::Upgrade(id));
+        } else if raced {
+            self.look_for_direct(now, id);
+        }
     }
 }

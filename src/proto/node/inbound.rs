@@ -302,8 +302,8 @@ impl Node {
                 self.watch(now, id);
                 self.challenge(now, id);
             }
-            (Heard::Elsewhere, Hop::Direct(endpoint)) => self.check_endpoint(now, id, endpoint),
-            (Heard::Moved | Heard::Elsewhere, Hop::Relayed(_)) | (Heard::InUse, _) => {}
+            (Heard::Elsewhere, hop) => self.check_hop(now, id, hop),
+            (Heard::Moved, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }
 
@@ -368,10 +368,10 @@ impl Node {
                 // Who only receives looks at the session when it is asked.
                 let report = peer.poll_report(now);
                 let pong = Control::Pong { nonce, observed: observed(source) };
-                self.send_control(now, id, &std::iter::once(pong).chain(report).collect::<Vec<_>>());
-                if let Hop::Direct(endpoint) = source {
-                    self.check_endpoint(now, id, endpoint);
-                }
+                // The way back is that of the question (RFC 8445 §7.3): it is the way that is asked about.
+                let messages: Vec<_> = std::iter::once(pong).chain(report).collect();
+                self.send_control_by(now, id, source, &messages);
+                self.check_hop(now, id, source);
             }
             Control::Pong { nonce, observed } => {
                 self.handle_observed(now, wall, source, observed);
@@ -419,8 +419,8 @@ impl Node {
         if proven {
             self.probe_mtu(now, id);
         }
-        if let Some((endpoint, rtt)) = checked {
-            self.handle_checked(now, id, endpoint, rtt);
+        if let Some((hop, rtt)) = checked {
+            self.handle_checked(now, id, hop, rtt);
         }
         let reached = hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop))));
         if let (Some((ticket, sent)), Some((endpoint, via))) = (self.pings.remove(&nonce), reached) {

@@ -125,6 +125,8 @@ pub(super) struct Peer {
     /// Exchanges of candidates since the session went through a relay, and the data packets at the last one.
     pub(super) upgrades: u32,
     pub(super) upgraded_at_data: u64,
+    /// All ways are being tried, because the one in use is silent.
+    pub(super) racing: bool,
     /// Its NAT gives every destination another port, as it says.
     pub(super) maps_dependently: bool,
     /// Newest initiation accepted from it, and when.
@@ -185,6 +187,7 @@ impl Peer {
             challenge: None,
             upgrades: 0,
             upgraded_at_data: 0,
+            racing: false,
             maps_dependently: false,
             initiated: None,
             staged: Staged::default(),

@@ -29,29 +29,39 @@ use super::{Node, Timer};
 
 /// Relays that a node behind a NAT keeps.
 pub const RELAYS_WANTED: usize = 2;
+/// Nodes that are relays of ours, were asked or have refused lately.
+const ALLOCATIONS_MAX: usize = 8;
 /// Channels to us and from us at once.
 pub(super) const SLOTS_MAX: usize = 2048;
 /// Mappings of a NAT live for 30 s and more (RFC 4787 §4.3 asks for 2 min); this often the relays are pinged.
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Relays that a handshake is sent through at once.
 const THROUGH_MAX: usize = 2;
-/// A relay that does not answer an allocate for this long is no relay.
-const ALLOCATE_PATIENCE: Duration = Duration::from_secs(3);
+/// Channels that are tried at once when a way fails.
+const RACED_MAX: usize = 4;
+/// Wait for the answer to an allocate, and how often it is sent.
+const ALLOCATE_PATIENCE: Duration = Duration::from_secs(1);
+/// See [`ALLOCATE_PATIENCE`].
+const ALLOCATES_MAX: u8 = 3;
 /// Who refused, or did not answer, is not asked again for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(120);
 /// How soon more relays are looked for when there are too few.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(4);
+/// Who owes us an answer for this long is no relay.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// A relay of ours, or one that was asked or has refused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allocation {
     asked: Instant,
+    pinged: Instant,
     state: AllocationState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AllocationState {
-    Asked,
+    /// So often, without an answer so far.
+    Asked(u8),
     Granted(Service),
     Refused,
 }
@@ -60,7 +70,7 @@ impl Allocation {
     const fn service(&self) -> Option<Service> {
         match self.state {
             AllocationState::Granted(service) => Some(service),
-            AllocationState::Asked | AllocationState::Refused => None,
+            AllocationState::Asked(_) | AllocationState::Refused => None,
         }
     }
 }
@@ -113,12 +123,14 @@ impl Node {
 
     /// The contacts of our relays, for our record.
     pub(super) fn relay_contacts(&self) -> Vec<Contact> {
-        let granted = self.allocations.iter().filter(|(_, allocation)| allocation.service().is_some());
+        let mut granted: Vec<_> =
+            self.allocations.iter().filter(|(_, allocation)| allocation.service().is_some()).collect();
+        granted.sort_by_key(|(_, allocation)| std::cmp::Reverse(allocation.service()));
         let contact = |(id, _): (&NodeId, &Allocation)| {
             let peer = self.peers.of(id)?;
             Some(Contact { node_id: *id, x25519: peer.x25519?, endpoint: peer.path.endpoint()? })
         };
-        granted.filter_map(contact).take(RECORD_RELAYS_MAX).collect()
+        granted.into_iter().filter_map(contact).take(RECORD_RELAYS_MAX).collect()
     }
 
     /// Our relays and what they do for us.
@@ -146,40 +158,66 @@ impl Node {
         for id in gone {
             self.allocations.remove(&id);
         }
-        for allocation in self.allocations.values_mut() {
-            let waited = now.saturating_since(allocation.asked);
-            if allocation.state == AllocationState::Asked && waited >= ALLOCATE_PATIENCE {
-                allocation.state = AllocationState::Refused;
+        for (id, allocation) in self.allocations.clone() {
+            let AllocationState::Asked(times) = allocation.state else { continue };
+            if now.saturating_since(allocation.asked) < ALLOCATE_PATIENCE {
+                continue;
+            }
+            if times < ALLOCATES_MAX {
+                self.allocate(now, id, AllocationState::Asked(times + 1));
+            } else {
+                self.allocations.insert(id, Allocation { state: AllocationState::Refused, ..allocation });
             }
         }
         self.allocations.retain(|_, allocation| {
             allocation.state != AllocationState::Refused
                 || now.saturating_since(allocation.asked) < REFUSED_FOR
         });
-        let kept: Vec<_> = self.allocations.iter().map(|(id, allocation)| (*id, *allocation)).collect();
-        for (id, allocation) in kept.iter().filter(|(_, allocation)| allocation.service().is_some()) {
-            if now.saturating_since(allocation.asked) >= ALLOCATION_LIFE / 2 {
-                self.allocate(now, *id, allocation.state);
-            } else {
-                self.probe(now, *id);
-            }
-        }
-        let enough = kept.iter().filter(|(_, a)| a.state != AllocationState::Refused).count();
-        let more = self.possible_relays().into_iter().take(RELAYS_WANTED.saturating_sub(enough));
-        for id in more.collect::<Vec<_>>() {
-            self.allocate(now, id, AllocationState::Asked);
+        self.release_surplus(now);
+        self.keep_relays(now);
+        let possible = self.possible_relays(now);
+        let wanted = RELAYS_WANTED.saturating_sub(self.relays_enough());
+        let more = possible.iter().take(wanted.min(ALLOCATIONS_MAX.saturating_sub(self.allocations.len())));
+        for id in more {
+            self.allocate(now, *id, AllocationState::Asked(1));
         }
         if before != self.relay_contacts() {
             self.renew_record(now, wall);
         }
-        let wait = if enough < RELAYS_WANTED { LOOK_AGAIN } else { KEEPALIVE };
+        let asked = |allocation: &Allocation| matches!(allocation.state, AllocationState::Asked(_));
+        let wait = match () {
+            () if self.allocations.values().any(asked) => ALLOCATE_PATIENCE,
+            () if wanted > 0 => LOOK_AGAIN,
+            () => KEEPALIVE,
+        };
         self.timers.arm(Timer::Relays, now + wait);
+    }
+
+    /// Relays without data are of use only while there are too few with.
+    fn release_surplus(&mut self, now: Instant) {
+        let wanted = RELAYS_WANTED.saturating_sub(self.relays_enough());
+        let signals = |allocation: &&mut Allocation| allocation.service() == Some(Service::Signals);
+        for allocation in self.allocations.values_mut().filter(signals).skip(wanted) {
+            *allocation = Allocation { asked: now, state: AllocationState::Refused, ..*allocation };
+        }
+    }
+
+    /// Renews allocations, and keeps the NAT open for what comes from there.
+    fn keep_relays(&mut self, now: Instant) {
+        let granted = self.allocations.iter().filter(|(_, allocation)| allocation.service().is_some());
+        for (id, allocation) in granted.map(|(id, allocation)| (*id, *allocation)).collect::<Vec<_>>() {
+            if now.saturating_since(allocation.asked) >= ALLOCATION_LIFE / 2 {
+                self.allocate(now, id, allocation.state);
+            } else if now.saturating_since(allocation.pinged) >= KEEPALIVE {
+                self.probe(now, id);
+                self.allocations.insert(id, Allocation { pinged: now, ..allocation });
+            }
+        }
     }
 
     /// Somebody new may become a relay, if one is wanted.
     pub(super) fn hurry_relays(&mut self, now: Instant) {
-        let enough = self.allocations.values().filter(|a| a.state != AllocationState::Refused).count();
-        if self.mapped && enough < RELAYS_WANTED {
+        if self.mapped && self.relays_enough() < RELAYS_WANTED && self.allocations.len() < ALLOCATIONS_MAX {
             self.timers.arm(Timer::Relays, now);
         }
     }
@@ -187,19 +225,33 @@ impl Node {
     /// A node does not answer any more: if it was a relay of ours, another one has to be found.
     pub(super) fn lose_relay(&mut self, now: Instant, id: NodeId) {
         if let Some(allocation) = self.allocations.get_mut(&id) {
-            *allocation = Allocation { asked: now, state: AllocationState::Refused };
+            *allocation = Allocation { asked: now, pinged: now, state: AllocationState::Refused };
             self.timers.arm(Timer::Relays, now);
         }
     }
 
+    /// Relays that carry data, or may yet. Those that do not are kept as long as there are no others.
+    fn relays_enough(&self) -> usize {
+        let counts = |allocation: &&Allocation| match allocation.state {
+            AllocationState::Granted(service) => service == Service::Data,
+            AllocationState::Asked(_) => true,
+            AllocationState::Refused => false,
+        };
+        self.allocations.values().filter(counts).count()
+    }
+
     fn allocate(&mut self, now: Instant, id: NodeId, state: AllocationState) {
         if self.send_control(now, id, &[Control::Allocate]) {
-            self.allocations.insert(id, Allocation { asked: now, state });
+            self.allocations.insert(id, Allocation { asked: now, pinged: now, state });
         }
     }
 
     /// Nodes that could be asked, nearest first: they serve the DHT, and are where the internet can reach them.
-    fn possible_relays(&self) -> Vec<NodeId> {
+    fn possible_relays(&self, now: Instant) -> Vec<NodeId> {
+        let is_silent = |peer: &super::peers::Peer| {
+            peer.awaits_answer()
+                && peer.last_proof().is_some_and(|proof| now.saturating_since(proof) >= SILENT)
+        };
         let is_public = |endpoint: SocketAddr| {
             path::is_global(endpoint.ip())
                 && !self.local.iter().any(|network| network.contains(endpoint.ip()))
@@ -209,7 +261,7 @@ impl Node {
                 peer.record.as_ref().is_some_and(|r| r.content().capabilities & CAPABILITY_DHT_SERVER != 0);
             serves
                 && peer.may_be_probed()
-                && !peer.awaits_answer()
+                && !is_silent(peer)
                 && peer.path.endpoint().is_some_and(is_public)
                 && !self.allocations.contains_key(&peer.id)
         });
@@ -227,8 +279,7 @@ impl Node {
             granted @ (Service::Signals | Service::Data) => AllocationState::Granted(granted),
         };
         if before != allocation.state {
-            self.timers
-                .arm(Timer::Relays, now + if service == Service::None { Duration::ZERO } else { KEEPALIVE });
+            self.timers.arm(Timer::Relays, now);
             self.renew_record(now, wall);
         }
     }
@@ -300,6 +351,25 @@ impl Node {
         Some(Hop::Relayed(slot))
     }
 
+    /// The channels to a peer, renewed, and new ones through the relays that its record names.
+    pub(super) fn channels_to(&mut self, now: Instant, peer: NodeId) -> Vec<Hop> {
+        let open = self.channels.values().filter(|channel| channel.peer == peer).map(|channel| channel.relay);
+        let mut relays: Vec<_> = open.collect();
+        let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
+        let named = record.into_iter().flat_map(|record| &record.content().relays);
+        relays.extend(named.map(|contact| contact.node_id));
+        relays.sort_unstable();
+        relays.dedup();
+        relays.truncate(RACED_MAX);
+        relays.into_iter().filter_map(|relay| self.bind(now, relay, peer, &[])).collect()
+    }
+
+    /// True when there is another way to a peer if the one in use fails.
+    pub(super) fn has_standby(&self, peer: &super::peers::Peer) -> bool {
+        let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
+        named || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
+    }
+
     fn free_slot(&mut self) -> Slot {
         loop {
             let slot = Slot(self.rng.next_u64());
@@ -339,6 +409,7 @@ impl Node {
             let peer = channel.peer;
             self.dirty = true;
             self.release_staged(now, peer);
+            self.check_hop(now, peer, Hop::Relayed(slot));
         }
     }
 
@@ -359,6 +430,7 @@ impl Node {
         }
         if free {
             self.open_channel(now, slot, relay, peer, service);
+            self.check_hop(now, peer, Hop::Relayed(slot));
         }
         // The rest is as if it had come by the channel itself.
         if family(datagram) == Some(Family::Setup) && self.own_key.open(datagram).is_ok() {

@@ -17,6 +17,10 @@ use super::{Event, Node, Timer};
 
 /// How often a session in use is looked at.
 pub(super) const SESSION_LOOK: Duration = Duration::from_secs(1);
+/// The same, while there is another way that could be used.
+const SESSION_LOOK_STANDBY: Duration = Duration::from_millis(300);
+/// Without an answer for this long, another way is tried if there is one.
+const SUSPECT_AFTER: Duration = Duration::from_millis(400);
 /// Least time between two looks.
 const LOOK_GAP_MIN: Duration = Duration::from_millis(50);
 /// A ping unanswered for this long starts a handshake: the peer may have lost its keys.
@@ -90,6 +94,11 @@ impl Node {
         if in_use && old || lost {
             self.shake_hands(now, wall, id);
         }
+        let suspect = waits && now.saturating_since(proof) >= SUSPECT_AFTER;
+        let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(peer));
+        if suspect && has_standby {
+            self.race(now, id);
+        }
         if unanswered && (active || !lost) {
             self.probe(now, id);
         } else if !unanswered && let Some(peer) = self.peers.of_mut(&id) {
@@ -100,7 +109,9 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let next = match peer.probe {
             Some(probe) if !lost => probe.sent + PROBE_PATIENCE,
+            None if waits && has_standby && !suspect => proof + SUSPECT_AFTER,
             None if waits => proof.max(session.last_sent().unwrap_or(proof)) + PROBE_PATIENCE,
+            _ if active && has_standby => now + SESSION_LOOK_STANDBY,
             _ if active || peer.epoch_grace.is_some() => now + SESSION_LOOK,
             _ => session.established() + REJECT_AFTER,
         };

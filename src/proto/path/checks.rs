@@ -1,4 +1,4 @@
-//! Connectivity checks (RFC 8445 §7): a ping to every endpoint at which a peer may be, from both sides at the same time.
+//! Connectivity checks (RFC 8445 §7): a ping on every way on which a peer may be reached, from both sides at the same time.
 //!
 //! ```text
 //! candidates of the peer ─► target ── ping, ping, … ── answered ─► the endpoint works in both directions
@@ -9,14 +9,14 @@
 //! comes too early is lost without harm. The pings are messages of the session: whoever answers is the peer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::Rng;
 
 use crate::proto::timer::Instant;
+use crate::proto::wire::relay::Hop;
 
-/// Endpoints tried at once.
+/// Ways tried at once.
 pub const TARGETS_MAX: usize = 8;
 /// Pings to one endpoint that does not answer, counted from its first: dense at first, as the other side starts half a
 /// round trip later, then in two rounds more.
@@ -28,7 +28,7 @@ const SENT_MAX: usize = 2 * TARGETS_MAX * CHECKS_PER_TARGET;
 
 #[derive(Clone, Copy, Debug)]
 struct Target {
-    endpoint: SocketAddr,
+    hop: Hop,
     since: Instant,
     sent: usize,
 }
@@ -43,22 +43,22 @@ impl Target {
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     targets: Vec<Target>,
-    sent: BTreeMap<u64, (SocketAddr, Instant)>,
+    sent: BTreeMap<u64, (Hop, Instant)>,
 }
 
 impl Checks {
-    /// Tries these endpoints from now on, in place of those before.
-    pub fn begin(&mut self, now: Instant, endpoints: impl IntoIterator<Item = SocketAddr>) {
+    /// Tries these ways from now on, in place of those before.
+    pub fn begin(&mut self, now: Instant, hops: impl IntoIterator<Item = Hop>) {
         self.targets.clear();
-        for endpoint in endpoints {
-            self.add(now, endpoint);
+        for hop in hops {
+            self.add(now, hop);
         }
     }
 
-    /// Tries one more endpoint, unless it is being tried or there are too many.
-    pub fn add(&mut self, now: Instant, endpoint: SocketAddr) {
-        if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.endpoint != endpoint) {
-            self.targets.push(Target { endpoint, since: now, sent: 0 });
+    /// Tries one more way, unless it is being tried or there are too many.
+    pub fn add(&mut self, now: Instant, hop: Hop) {
+        if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.hop != hop) {
+            self.targets.push(Target { hop, since: now, sent: 0 });
         }
     }
 
@@ -73,23 +73,23 @@ impl Checks {
     }
 
     /// The next ping to send: where to, and its nonce.
-    pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(SocketAddr, u64)> {
+    pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(Hop, u64)> {
         let target = self.targets.iter_mut().find(|target| target.due().is_some_and(|due| due <= now))?;
         target.sent += 1;
-        let (endpoint, nonce) = (target.endpoint, rng.next_u64());
+        let (hop, nonce) = (target.hop, rng.next_u64());
         if self.sent.len() == SENT_MAX {
             let oldest = self.sent.iter().min_by_key(|(_, (_, at))| *at).map(|(nonce, _)| *nonce);
             oldest.and_then(|nonce| self.sent.remove(&nonce));
         }
-        self.sent.insert(nonce, (endpoint, now));
-        Some((endpoint, nonce))
+        self.sent.insert(nonce, (hop, now));
+        Some((hop, nonce))
     }
 
-    /// A ping was answered: the endpoint that works, and how long it took.
-    pub fn handle_answer(&mut self, now: Instant, nonce: u64) -> Option<(SocketAddr, Duration)> {
-        let (endpoint, at) = self.sent.remove(&nonce)?;
-        self.targets.retain(|target| target.endpoint != endpoint);
-        Some((endpoint, now.saturating_since(at)))
+    /// A ping was answered: the way that works, and how long it took.
+    pub fn handle_answer(&mut self, now: Instant, nonce: u64) -> Option<(Hop, Duration)> {
+        let (hop, at) = self.sent.remove(&nonce)?;
+        self.targets.retain(|target| target.hop != hop);
+        Some((hop, now.saturating_since(at)))
     }
 
     /// When to call [`Checks::poll_transmit`].

@@ -1,4 +1,3 @@
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -6,15 +5,16 @@ use rand_core::SeedableRng as _;
 
 use crate::proto::path::checks::*;
 use crate::proto::timer::Instant;
+use crate::proto::wire::relay::Hop;
 
 const T0: Instant = Instant::from_nanos(1_000_000_000);
 
-fn at(n: usize) -> SocketAddr {
-    format!("20.0.0.{n}:1024").parse().unwrap()
+fn at(n: usize) -> Hop {
+    Hop::Direct(format!("20.0.0.{n}:1024").parse().unwrap())
 }
 
 /// All pings until nothing is due any more: when, where to, and the nonce.
-fn all(checks: &mut Checks) -> Vec<(Instant, SocketAddr, u64)> {
+fn all(checks: &mut Checks) -> Vec<(Instant, Hop, u64)> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut sent = Vec::new();
     while let Some(now) = checks.poll_timeout() {

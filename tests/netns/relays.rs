@@ -1,0 +1,114 @@
+//! Daemons behind real NATs: they reach each other, without a relay wherever that is possible.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::lab::nat::Nat;
+use crate::lab::node::Node;
+use crate::lab::process::Process;
+use crate::lab::{Lab, Underlay, eventually, noise, percentile};
+
+/// From the start of a node behind a NAT until others can find it.
+const JOINED: Duration = Duration::from_secs(10);
+/// From the first ping to the straight way.
+const DIRECT: Duration = Duration::from_secs(5);
+
+/// Says that a node carries data for strangers.
+fn open(node: Node) -> Node {
+    let file = node.dir.join("azora.toml");
+    fs::write(&file, "[relay]\nenabled = true\n").unwrap();
+    node.with(&["--config", file.to_str().unwrap()])
+}
+
+/// Public nodes that know the first one and relay for everybody.
+fn backbone(lab: &Lab, n: usize) -> Vec<Node> {
+    let first = open(lab.public(Underlay::V4)).started();
+    let others: Vec<_> = (1..n).map(|_| open(lab.public(Underlay::V4)).knows(&first).started()).collect();
+    std::iter::once(first).chain(others).collect()
+}
+
+/// Waits until a node behind a NAT has its relays.
+fn joined(node: Node, relays: usize) -> Node {
+    eventually(JOINED, "the node has relays", || {
+        (node.status()["nat"]["relays"].as_array()?.len() >= relays).then_some(())
+    });
+    node
+}
+
+fn kind(from: &Node, to: &Node) -> String {
+    from.peer(to).map_or("none".into(), |peer| peer["path"]["kind"].as_str().unwrap().to_owned())
+}
+
+/// Bytes of the file that is fetched.
+const FILE_BYTES: usize = 2_000_000;
+
+/// Serves a file over HTTP, which [`fetches`] takes.
+fn serves(node: &Node) -> Process {
+    fs::create_dir(node.dir.join("www")).unwrap();
+    fs::write(node.dir.join("www/file"), noise(7, FILE_BYTES)).unwrap();
+    let directory = node.dir.join("www");
+    node.spawn(
+        &format!("python3 -m http.server 8080 --bind :: --directory {}", directory.display()),
+        "http.log",
+    )
+}
+
+/// True when `from` gets the whole file by TCP.
+fn fetches(from: &Node, to: &Node) -> bool {
+    let url = format!("http://[{}]:8080/file", to.address);
+    let sum = |line: &str, at: &Node| at.sh(line).out.split_whitespace().next().map(str::to_owned);
+    sum(&format!("curl -s --fail -m 20 '{url}' | sha256sum"), from)
+        == sum(&format!("sha256sum {}", to.dir.join("www/file").display()), to)
+}
+
+#[test]
+fn sixteen_pairs_of_places_are_connected_and_all_but_the_hopeless_directly() {
+    const PLACES: [Option<Nat>; 4] =
+        [None, Some(Nat::FullCone), Some(Nat::PortRestricted), Some(Nat::Symmetric)];
+    let lab = Lab::new();
+    let public = backbone(&lab, 3);
+    let routers: Vec<_> = PLACES.iter().chain(&PLACES).map(|nat| nat.map(|nat| lab.router(nat))).collect();
+    let place = |(n, router): (usize, &Option<_>)| {
+        let machine: &Option<crate::lab::nat::Router<'_>> = router;
+        let node = machine.as_ref().map_or_else(|| lab.public(Underlay::V4), |router| router.node());
+        let node = node.with(&["--inbound", "allow"]).knows(&public[n % public.len()]).started();
+        joined(node, if machine.is_some() { 2 } else { 0 })
+    };
+    let nodes: Vec<_> = routers.iter().enumerate().map(place).collect();
+    let (from, to) = nodes.split_at(PLACES.len());
+    let _servers: Vec<_> = to.iter().map(serves).collect();
+    let (mut firsts, mut directs, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
+    for (a, from) in PLACES.iter().zip(from) {
+        for (b, to) in PLACES.iter().zip(to) {
+            let first = from.ping(to.address, 3).unwrap_or_else(|| {
+                for node in public.iter().chain([from, to]) {
+                    println!("{} {}", node.number, node.status());
+                }
+                panic!("{a:?} to {b:?}: no reply")
+            });
+            firsts.push(first);
+            let hard = Some(Nat::Symmetric);
+            let hopeless =
+                [(hard, hard), (hard, Some(Nat::PortRestricted)), (Some(Nat::PortRestricted), hard)];
+            if hopeless.contains(&(*a, *b)) {
+                relayed.push((from, to));
+            } else {
+                let what = format!("{a:?} to {b:?} is direct");
+                let both = || (kind(from, to) == "direct" && kind(to, from) == "direct").then_some(());
+                directs.push(eventually(DIRECT, &what, both).1.as_secs_f64() * 1e3);
+            }
+            eventually(Duration::from_secs(10), "a page", || fetches(from, to).then_some(()));
+            println!("{a:?} to {b:?}: first reply {first:.1} ms, then {}", kind(from, to));
+        }
+    }
+    for (from, to) in relayed {
+        assert_eq!((kind(from, to).as_str(), kind(to, from).as_str()), ("relay", "relay"));
+    }
+    println!(
+        "first reply p50 {:.1} ms, max {:.1} ms; direct p50 {:.1} ms, max {:.1} ms",
+        percentile(&firsts, 50),
+        percentile(&firsts, 100),
+        percentile(&directs, 50),
+        percentile(&directs, 100)
+    );
+}
