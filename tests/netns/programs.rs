@@ -120,7 +120,7 @@ fn pings_are_not_lost(client: &Node, server: &Node) {
 }
 
 /// Starts a server and waits until its port answers.
-fn listening(server: &Node, line: &str, port: u16) -> Process {
+pub(crate) fn listening(server: &Node, line: &str, port: u16) -> Process {
     let mut process = server.spawn(line, "server.log");
     let address = server.address;
     eventually(Duration::from_secs(10), line, || {

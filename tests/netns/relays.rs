@@ -7,6 +7,7 @@ use crate::lab::nat::Nat;
 use crate::lab::node::Node;
 use crate::lab::process::Process;
 use crate::lab::{Lab, Underlay, eventually, noise, percentile};
+use crate::programs::listening;
 
 /// From the start of a node behind a NAT until others can find it.
 const JOINED: Duration = Duration::from_secs(10);
@@ -21,21 +22,21 @@ fn open(node: Node) -> Node {
 }
 
 /// Public nodes that know the first one and relay for everybody.
-fn backbone(lab: &Lab, n: usize) -> Vec<Node> {
+pub(crate) fn backbone(lab: &Lab, n: usize) -> Vec<Node> {
     let first = open(lab.public(Underlay::V4)).started();
     let others: Vec<_> = (1..n).map(|_| open(lab.public(Underlay::V4)).knows(&first).started()).collect();
     std::iter::once(first).chain(others).collect()
 }
 
 /// Waits until a node behind a NAT has its relays.
-fn joined(node: Node, relays: usize) -> Node {
+pub(crate) fn joined(node: Node, relays: usize) -> Node {
     eventually(JOINED, "the node has relays", || {
         (node.status()["nat"]["relays"].as_array()?.len() >= relays).then_some(())
     });
     node
 }
 
-fn kind(from: &Node, to: &Node) -> String {
+pub(crate) fn kind(from: &Node, to: &Node) -> String {
     from.peer(to).map_or("none".into(), |peer| peer["path"]["kind"].as_str().unwrap().to_owned())
 }
 
@@ -43,22 +44,27 @@ fn kind(from: &Node, to: &Node) -> String {
 const FILE_BYTES: usize = 2_000_000;
 
 /// Serves a file over HTTP, which [`fetches`] takes.
-fn serves(node: &Node) -> Process {
+pub(crate) fn serves(node: &Node) -> Process {
     fs::create_dir(node.dir.join("www")).unwrap();
     fs::write(node.dir.join("www/file"), noise(7, FILE_BYTES)).unwrap();
     let directory = node.dir.join("www");
-    node.spawn(
+    listening(
+        node,
         &format!("python3 -m http.server 8080 --bind :: --directory {}", directory.display()),
-        "http.log",
+        8080,
     )
+}
+
+/// The hash of the file that a node serves.
+pub(crate) fn fetched(server: &Node) -> Option<String> {
+    let line = format!("sha256sum {}", server.dir.join("www/file").display());
+    server.sh(&line).out.split_whitespace().next().map(str::to_owned)
 }
 
 /// True when `from` gets the whole file by TCP.
 fn fetches(from: &Node, to: &Node) -> bool {
-    let url = format!("http://[{}]:8080/file", to.address);
-    let sum = |line: &str, at: &Node| at.sh(line).out.split_whitespace().next().map(str::to_owned);
-    sum(&format!("curl -s --fail -m 20 '{url}' | sha256sum"), from)
-        == sum(&format!("sha256sum {}", to.dir.join("www/file").display()), to)
+    let line = format!("curl -s --fail -m 20 'http://[{}]:8080/file' | sha256sum", to.address);
+    from.sh(&line).out.split_whitespace().next() == fetched(to).as_deref()
 }
 
 #[test]

@@ -26,11 +26,12 @@ const AGAIN_LATER: Duration = Duration::from_secs(60);
 impl Node {
     /// Where we may be reached: what others see of us, and our own addresses.
     fn own_candidates(&self, now: Instant) -> Vec<SocketAddr> {
-        let seen = [true, false].into_iter().filter_map(|v4| self.observed.endpoint(now, v4)).map(|(e, _)| e);
-        let mut candidates: Vec<_> = seen.collect();
-        for endpoint in &self.endpoints {
-            if !candidates.contains(endpoint) {
-                candidates.push(*endpoint);
+        let most = [true, false].into_iter().filter_map(|v4| self.observed.endpoint(now, v4)).map(|(e, _)| e);
+        let latest = [true, false].into_iter().filter_map(|v4| self.observed.latest(now, v4));
+        let mut candidates: Vec<SocketAddr> = Vec::new();
+        for endpoint in most.chain(latest).chain(self.endpoints.iter().copied()) {
+            if !candidates.contains(&endpoint) {
+                candidates.push(endpoint);
             }
         }
         candidates.truncate(CANDIDATES_MAX);

@@ -14,7 +14,7 @@ use crate::proto::path::observed::{Mapping, VOTES_BELIEVED};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::Control;
-use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
+use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord, RECORD_ENDPOINTS_MAX};
 
 use super::peers::last_heard;
 use super::{Event, Node, Purpose, RECORD_TTL, Timer};
@@ -97,6 +97,16 @@ impl Node {
             self.probe(now, id);
         }
         self.drain(now, wall);
+    }
+
+    /// Renews our record when it does not say any more how we are reached.
+    pub(super) fn refresh_record(&mut self, now: Instant, wall: WallTime) {
+        let Some(record) = self.record.as_ref().map(|record| record.content()) else { return };
+        let mut endpoints = self.reachable_endpoints(now);
+        endpoints.truncate(RECORD_ENDPOINTS_MAX);
+        if (&record.endpoints, &record.relays) != (&endpoints, &self.relay_contacts()) {
+            self.renew_record(now, wall);
+        }
     }
 
     /// Signs our record anew and spreads it.

@@ -302,7 +302,9 @@ impl Node {
                 self.watch(now, id);
                 self.challenge(now, id);
             }
-            (Heard::Elsewhere, hop) => self.check_hop(now, id, hop),
+            (Heard::Elsewhere, hop @ Hop::Direct(_)) => self.check_hop(now, id, hop),
+            // It has left the straight way: perhaps ours does not work either.
+            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, id),
             (Heard::Moved, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }

@@ -110,7 +110,7 @@ impl Node {
         self.observed.vote(now, observer, seen);
         let mapped = self.is_mapped(now);
         if mapped == self.mapped {
-            return;
+            return self.refresh_record(now, wall);
         }
         self.mapped = mapped;
         if self.dht_auto {
@@ -181,9 +181,7 @@ impl Node {
         for id in more {
             self.allocate(now, *id, AllocationState::Asked(1));
         }
-        if before != self.relay_contacts() {
-            self.renew_record(now, wall);
-        }
+        self.refresh_record(now, wall);
         let asked = |allocation: &Allocation| matches!(allocation.state, AllocationState::Asked(_));
         let wait = match () {
             () if self.allocations.values().any(asked) => ALLOCATE_PATIENCE,

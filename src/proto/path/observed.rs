@@ -52,6 +52,11 @@ impl Observed {
             return;
         }
         let network = network(observer.ip());
+        // Who sees us elsewhere than before tells that the NAT has changed: the others will see it too.
+        if let Some(before) = self.votes.get(&network).map(|vote| vote.seen).filter(|before| *before != seen)
+        {
+            self.votes.retain(|_, vote| vote.seen != before);
+        }
         if self.votes.len() >= VOTES_MAX && !self.votes.contains_key(&network) {
             let oldest = self.votes.iter().min_by_key(|(_, vote)| vote.at).map(|(network, _)| *network);
             oldest.and_then(|network| self.votes.remove(&network));
@@ -75,6 +80,12 @@ impl Observed {
         let mut counts = BTreeMap::<SocketAddr, usize>::new();
         self.of(now, v4).for_each(|seen| *counts.entry(seen).or_default() += 1);
         counts.into_iter().max_by_key(|(_, votes)| *votes)
+    }
+
+    /// What was said last of one family.
+    pub fn latest(&self, now: Instant, v4: bool) -> Option<SocketAddr> {
+        let counts = |vote: &&Vote| vote.seen.is_ipv4() == v4 && now.saturating_since(vote.at) < VOTE_LIFE;
+        self.votes.values().filter(counts).max_by_key(|vote| vote.at).map(|vote| vote.seen)
     }
 
     /// How one family is mapped; `own` are our addresses.

@@ -1,0 +1,167 @@
+//! What happens to flows when a path fails under them: relays die, NATs forget, ways are cut.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::lab::nat::{Nat, Router};
+use crate::lab::node::Node;
+use crate::lab::pinger::Pinger;
+use crate::lab::process::Process;
+use crate::lab::{Lab, eventually, long};
+use crate::programs::listening;
+use crate::relays::{backbone, joined, kind};
+
+/// Of iperf3.
+const PORT: u16 = 5201;
+/// How long a flow lasts, in seconds.
+const FLOW_S: u64 = 8;
+/// Longest silence of a flow.
+const GAP_MAX: Duration = Duration::from_millis(1500);
+/// How long a flow is watched before and after.
+const WATCHED: Duration = Duration::from_secs(3);
+/// From the end of a cut to the straight way.
+const DIRECT_AGAIN: Duration = Duration::from_secs(70);
+
+/// Two nodes behind NATs that know each other, and three public relays.
+struct Pair<'lab> {
+    routers: [Router<'lab>; 2],
+    public: Vec<Node>,
+    nodes: [Node; 2],
+    _server: Process,
+}
+
+impl<'lab> Pair<'lab> {
+    fn new(lab: &'lab Lab, nats: [Nat; 2], path: &str) -> Self {
+        let public = backbone(lab, 3);
+        let routers = nats.map(|nat| lab.router(nat));
+        let nodes = [0, 1].map(|n| {
+            let node = routers[n].node().with(&["--inbound", "allow"]).knows(&public[n]);
+            joined(node.started(), 2)
+        });
+        let _server = listening(&nodes[1], &format!("iperf3 -s -p {PORT}"), PORT);
+        nodes[0].reaches(&nodes[1], Duration::from_secs(5));
+        eventually(Duration::from_secs(5), "the expected path", || {
+            (kind(&nodes[0], &nodes[1]) == path && kind(&nodes[1], &nodes[0]) == path).then_some(())
+        });
+        Self { routers, public, nodes, _server }
+    }
+
+    /// The longest silence of pings in both directions while `event` happens to a TCP flow, which must not break.
+    fn through(&mut self, event: impl FnOnce(&mut Self)) -> Duration {
+        let [a, b] = &self.nodes;
+        let pingers = [Pinger::start(a, b.address, "0.02"), Pinger::start(b, a.address, "0.02")];
+        let start = Instant::now();
+        for pinger in &pingers {
+            pinger.first_after(start, Duration::from_secs(3), "pings are answered before");
+        }
+        let line = format!("iperf3 -6 -c {} -p {PORT} -t {FLOW_S} -b 20M --connect-timeout 3000", b.address);
+        let mut flow = a.spawn(&line, "iperf3.log");
+        thread::sleep(Duration::from_secs(2));
+        event(self);
+        let ended = flow.ended(Duration::from_secs(FLOW_S + 30));
+        assert!(ended.is_some_and(|status| status.success()), "the TCP flow breaks: {}", flow.log());
+        eventually(Duration::from_secs(10), "pings are answered after", || {
+            let lately = Instant::now() - Duration::from_millis(200);
+            pingers.iter().all(|pinger| !pinger.since(lately).is_empty()).then_some(())
+        });
+        let gap = pingers.iter().map(|pinger| pinger.longest_gap(start)).max().unwrap();
+        if gap > GAP_MAX {
+            let [a, b] = &self.nodes;
+            println!("{gap:?}\n{}\n{}", a.peer(b).unwrap(), b.peer(a).unwrap());
+        }
+        gap
+    }
+
+    /// The relay that packets from the first node to the second take.
+    fn relay(&self) -> usize {
+        let peer = self.nodes[0].peer(&self.nodes[1]).unwrap();
+        let via = peer["path"]["via"][0].as_str().unwrap().to_owned();
+        self.public.iter().position(|node| node.id == via).unwrap()
+    }
+}
+
+fn rounds() -> usize {
+    if long() { 20 } else { 2 }
+}
+
+fn report(what: &str, mut gaps: Vec<Duration>) {
+    gaps.sort();
+    println!(
+        "{what}: gap p50 {:?}, max {:?} in {} rounds",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1],
+        gaps.len()
+    );
+    let p95 = gaps[(gaps.len() - 1) * 95 / 100];
+    assert!(p95 <= GAP_MAX, "{what}: {gaps:?}");
+}
+
+#[test]
+fn a_flow_survives_the_death_of_its_relay() {
+    let lab = Lab::new();
+    let mut pair = Pair::new(&lab, [Nat::Symmetric, Nat::Symmetric], "relay");
+    let gaps = (0..rounds()).map(|_| {
+        let gap = pair.through(|pair| {
+            let relay = pair.relay();
+            pair.public[relay].kill();
+        });
+        for node in &mut pair.public {
+            if !node.is_running() {
+                node.start();
+            }
+        }
+        for node in &pair.nodes {
+            eventually(Duration::from_secs(60), "two relays again", || {
+                (node.status()["nat"]["relays"].as_array()?.len() >= 2).then_some(())
+            });
+        }
+        gap
+    });
+    report("relay killed", gaps.collect());
+}
+
+#[test]
+fn a_flow_survives_the_cut_of_its_straight_way_and_returns_to_it() {
+    let lab = Lab::new();
+    let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
+    let gaps = (0..rounds()).map(|_| {
+        let gap = pair.through(|pair| lab.cut(pair.routers[0].ip, pair.routers[1].ip));
+        let [a, b] = &pair.nodes;
+        assert_eq!((kind(a, b).as_str(), kind(b, a).as_str()), ("relay", "relay"));
+        lab.mend();
+        let pinger = Pinger::start(a, b.address, "0.2");
+        let (_, took) = eventually(DIRECT_AGAIN, "direct again", || {
+            (kind(a, b) == "direct" && kind(b, a) == "direct").then_some(())
+        });
+        println!(
+            "direct again after {took:?}, longest gap meanwhile {:?}",
+            pinger.longest_gap(Instant::now() - took)
+        );
+        gap
+    });
+    report("straight way cut", gaps.collect());
+}
+
+#[test]
+fn a_flow_survives_a_nat_that_forgets() {
+    let lab = Lab::new();
+    let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
+    let gaps = (0..rounds()).map(|_| {
+        let gap = pair.through(|pair| pair.routers[0].forget());
+        thread::sleep(WATCHED);
+        gap
+    });
+    report("NAT forgot", gaps.collect());
+}
+
+#[test]
+fn a_flow_survives_a_nat_with_a_new_address() {
+    let lab = Lab::new();
+    let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
+    let gaps = (0..rounds()).map(|_| {
+        let gap = pair.through(|pair| pair.routers[0].renumber());
+        thread::sleep(WATCHED);
+        gap
+    });
+    report("NAT renumbered", gaps.collect());
+}
