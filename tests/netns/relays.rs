@@ -17,7 +17,7 @@ const DIRECT: Duration = Duration::from_secs(5);
 /// Says that a node carries data for strangers.
 fn open(node: Node) -> Node {
     let file = node.dir.join("azora.toml");
-    fs::write(&file, "[relay]\nenabled = true\n").unwrap();
+    fs::write(&file, "[relay]\nenabled = true\nlimits = { kbit_s = 100000 }\n").unwrap();
     node.with(&["--config", file.to_str().unwrap()])
 }
 

@@ -8,10 +8,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::proto::datapath::DropReason;
 use crate::proto::identity::NodeId;
 use crate::proto::path::observed::Mapping;
 use crate::proto::path::{self, checks};
-use crate::proto::timer::Instant;
+use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CANDIDATES_MAX, Control};
 use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::relay::Hop;
@@ -20,6 +21,16 @@ use super::{Node, Timer};
 
 /// Waits before candidates are exchanged again, while the session goes through a relay.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// Time between two exchanges of candidates that a peer may start.
+const CANDIDATES_GAP: Duration = Duration::from_millis(500);
+/// How long a packet waits for a way that carries data.
+const WAIT_FOR_WAY: Duration = Duration::from_secs(5);
+/// Least time between two races, and after one that the way in use has won.
+const RACE_GAP: Duration = Duration::from_secs(1);
+const RACE_GAP_ANSWERED: Duration = Duration::from_secs(5);
+/// Checks a second that go to endpoints, towards all peers, and how many at once.
+pub(super) const CHECKS_PER_S: u32 = 200;
+pub(super) const CHECKS_BURST: u32 = 800;
 /// And from then on, while there is data.
 const AGAIN_LATER: Duration = Duration::from_secs(60);
 
@@ -56,30 +67,33 @@ impl Node {
         if !peer.path.is_relayed() || peer.current.is_none() {
             return self.timers.disarm(&Timer::Upgrade(id));
         }
-        let (tries, data) = (peer.upgrades, peer.data_packets());
+        let (tries, data) = (peer.upgrades as usize, peer.data_packets());
         let used = std::mem::replace(&mut peer.upgraded_at_data, data) != data || !peer.staged.is_empty();
         peer.upgrades += 1;
-        let wait = AGAIN.get(tries as usize).copied().unwrap_or(AGAIN_LATER);
+        let wait = AGAIN.get(tries).copied().unwrap_or(AGAIN_LATER);
         self.timers.arm(Timer::Upgrade(id), now + wait);
-        if tries as usize <= AGAIN.len() || used {
+        if tries <= AGAIN.len() || used {
             self.send_candidates(now, id, false);
         }
-        if tries as usize >= AGAIN.len() {
-            self.give_up_waiting(now, id);
+        if tries >= AGAIN.len() {
+            self.refuse_staged(id);
         }
     }
 
-    /// What waits for a way that carries data has waited long enough.
-    fn give_up_waiting(&mut self, now: Instant, id: NodeId) {
-        let Some(peer) = self.peers.of_mut(&id) else { return };
-        let staged = match peer.path.current() {
-            Some(_) => peer.staged.take(),
-            None => return,
-        };
+    /// A packet waits for a way that carries data: one is looked for soon, and the packet does not wait long.
+    pub(super) fn hurry_upgrade(&mut self, now: Instant, id: NodeId) {
+        let (timer, at) = (Timer::Upgrade(id), now + WAIT_FOR_WAY);
+        if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
+            self.timers.arm(timer, at);
+        }
+    }
+
+    /// What waits for a session, or for a way that carries data, has waited long enough.
+    pub(super) fn refuse_staged(&mut self, id: NodeId) {
+        let staged = self.peers.of_mut(&id).map(|peer| peer.staged.take()).unwrap_or_default();
         for packet in &staged {
             self.refuse(IcmpError::AddressUnreachable, packet);
         }
-        let _ = now;
     }
 
     fn send_candidates(&mut self, now: Instant, id: NodeId, answer: bool) {
@@ -97,12 +111,16 @@ impl Node {
         endpoints: Vec<SocketAddr>,
     ) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        if !peer.requests.take(now) {
-            return self.drop(crate::proto::datapath::DropReason::RateLimited);
+        let too_soon = peer.candidates_at.is_some_and(|at| now.saturating_since(at) < CANDIDATES_GAP);
+        if peer.challenge.is_some() || too_soon && !answer || !peer.requests.take(now) {
+            return self.drop(DropReason::RateLimited);
         }
+        peer.candidates_at = Some(now);
         let possible = endpoints.into_iter().filter(|endpoint| path::is_admissible(endpoint, &self.local));
-        let hops = possible.map(Hop::Direct).take(checks::TARGETS_MAX);
-        peer.path.checks.begin(now, hops);
+        // Beside what is being tried already: a race goes on.
+        possible
+            .take(checks::TARGETS_MAX)
+            .for_each(|endpoint| peer.path.checks.add(now, Hop::Direct(endpoint)));
         peer.maps_dependently = dependent;
         if !answer {
             self.send_candidates(now, id, true);
@@ -112,12 +130,11 @@ impl Node {
 
     /// Tries a way that the peer was heard on, or that has become open (a triggered check, RFC 8445 §7.3.1.4).
     pub(super) fn check_hop(&mut self, now: Instant, id: NodeId, hop: Hop) {
-        let better = self
-            .peers
-            .of(&id)
-            .and_then(|peer| peer.path.current())
-            .map(|current| self.rank(hop) > self.rank(current));
-        if better != Some(true) || hop.direct().is_some_and(|endpoint| !path::is_possible(&endpoint)) {
+        let current = self.peers.of(&id).and_then(|peer| peer.path.current());
+        let better = current.is_some_and(|current| self.rank(hop) > self.rank(current));
+        // Somebody else's address may be in the header of the packet that it comes from.
+        let admissible = hop.direct().is_none_or(|endpoint| path::is_admissible(&endpoint, &self.local));
+        if !better || !admissible {
             return;
         }
         if let Some(peer) = self.peers.of_mut(&id) {
@@ -137,12 +154,14 @@ impl Node {
 
     /// What was sent has not been answered for a while. All ways to the peer are tried at the same time, the one in use
     /// too; the first to be answered is the one to use.
-    pub(super) fn race(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn race(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let Some(current) = peer.path.current().filter(|_| !std::mem::replace(&mut peer.racing, true)) else {
+        if peer.racing || now < peer.race_after || peer.current.is_none() {
             return;
-        };
-        let others = self.channels_to(now, id);
+        }
+        let Some(current) = peer.path.current() else { return };
+        (peer.racing, peer.race_after) = (true, now + RACE_GAP);
+        let others = self.channels_to(now, wall, id);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
         let hops: Vec<_> = std::iter::once(current).chain(others).chain(candidates).collect();
@@ -155,7 +174,11 @@ impl Node {
         loop {
             let Some(peer) = self.peers.of_mut(&id) else { return };
             let Some((hop, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
-            self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
+            if hop.slot().is_some() || self.checks.take(now) {
+                self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
+            } else {
+                self.drop(DropReason::RateLimited);
+            }
         }
         match self.peers.of(&id).and_then(|peer| peer.path.checks.poll_timeout()) {
             Some(at) => self.timers.arm(Timer::Checks(id), at),
@@ -170,13 +193,26 @@ impl Node {
 
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        let (current, raced) = (peer.path.current(), peer.racing);
+        let worse = current.is_some_and(|current| {
+            self.rank(hop) < self.rank(current) && self.rank(hop) == 0 && peer.path.checks.is_trying(current)
+        });
+        let better = current.is_none_or(|current| self.rank(hop) > self.rank(current));
+        if raced && worse {
+            // What carries no data wins only when nothing else is left.
+            return;
+        }
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let (current, raced) = (peer.path.current(), std::mem::replace(&mut peer.racing, false));
-        if raced {
+        if std::mem::take(&mut peer.racing) {
             peer.path.checks.stop();
         }
-        let better = current.is_none_or(|current| self.rank(hop) > self.rank(current));
-        if current == Some(hop) || !raced && !better {
+        if current == Some(hop) {
+            // The way was only slow: not so soon again.
+            peer.race_after = now + RACE_GAP_ANSWERED;
+            return;
+        }
+        if !raced && !better {
             return;
         }
         let Some(peer) = self.peers.of_mut(&id) else { return };

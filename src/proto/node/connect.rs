@@ -41,6 +41,8 @@ const FETCHES_MAX: usize = 64;
 /// Attempts of one record fetch.
 const FETCH_ATTEMPTS_MAX: u32 = 6;
 
+/// A responder leaves the search for a straight way to the initiator for this long.
+const OTHERS_TURN: Duration = Duration::from_secs(2);
 /// Most introductions repeated in one session, and the time between two.
 const REPEATS_MAX: u8 = 4;
 const REPEAT_GAP: Duration = Duration::from_millis(500);
@@ -64,18 +66,29 @@ impl Node {
 
     /// Starts a handshake, unless one is under way; an old session stays in use until the new one stands.
     pub(super) fn shake_hands(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        self.shake_hands_by(now, wall, id, false);
+    }
+
+    /// The same for a node that is to be a relay: not through others, which might need relays themselves.
+    pub(super) fn connect_directly(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        if self.peers.of(&id).is_some_and(|peer| peer.current.is_none()) {
+            self.shake_hands_by(now, wall, id, true);
+        }
+    }
+
+    fn shake_hands_by(&mut self, now: Instant, wall: WallTime, id: NodeId, direct_only: bool) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.last_used = now;
         if self.stopping || peer.effort.as_ref().is_some_and(|e| e.attempt > 0 || peer.x25519.is_none()) {
             return;
         }
         if peer.x25519.is_some() {
-            peer.effort = Some(Effort { started: now, attempt: 0, pending: None });
+            peer.effort = Some(Effort { started: now, attempt: 0, direct_only, pending: None });
             return self.attempt(now, wall, id);
         }
         let candidates = peer.path.candidates().to_vec();
         let (address, awaited) = (peer.address, peer.is_awaited());
-        peer.effort = Some(Effort { started: now, attempt: 0, pending: None });
+        peer.effort = Some(Effort { started: now, attempt: 0, direct_only, pending: None });
         self.timers.arm(Timer::Handshake(id), now + EFFORT_MAX);
         // The endpoint that was configured may be out of date, and the network know better.
         if candidates.is_empty() || awaited {
@@ -104,7 +117,7 @@ impl Node {
         // Somebody waits, or sent into a session that is dead.
         let missed = awaited || peer.current.is_some();
         // An old session is renewed on the way that works.
-        let by_relays = peer.current.is_none() || attempt > 0;
+        let by_relays = !effort.direct_only && (peer.current.is_none() || attempt > 0);
         let has_relays = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
         let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty() && !has_relays;
         if let Some(old) = effort.pending.take() {
@@ -322,8 +335,11 @@ impl Node {
         self.event(Event::PeerUp(id));
         match source {
             Hop::Relayed(_) if initiated => self.look_for_direct(now, id),
-            Hop::Relayed(_) => {}
-            Hop::Direct(_) => self.retry_through(now, id),
+            Hop::Relayed(_) => self.timers.arm(Timer::Upgrade(id), now + OTHERS_TURN),
+            Hop::Direct(_) => {
+                self.renew_at_relay(now, id);
+                self.retry_through(now, id);
+            }
         }
         self.drain(now, wall);
     }
@@ -370,7 +386,8 @@ impl Node {
     pub(super) fn forget_sessions(&mut self, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
-        (peer.probe, peer.epoch_grace) = (None, None);
+        (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
+        peer.path.checks.stop();
         for session in sessions.into_iter().flatten() {
             self.peers.release_index(session.local_index());
         }
@@ -380,6 +397,13 @@ impl Node {
         self.timers.disarm(&Timer::Upgrade(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.dirty = true;
+    }
+
+    /// A session has ended: what waited for it is refused, unless the next one is on its way.
+    pub(super) fn refuse_unless_connecting(&mut self, id: NodeId) {
+        if self.peers.of(&id).is_some_and(|peer| peer.effort.is_none()) {
+            self.refuse_staged(id);
+        }
     }
 
     /// A fresh lookup ended for a peer that did not answer, or whose key was not known.

@@ -7,6 +7,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::proto::dht;
 use crate::proto::path::LocalNetwork;
@@ -19,6 +20,10 @@ use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord, REC
 use super::peers::last_heard;
 use super::{Event, Node, Purpose, RECORD_TTL, Timer};
 
+/// Renewals of our record that others bring about, by where they see us and by being our relays.
+pub(super) const RENEWALS_PER_S: u32 = 1;
+pub(super) const RENEWALS_BURST: u32 = 4;
+const RENEWAL_WAIT: Duration = Duration::from_secs(5);
 /// Peers told at once of a new record or a new address of ours, most recently used first.
 const PEERS_TOLD_MAX: usize = 64;
 
@@ -104,8 +109,13 @@ impl Node {
         let Some(record) = self.record.as_ref().map(|record| record.content()) else { return };
         let mut endpoints = self.reachable_endpoints(now);
         endpoints.truncate(RECORD_ENDPOINTS_MAX);
-        if (&record.endpoints, &record.relays) != (&endpoints, &self.relay_contacts()) {
+        if (&record.endpoints, &record.relays) == (&endpoints, &self.relay_contacts()) {
+            return;
+        }
+        if self.renewals.take(now) {
             self.renew_record(now, wall);
+        } else {
+            self.timers.arm(Timer::Record, now + RENEWAL_WAIT);
         }
     }
 

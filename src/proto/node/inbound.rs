@@ -303,8 +303,8 @@ impl Node {
                 self.challenge(now, id);
             }
             (Heard::Elsewhere, hop @ Hop::Direct(_)) => self.check_hop(now, id, hop),
-            // It has left the straight way: perhaps ours does not work either.
-            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, id),
+            // It has left the way: perhaps ours does not work either.
+            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, wall, id),
             (Heard::Moved, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }
@@ -376,13 +376,14 @@ impl Node {
                 self.check_hop(now, id, source);
             }
             Control::Pong { nonce, observed } => {
-                self.handle_observed(now, wall, source, observed);
-                self.handle_pong(now, id, nonce);
+                if self.handle_pong(now, id, nonce) {
+                    self.handle_observed(now, wall, source, observed);
+                }
             }
             Control::Allocate => self.handle_allocate(now, id),
             Control::Allocated { service, .. } => self.handle_allocated(now, wall, id, service),
             Control::Bind { slot, peer, datagram } => self.handle_bind(now, id, slot, peer, datagram),
-            Control::Bound { slot, service } => self.handle_bound(now, id, slot, service),
+            Control::Bound { slot, service } => self.handle_bound(now, wall, id, slot, service),
             Control::Invite { slot, peer, service, mut datagram } => {
                 self.handle_invite(now, wall, id, (slot, peer, service), &mut datagram);
             }
@@ -409,16 +410,21 @@ impl Node {
         }
     }
 
-    fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) {
-        let Some(peer) = self.peers.of_mut(&id) else { return };
+    /// True when it answers a ping of ours, from where the peer is known to receive.
+    fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) -> bool {
+        let Some(peer) = self.peers.of_mut(&id) else { return false };
         let proven = peer.challenge.take_if(|challenge| *challenge == nonce).is_some();
+        let mut asked = proven;
         if let Some(probe) = peer.probe.take_if(|probe| probe.nonce == nonce) {
+            asked = true;
             peer.rtt = Some(now.saturating_since(probe.sent));
             peer.proved = Some(now);
         }
         let checked = peer.path.checks.handle_answer(now, nonce);
-        let hop = peer.path.current();
+        let (hop, challenged) = (peer.path.current(), peer.challenge.is_some());
         if proven {
+            // What we carry for it goes there now.
+            self.dirty = true;
             self.probe_mtu(now, id);
         }
         if let Some((hop, rtt)) = checked {
@@ -430,8 +436,10 @@ impl Node {
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.rtt = Some(rtt);
             }
+            asked = true;
             self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint, via })));
         }
+        (asked || checked.is_some()) && !challenged
     }
 
     fn handle_hello(&mut self, now: Instant, wall: WallTime, id: NodeId, bytes: &[u8]) {
@@ -470,6 +478,7 @@ impl Node {
         let Some(peer) = self.peers.of(&id) else { return };
         if peer.current.as_ref().is_some_and(|session| session.local_index() == index) {
             self.forget_sessions(id);
+            self.refuse_unless_connecting(id);
         }
     }
 

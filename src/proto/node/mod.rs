@@ -12,9 +12,10 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others and what we carry for them, `checks` the way out of that, `peers` the
+//! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that, `peers` the
 //! table.
 
+mod carrying;
 mod checks;
 mod command;
 mod connect;
@@ -136,6 +137,8 @@ enum Timer {
     Upgrade(NodeId),
     /// A look at our relays.
     Relays,
+    /// Our record is not true any more.
+    Record,
     /// The end of channels that we carry.
     Channels,
     /// An unconfirmed session of a responder.
@@ -169,12 +172,18 @@ pub struct Node {
     gate: Gate,
     replays: ReplayCache,
     announces: TokenBucket,
+    /// Checks that go to endpoints.
+    checks: TokenBucket,
+    /// Renewals of our record that others bring about.
+    renewals: TokenBucket,
     dht: Dht,
     dht_auto: bool,
     peers: Peers,
     relay: Relay,
     allocations: BTreeMap<NodeId, Allocation>,
     channels: BTreeMap<Slot, Channel>,
+    /// When relays with data were last looked for although there were enough without.
+    looked_for_data: Option<Instant>,
     observed: Observed,
     /// A NAT is in between us and the internet.
     mapped: bool,
@@ -219,6 +228,8 @@ impl Node {
         let mut node = Self {
             gate: Gate::new(&mut rng, now),
             replays: ReplayCache::new(now),
+            checks: TokenBucket::new(checks::CHECKS_PER_S, checks::CHECKS_BURST, now),
+            renewals: TokenBucket::new(dispatch::RENEWALS_PER_S, dispatch::RENEWALS_BURST, now),
             announces: TokenBucket::new(ANNOUNCE_RATE_PER_S, 2 * ANNOUNCE_RATE_PER_S, now),
             identity: config.identity,
             session_config: config.session,
@@ -233,6 +244,7 @@ impl Node {
             relay: Relay::new(config.relay),
             allocations: BTreeMap::new(),
             channels: BTreeMap::new(),
+            looked_for_data: None,
             observed: Observed::default(),
             mapped: false,
             resolving: BTreeMap::new(),

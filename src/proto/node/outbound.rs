@@ -75,7 +75,12 @@ impl Node {
         }
         match self.peers.of(&id) {
             // The session came between the data path's look and ours.
-            Some(peer) if peer.current.is_some() => self.release_staged(now, id),
+            Some(peer) if peer.current.is_some() => {
+                self.release_staged(now, id);
+                if self.peers.of(&id).is_some_and(|peer| !peer.staged.is_empty()) {
+                    self.hurry_upgrade(now, id);
+                }
+            }
             _ => self.connect(now, wall, id),
         }
     }

@@ -86,6 +86,8 @@ pub(super) struct Pending {
 pub(super) struct Effort {
     pub(super) started: Instant,
     pub(super) attempt: u32,
+    /// Not by way of relays: it is to be one itself.
+    pub(super) direct_only: bool,
     pub(super) pending: Option<Pending>,
 }
 
@@ -127,6 +129,10 @@ pub(super) struct Peer {
     pub(super) upgraded_at_data: u64,
     /// All ways are being tried, because the one in use is silent.
     pub(super) racing: bool,
+    /// No race before.
+    pub(super) race_after: Instant,
+    /// When it last told its candidates.
+    pub(super) candidates_at: Option<Instant>,
     /// Its NAT gives every destination another port, as it says.
     pub(super) maps_dependently: bool,
     /// Newest initiation accepted from it, and when.
@@ -188,6 +194,8 @@ impl Peer {
             upgrades: 0,
             upgraded_at_data: 0,
             racing: false,
+            race_after: now,
+            candidates_at: None,
             maps_dependently: false,
             initiated: None,
             staged: Staged::default(),

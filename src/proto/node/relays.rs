@@ -7,17 +7,16 @@
 //! as a relay      allocations and channels of `relay::Relay`; the data path does the carrying
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand_core::Rng as _;
 
-use crate::proto::datapath::{Carried, DropReason, Forward, Snapshot, Via};
+use crate::proto::datapath::{DropReason, Via};
 use crate::proto::identity::NodeId;
 use crate::proto::path;
-use crate::proto::relay::{self, ALLOCATION_LIFE};
+use crate::proto::relay::ALLOCATION_LIFE;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control, Service};
 use crate::proto::wire::envelope::RecipientKey;
@@ -47,6 +46,10 @@ const ALLOCATES_MAX: u8 = 3;
 const REFUSED_FOR: Duration = Duration::from_secs(120);
 /// How soon more relays are looked for when there are too few.
 const LOOK_AGAIN: Duration = Duration::from_secs(4);
+/// And for relays that carry data, while there are enough that do not.
+const LOOK_FOR_DATA: Duration = Duration::from_secs(600);
+/// Channels that are renewed with a relay that was away.
+const RENEWED_MAX: usize = 64;
 /// Who owes us an answer for this long is no relay.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ const SILENT: Duration = Duration::from_secs(1);
 pub(super) struct Allocation {
     asked: Instant,
     pinged: Instant,
+    /// An allocate has not been answered yet.
+    awaited: bool,
     state: AllocationState,
 }
 
@@ -176,7 +181,16 @@ impl Node {
         self.release_surplus(now);
         self.keep_relays(now);
         let possible = self.possible_relays(now);
-        let wanted = RELAYS_WANTED.saturating_sub(self.relays_enough());
+        let mut wanted = RELAYS_WANTED.saturating_sub(self.relays_enough());
+        if self.relays().count() >= RELAYS_WANTED {
+            // There are enough; that they carry no data is no reason to ask everybody again and again.
+            let looked = self.looked_for_data.is_some_and(|at| now.saturating_since(at) < LOOK_FOR_DATA);
+            if wanted > 0 && !looked {
+                self.looked_for_data = Some(now);
+            } else {
+                wanted = 0;
+            }
+        }
         let more = possible.iter().take(wanted.min(ALLOCATIONS_MAX.saturating_sub(self.allocations.len())));
         for id in more {
             self.allocate(now, *id, AllocationState::Asked(1));
@@ -185,7 +199,7 @@ impl Node {
         let asked = |allocation: &Allocation| matches!(allocation.state, AllocationState::Asked(_));
         let wait = match () {
             () if self.allocations.values().any(asked) => ALLOCATE_PATIENCE,
-            () if wanted > 0 => LOOK_AGAIN,
+            () if self.relays().count() < RELAYS_WANTED => LOOK_AGAIN,
             () => KEEPALIVE,
         };
         self.timers.arm(Timer::Relays, now + wait);
@@ -200,22 +214,38 @@ impl Node {
         }
     }
 
-    /// Renews allocations, and keeps the NAT open for what comes from there.
+    /// Renews allocations, and keeps the NAT open for what comes from relays.
     fn keep_relays(&mut self, now: Instant) {
         let granted = self.allocations.iter().filter(|(_, allocation)| allocation.service().is_some());
         for (id, allocation) in granted.map(|(id, allocation)| (*id, *allocation)).collect::<Vec<_>>() {
+            if now.saturating_since(allocation.pinged) < KEEPALIVE {
+                continue;
+            }
             if now.saturating_since(allocation.asked) >= ALLOCATION_LIFE / 2 {
                 self.allocate(now, id, allocation.state);
-            } else if now.saturating_since(allocation.pinged) >= KEEPALIVE {
+            } else {
                 self.probe(now, id);
                 self.allocations.insert(id, Allocation { pinged: now, ..allocation });
             }
         }
+        let others: Vec<_> = self.channels.values().map(|channel| channel.relay).collect();
+        let others = others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(id));
+        for id in others.collect::<BTreeSet<_>>() {
+            self.probe(now, id);
+        }
+    }
+
+    /// True while packets of ours go through a node.
+    pub(super) fn carries_for_us(&self, id: &NodeId) -> bool {
+        self.channels.iter().any(|(slot, channel)| {
+            let peer = self.peers.of(&channel.peer).filter(|peer| peer.current.is_some());
+            channel.relay == *id && peer.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(*slot)))
+        })
     }
 
     /// Somebody new may become a relay, if one is wanted.
     pub(super) fn hurry_relays(&mut self, now: Instant) {
-        if self.mapped && self.relays_enough() < RELAYS_WANTED && self.allocations.len() < ALLOCATIONS_MAX {
+        if self.mapped && self.relays().count() < RELAYS_WANTED && self.allocations.len() < ALLOCATIONS_MAX {
             self.timers.arm(Timer::Relays, now);
         }
     }
@@ -223,7 +253,8 @@ impl Node {
     /// A node does not answer any more: if it was a relay of ours, another one has to be found.
     pub(super) fn lose_relay(&mut self, now: Instant, id: NodeId) {
         if let Some(allocation) = self.allocations.get_mut(&id) {
-            *allocation = Allocation { asked: now, pinged: now, state: AllocationState::Refused };
+            *allocation =
+                Allocation { asked: now, pinged: now, awaited: false, state: AllocationState::Refused };
             self.timers.arm(Timer::Relays, now);
         }
     }
@@ -238,9 +269,29 @@ impl Node {
         self.allocations.values().filter(counts).count()
     }
 
+    /// Asks for an allocation; one that we have is kept as it is until the answer comes.
     fn allocate(&mut self, now: Instant, id: NodeId, state: AllocationState) {
         if self.send_control(now, id, &[Control::Allocate]) {
-            self.allocations.insert(id, Allocation { asked: now, pinged: now, state });
+            let granted = self.allocations.get(&id).filter(|allocation| allocation.service().is_some());
+            let asked = granted.map_or(now, |allocation| allocation.asked);
+            self.allocations.insert(id, Allocation { asked, pinged: now, awaited: true, state });
+        }
+    }
+
+    /// A session with a relay of ours is new: it may have been started anew, and know nothing of us.
+    pub(super) fn renew_at_relay(&mut self, now: Instant, id: NodeId) {
+        if let Some(allocation) =
+            self.allocations.get(&id).filter(|allocation| allocation.service().is_some())
+        {
+            self.allocate(now, id, allocation.state);
+        }
+        let used = |(slot, channel): (&Slot, &Channel)| {
+            let peer = self.peers.of(&channel.peer)?;
+            (channel.relay == id && peer.path.current() == Some(Hop::Relayed(*slot))).then_some(channel.peer)
+        };
+        let peers: Vec<_> = self.channels.iter().filter_map(used).take(RENEWED_MAX).collect();
+        for peer in peers {
+            self.bind(now, id, peer, &[]);
         }
     }
 
@@ -269,16 +320,24 @@ impl Node {
         possible.into_iter().map(|(_, id)| id).collect()
     }
 
+    /// A node that we asked answers. Who carries no data is taken only while we have too few.
     pub(super) fn handle_allocated(&mut self, now: Instant, wall: WallTime, id: NodeId, service: Service) {
-        let Some(allocation) = self.allocations.get_mut(&id) else { return };
-        let before = allocation.state;
-        allocation.state = match service {
-            Service::None => AllocationState::Refused,
-            granted @ (Service::Signals | Service::Data) => AllocationState::Granted(granted),
+        let relays = self.relays().filter(|(other, _)| *other != id).count();
+        let Some(allocation) = self.allocations.get_mut(&id).filter(|allocation| allocation.awaited) else {
+            return;
         };
-        if before != allocation.state {
+        let state = match (allocation.state, service) {
+            (_, Service::None) => AllocationState::Refused,
+            (AllocationState::Asked(_), Service::Signals) if relays >= RELAYS_WANTED => {
+                AllocationState::Refused
+            }
+            (_, granted @ (Service::Signals | Service::Data)) => AllocationState::Granted(granted),
+        };
+        let before = allocation.state;
+        *allocation = Allocation { asked: now, pinged: now, awaited: false, state };
+        if before != state {
             self.timers.arm(Timer::Relays, now);
-            self.renew_record(now, wall);
+            self.refresh_record(now, wall);
         }
     }
 
@@ -306,7 +365,7 @@ impl Node {
             if self.peers.of(&relay.node_id).is_some_and(|peer| peer.current.is_some()) {
                 hops.extend(self.bind(now, relay.node_id, id, datagram));
             } else {
-                self.connect(now, wall, relay.node_id);
+                self.connect_directly(now, wall, relay.node_id);
             }
         }
         hops
@@ -319,7 +378,7 @@ impl Node {
             let names = |contact: &Contact| contact.node_id == relay;
             let named = peer.record.as_ref()?.content().relays.iter().any(names);
             let sent = pending.targets.iter().any(|hop| self.relay_of(*hop) == Some(relay));
-            (peer.current.is_none() && named && !sent).then(|| (peer.id, pending.packet.clone()))
+            (named && !sent).then(|| (peer.id, pending.packet.clone()))
         };
         for (id, packet) in self.peers.iter().filter_map(waits).collect::<Vec<_>>() {
             let hop = self.bind(now, relay, id, &packet);
@@ -327,6 +386,17 @@ impl Node {
             if let Some(pending) = effort.and_then(|effort| effort.pending.as_mut()) {
                 pending.targets.extend(hop);
                 self.dirty = true;
+            }
+        }
+        let races = |peer: &&super::peers::Peer| {
+            let names = |contact: &Contact| contact.node_id == relay;
+            peer.racing
+                && peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names))
+        };
+        for id in self.peers.iter().filter(races).map(|peer| peer.id).collect::<Vec<_>>() {
+            if let (Some(hop), Some(peer)) = (self.bind(now, relay, id, &[]), self.peers.of_mut(&id)) {
+                peer.path.checks.add(now, hop);
+                self.check(now, id);
             }
         }
     }
@@ -349,16 +419,23 @@ impl Node {
         Some(Hop::Relayed(slot))
     }
 
-    /// The channels to a peer, renewed, and new ones through the relays that its record names.
-    pub(super) fn channels_to(&mut self, now: Instant, peer: NodeId) -> Vec<Hop> {
+    /// The channels to a peer, renewed, and new ones through the relays that its record names; those that we have no
+    /// session with are connected, and join in when they answer.
+    pub(super) fn channels_to(&mut self, now: Instant, wall: WallTime, peer: NodeId) -> Vec<Hop> {
         let open = self.channels.values().filter(|channel| channel.peer == peer).map(|channel| channel.relay);
         let mut relays: Vec<_> = open.collect();
         let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
-        let named = record.into_iter().flat_map(|record| &record.content().relays);
-        relays.extend(named.map(|contact| contact.node_id));
+        let named: Vec<_> = record.into_iter().flat_map(|record| record.content().relays.clone()).collect();
+        relays.extend(named.iter().map(|contact| contact.node_id));
         relays.sort_unstable();
         relays.dedup();
+        relays.retain(|relay| *relay != self.node_id());
         relays.truncate(RACED_MAX);
+        for contact in named {
+            if path::is_admissible(&contact.endpoint, &self.local) && self.learn_contact(now, &contact) {
+                self.connect_directly(now, wall, contact.node_id);
+            }
+        }
         relays.into_iter().filter_map(|relay| self.bind(now, relay, peer, &[])).collect()
     }
 
@@ -395,16 +472,26 @@ impl Node {
     }
 
     /// The relay says what a channel that we asked for is good for.
-    pub(super) fn handle_bound(&mut self, now: Instant, relay: NodeId, slot: Slot, service: Service) {
+    pub(super) fn handle_bound(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        relay: NodeId,
+        slot: Slot,
+        service: Service,
+    ) {
         let Some(channel) = self.channels.get_mut(&slot).filter(|channel| channel.relay == relay) else {
             return;
         };
+        let peer = channel.peer;
         if service == Service::None {
             self.channels.remove(&slot);
             self.dirty = true;
-        } else if channel.service != service {
-            channel.service = service;
-            let peer = channel.peer;
+            if self.peers.of(&peer).is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(slot))) {
+                self.shake_hands(now, wall, peer);
+                self.race(now, wall, peer);
+            }
+        } else if std::mem::replace(&mut channel.service, service) != service {
             self.dirty = true;
             self.release_staged(now, peer);
             self.check_hop(now, peer, Hop::Relayed(slot));
@@ -425,6 +512,9 @@ impl Node {
         let free = known.is_none() && self.relay.is_free(slot) && service != Service::None;
         if !self.is_relay_of_ours(&relay) || known != Some(true) && !free {
             return self.drop(DropReason::Relay);
+        }
+        if self.peers.of_mut(&relay).is_some_and(|relay| !relay.requests.take(now)) {
+            return self.drop(DropReason::RateLimited);
         }
         if free {
             self.open_channel(now, slot, relay, peer, service);
@@ -474,102 +564,5 @@ impl Node {
             Some((*slot, ChannelWay { endpoint, via, service: channel.service }))
         };
         self.channels.iter().filter_map(way).collect()
-    }
-
-    /// A client asks for an allocation with us.
-    pub(super) fn handle_allocate(&mut self, now: Instant, id: NodeId) {
-        let Some(peer) = self.peers.of_mut(&id) else { return };
-        // Where it is known to receive: what we carry for it goes there.
-        let Some(endpoint) = peer.path.endpoint().filter(|_| peer.challenge.is_none()) else { return };
-        if !peer.requests.take(now) {
-            return self.drop(DropReason::RateLimited);
-        }
-        let service = self.relay.allocate(now, id, endpoint.ip());
-        let seconds = ALLOCATION_LIFE.as_secs() as u16;
-        self.send_control(now, id, &[Control::Allocated { seconds, service }]);
-        self.arm_relay(now);
-    }
-
-    /// A peer asks for a channel through us.
-    pub(super) fn handle_bind(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        slot: Slot,
-        to: NodeId,
-        datagram: Vec<u8>,
-    ) {
-        let Some(peer) = self.peers.of_mut(&from) else { return };
-        if peer.path.is_relayed() || !peer.requests.take(now) {
-            return self.drop(DropReason::RateLimited);
-        }
-        let reachable =
-            self.peers.of(&to).is_some_and(|peer| peer.current.is_some() && peer.path.endpoint().is_some());
-        let ours = self.channels.contains_key(&slot);
-        let bound =
-            if reachable && !ours { self.relay.bind(now, from, slot, to, &mut self.rng) } else { None };
-        let service = bound.map_or(Service::None, |(_, service)| service);
-        self.send_control(now, from, &[Control::Bound { slot, service }]);
-        if let Some((far, service)) = bound {
-            self.dirty = true;
-            let invite = Control::Invite { slot: far.slot, peer: from, service, datagram };
-            self.send_control(now, to, &[invite]);
-            self.arm_relay(now);
-        }
-    }
-
-    fn arm_relay(&mut self, now: Instant) {
-        match self.relay.poll_timeout() {
-            Some(at) => self.timers.arm(Timer::Channels, at.max(now)),
-            None => self.timers.disarm(&Timer::Channels),
-        }
-    }
-
-    /// Channels and allocations that nobody uses any more.
-    pub(super) fn end_channels(&mut self, now: Instant) {
-        self.dirty |= self.relay.handle_timeout(now);
-        self.arm_relay(now);
-    }
-
-    /// What the data path does with relayed packets. What did not change is taken over from `before`.
-    pub(super) fn carried(&self, ways: &BTreeMap<Slot, ChannelWay>, before: &Snapshot, into: &mut Snapshot) {
-        for (slot, way) in ways {
-            let ours = Carried::Ours(way.endpoint);
-            let kept = before
-                .slots
-                .get(slot)
-                .filter(|old| matches!(***old, Carried::Ours(at) if at == way.endpoint));
-            into.slots.insert(*slot, kept.cloned().unwrap_or_else(|| Arc::new(ours)));
-        }
-        let endpoint = |node: &NodeId| self.peers.of(node)?.path.endpoint();
-        for channel in self.relay.channels() {
-            let [a, b] = channel.ends;
-            let (Some(at_a), Some(at_b)) = (endpoint(&a.node), endpoint(&b.node)) else { continue };
-            let directions = [(a, at_a, b, at_b, 0), (b, at_b, a, at_a, 1)];
-            for (near, from, far, to, quota) in directions {
-                let kept = before.slots.get(&near.slot).filter(|old| match &***old {
-                    Carried::Forward(old) => {
-                        old.from == from && old.to == to && Arc::ptr_eq(&old.quota, &channel.quotas[quota])
-                    }
-                    Carried::Ours(_) => false,
-                });
-                let made = || {
-                    let key = RecipientKey::new(&far.node, &self.session_config.network);
-                    let (via, quota) = (Via { slot: far.slot, key }, channel.quotas[quota].clone());
-                    Arc::new(Carried::Forward(Forward { from, to, via, quota }))
-                };
-                into.slots.insert(near.slot, kept.cloned().unwrap_or_else(made));
-            }
-        }
-    }
-
-    /// Whom we carry packets for, and how many channels there are.
-    pub(super) fn carrying(&self) -> (Vec<NodeId>, usize) {
-        (self.relay.clients().copied().collect(), self.relay.channels().count())
-    }
-
-    /// What the owner allows us to carry.
-    pub const fn relay_config(&self) -> &relay::Config {
-        self.relay.config()
     }
 }

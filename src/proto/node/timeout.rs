@@ -21,6 +21,8 @@ pub(super) const SESSION_LOOK: Duration = Duration::from_secs(1);
 const SESSION_LOOK_STANDBY: Duration = Duration::from_millis(300);
 /// Without an answer for this long, another way is tried if there is one.
 const SUSPECT_AFTER: Duration = Duration::from_millis(400);
+/// And for so many round trips.
+const SUSPECT_RTTS: u32 = 3;
 /// Least time between two looks.
 const LOOK_GAP_MIN: Duration = Duration::from_millis(50);
 /// A ping unanswered for this long starts a handshake: the peer may have lost its keys.
@@ -44,6 +46,7 @@ impl Node {
                 Timer::Checks(id) => self.check(now, id),
                 Timer::Upgrade(id) => self.offer_candidates(now, id),
                 Timer::Relays => self.tend_relays(now, wall),
+                Timer::Record => self.refresh_record(now, wall),
                 Timer::Channels => self.end_channels(now),
                 Timer::Unconfirmed(id) => self.forget_unconfirmed(id),
                 Timer::Resolve(address) => self.resolve_again(now, wall, address),
@@ -69,7 +72,8 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(session) = peer.current.clone() else { return };
         if session.is_expired(now) {
-            return self.forget_sessions(id);
+            self.forget_sessions(id);
+            return self.refuse_unless_connecting(id);
         }
         if let Some(previous) = peer.previous.take_if(|previous| previous.is_expired(now)) {
             self.peers.release_index(previous.local_index());
@@ -82,7 +86,7 @@ impl Node {
             self.report_traffic(now, id);
         }
         // Nothing is sent over a session with a relay of ours but what keeps it.
-        let in_use = active || self.is_relay_of_ours(&id);
+        let in_use = active || self.is_relay_of_ours(&id) || self.carries_for_us(&id);
         let Some(peer) = self.peers.of(&id) else { return };
         let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
         let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
@@ -94,10 +98,12 @@ impl Node {
         if in_use && old || lost {
             self.shake_hands(now, wall, id);
         }
-        let suspect = waits && now.saturating_since(proof) >= SUSPECT_AFTER;
+        let rtt = self.peers.of(&id).and_then(|peer| peer.rtt).unwrap_or_default();
+        let patience = SUSPECT_AFTER.max(rtt * SUSPECT_RTTS);
+        let suspect = waits && now.saturating_since(proof) >= patience;
         let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(peer));
         if suspect && has_standby {
-            self.race(now, id);
+            self.race(now, wall, id);
         }
         if unanswered && (active || !lost) {
             self.probe(now, id);
@@ -109,7 +115,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let next = match peer.probe {
             Some(probe) if !lost => probe.sent + PROBE_PATIENCE,
-            None if waits && has_standby && !suspect => proof + SUSPECT_AFTER,
+            None if waits && has_standby && !suspect => proof + patience,
             None if waits => proof.max(session.last_sent().unwrap_or(proof)) + PROBE_PATIENCE,
             _ if active && has_standby => now + SESSION_LOOK_STANDBY,
             _ if active || peer.epoch_grace.is_some() => now + SESSION_LOOK,

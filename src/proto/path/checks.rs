@@ -9,6 +9,7 @@
 //! comes too early is lost without harm. The pings are messages of the session: whoever answers is the peer.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rand_core::Rng;
@@ -21,6 +22,13 @@ pub const TARGETS_MAX: usize = 8;
 /// Pings to one endpoint that does not answer, counted from its first: dense at first, as the other side starts half a
 /// round trip later, then in two rounds more.
 const CHECKS_MS: [u64; 10] = [0, 50, 150, 300, 1000, 1100, 1300, 3000, 3100, 3300];
+/// Pings to one IP address that has not answered, within [`UNANSWERED_FOR`]: whoever names the addresses may mean
+/// somebody else's.
+pub const UNANSWERED_MAX: u32 = 20;
+/// See [`UNANSWERED_MAX`].
+pub const UNANSWERED_FOR: Duration = Duration::from_secs(60);
+/// IP addresses remembered that have not answered; no others are tried meanwhile.
+pub const ADDRESSES_MAX: usize = 2 * TARGETS_MAX;
 /// See [`CHECKS_MS`].
 pub const CHECKS_PER_TARGET: usize = CHECKS_MS.len();
 /// Pings whose answer is still welcome.
@@ -44,6 +52,8 @@ impl Target {
 pub struct Checks {
     targets: Vec<Target>,
     sent: BTreeMap<u64, (Hop, Instant)>,
+    /// Pings to addresses that have not answered, and when they are forgotten.
+    unanswered: BTreeMap<IpAddr, (u32, Instant)>,
 }
 
 impl Checks {
@@ -57,6 +67,7 @@ impl Checks {
 
     /// Tries one more way, unless it is being tried or there are too many.
     pub fn add(&mut self, now: Instant, hop: Hop) {
+        self.targets.retain(|target| target.due().is_some());
         if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.hop != hop) {
             self.targets.push(Target { hop, since: now, sent: 0 });
         }
@@ -67,14 +78,20 @@ impl Checks {
         self.targets.clear();
     }
 
-    /// True while something is being tried.
-    pub fn are_running(&self) -> bool {
-        self.targets.iter().any(|target| target.due().is_some())
+    /// True while this way is being tried.
+    pub fn is_trying(&self, hop: Hop) -> bool {
+        self.targets.iter().any(|target| target.hop == hop && target.due().is_some())
     }
 
     /// The next ping to send: where to, and its nonce.
     pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(Hop, u64)> {
-        let target = self.targets.iter_mut().find(|target| target.due().is_some_and(|due| due <= now))?;
+        let target = loop {
+            let at = self.targets.iter().position(|target| target.due().is_some_and(|due| due <= now))?;
+            if self.may_ping(now, self.targets[at].hop) {
+                break &mut self.targets[at];
+            }
+            self.targets.remove(at);
+        };
         target.sent += 1;
         let (hop, nonce) = (target.hop, rng.next_u64());
         if self.sent.len() == SENT_MAX {
@@ -88,8 +105,21 @@ impl Checks {
     /// A ping was answered: the way that works, and how long it took.
     pub fn handle_answer(&mut self, now: Instant, nonce: u64) -> Option<(Hop, Duration)> {
         let (hop, at) = self.sent.remove(&nonce)?;
+        hop.direct().and_then(|endpoint| self.unanswered.remove(&endpoint.ip()));
         self.targets.retain(|target| target.hop != hop);
         Some((hop, now.saturating_since(at)))
+    }
+
+    /// Counts a ping; false when the address has had its share. A relay gets what it agreed to.
+    fn may_ping(&mut self, now: Instant, hop: Hop) -> bool {
+        let Some(ip) = hop.direct().map(|endpoint| endpoint.ip()) else { return true };
+        self.unanswered.retain(|_, (_, until)| now < *until);
+        if self.unanswered.len() >= ADDRESSES_MAX && !self.unanswered.contains_key(&ip) {
+            return false;
+        }
+        let (pings, _) = self.unanswered.entry(ip).or_insert((0, now + UNANSWERED_FOR));
+        *pings += 1;
+        *pings <= UNANSWERED_MAX
     }
 
     /// When to call [`Checks::poll_transmit`].

@@ -148,13 +148,11 @@ impl Path {
         self.heard = Some(hop);
         match (self.current, hop) {
             (Some(current), hop) if current == hop => Heard::InUse,
-            (Some(Hop::Direct(_)), Hop::Relayed(_)) | (Some(Hop::Relayed(_)), Hop::Direct(_)) => {
-                Heard::Elsewhere
-            }
-            (None, hop) | (Some(Hop::Direct(_)), hop @ Hop::Direct(_)) | (Some(Hop::Relayed(_)), hop) => {
+            (None, hop) | (Some(Hop::Direct(_)), hop @ Hop::Direct(_)) => {
                 self.switch(hop);
                 Heard::Moved
             }
+            (Some(Hop::Direct(_)), Hop::Relayed(_)) | (Some(Hop::Relayed(_)), _) => Heard::Elsewhere,
         }
     }
 

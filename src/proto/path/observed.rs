@@ -15,6 +15,8 @@ use crate::proto::timer::Instant;
 pub const VOTES_MAX: usize = 32;
 /// So many networks are believed what we cannot see ourselves.
 pub const VOTES_BELIEVED: usize = 3;
+/// Two networks that change their minds within this time tell of a change of the NAT.
+pub const CHANGE_LIFE: Duration = Duration::from_secs(60);
 /// How long a vote counts.
 pub const VOTE_LIFE: Duration = Duration::from_secs(600);
 
@@ -41,27 +43,42 @@ struct Vote {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// By network of the observer: an IPv4 /16 or an IPv6 /32.
-    votes: BTreeMap<(bool, u32), Vote>,
+    votes: BTreeMap<Network, Vote>,
+    /// Who changed its mind last, what it said before, and when.
+    changed: Option<(Network, SocketAddr, Instant)>,
 }
+
+/// Family and prefix.
+type Network = (bool, u32);
 
 impl Observed {
     /// Somebody at `observer` saw us at `seen`. Observers of our own network, who see another side of us, are left out.
     pub fn vote(&mut self, now: Instant, observer: SocketAddr, seen: SocketAddr) {
         let sides_differ = observer.is_ipv4() != seen.is_ipv4();
-        if !is_global(observer.ip()) || sides_differ || seen.port() == 0 || seen.ip().is_unspecified() {
+        if !is_global(observer.ip()) || !is_global(seen.ip()) || sides_differ || seen.port() == 0 {
             return;
         }
         let network = network(observer.ip());
-        // Who sees us elsewhere than before tells that the NAT has changed: the others will see it too.
         if let Some(before) = self.votes.get(&network).map(|vote| vote.seen).filter(|before| *before != seen)
         {
-            self.votes.retain(|_, vote| vote.seen != before);
+            self.handle_change(now, network, before);
         }
         if self.votes.len() >= VOTES_MAX && !self.votes.contains_key(&network) {
             let oldest = self.votes.iter().min_by_key(|(_, vote)| vote.at).map(|(network, _)| *network);
             oldest.and_then(|network| self.votes.remove(&network));
         }
         self.votes.insert(network, Vote { seen, at: now });
+    }
+
+    /// When two networks see us elsewhere than both did before, the NAT has changed, and the others will see it too.
+    fn handle_change(&mut self, now: Instant, network: Network, before: SocketAddr) {
+        let confirms = |(other, seen, at): (Network, SocketAddr, Instant)| {
+            other != network && seen == before && now.saturating_since(at) < CHANGE_LIFE
+        };
+        if self.changed.is_some_and(confirms) {
+            self.votes.retain(|_, vote| vote.seen != before);
+        }
+        self.changed = Some((network, before, now));
     }
 
     /// Forgets everything: we are somewhere else.
@@ -116,7 +133,7 @@ impl Observed {
     }
 }
 
-fn network(ip: IpAddr) -> (bool, u32) {
+fn network(ip: IpAddr) -> Network {
     match ip.to_canonical() {
         IpAddr::V4(ip) => (true, ip.to_bits() >> 16),
         IpAddr::V6(ip) => (false, (ip.to_bits() >> 96) as u32),

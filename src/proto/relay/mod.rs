@@ -36,8 +36,10 @@ pub const STRANGERS_MAX: usize = 256;
 pub const STRANGERS_PER_PREFIX_MAX: usize = 16;
 /// Channels at once.
 pub const CHANNELS_MAX: usize = 4096;
-/// Channels that one stranger opened, or that lead to one.
+/// Channels that one stranger opened.
 pub const CHANNELS_PER_NODE_MAX: usize = 64;
+/// Channels that strangers opened to one client.
+pub const CHANNELS_PER_CLIENT_MAX: usize = 256;
 /// Bytes a second in each direction of a channel for signals, and what may come at once: some handshakes, candidates
 /// and pings.
 pub const SIGNALS_BYTES_PER_S: u64 = 4 * 1024;
@@ -83,7 +85,16 @@ pub struct Channel {
     pub service: Service,
     /// What it may carry from each end.
     pub quotas: [Arc<SharedBucket>; 2],
+    renewed: Instant,
     until: Instant,
+}
+
+impl Channel {
+    /// When it last carried something or was renewed.
+    fn last_used(&self) -> Instant {
+        let carried = self.quotas.iter().map(|quota| quota.full_at()).max().unwrap_or_default();
+        carried.max(self.renewed)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,7 +168,7 @@ impl Relay {
             let [a, b] = channel.ends;
             let far = if a.slot == slot { b } else { a };
             if [a, b].contains(&End { node: from, slot }) && far.node == to {
-                channel.until = now + CHANNEL_LIFE;
+                (channel.renewed, channel.until) = (now, now + CHANNEL_LIFE);
                 return Some((far, channel.service));
             }
             return None;
@@ -165,12 +176,12 @@ impl Relay {
         if from == to || !self.allocations.contains_key(&to) {
             return None;
         }
-        let crowded = |node: &NodeId| {
-            self.is_stranger(node)
-                && self.channels.values().filter(|c| c.ends.iter().any(|end| end.node == *node)).count()
-                    >= CHANNELS_PER_NODE_MAX
-        };
-        if self.channels.len() >= CHANNELS_MAX || crowded(&from) || crowded(&to) {
+        // A pair needs no two: who lost the slot gets another.
+        let same_pair = |c: &&Channel| (c.ends[0].node, c.ends[1].node) == (from, to);
+        if let Some(old) = self.channels.values().find(same_pair).map(|channel| channel.ends[0].slot) {
+            self.end(old);
+        }
+        if !self.make_room(&from, &to) {
             return None;
         }
         let far = End { node: to, slot: self.free_slot(rng) };
@@ -188,9 +199,47 @@ impl Relay {
             })
         };
         let (ends, quotas) = ([End { node: from, slot }, far], [quota(), quota()]);
-        self.channels.insert(slot, Channel { ends, service, quotas, until: now + CHANNEL_LIFE });
+        self.channels
+            .insert(slot, Channel { ends, service, quotas, renewed: now, until: now + CHANNEL_LIFE });
         self.slots.extend([(slot, slot), (far.slot, slot)]);
         Some((far, service))
+    }
+
+    /// Sees to it that one more channel may be opened: strangers open no more than their share, have no more than theirs
+    /// lead to one client, and leave a quarter of all to our own peers.
+    fn make_room(&mut self, from: &NodeId, to: &NodeId) -> bool {
+        let stranger = self.is_stranger(from);
+        let opened = self.channels.values().filter(|channel| channel.ends[0].node == *from).count();
+        let limit = if stranger { CHANNELS_MAX / 4 * 3 } else { CHANNELS_MAX };
+        if self.channels.len() >= limit || stranger && opened >= CHANNELS_PER_NODE_MAX {
+            return false;
+        }
+        // Of those that strangers opened to one client, the one that was not used for longest gives way.
+        let leads = |c: &&Channel| c.ends[1].node == *to && self.is_stranger(&c.ends[0].node);
+        if stranger && self.channels.values().filter(leads).count() >= CHANNELS_PER_CLIENT_MAX {
+            let oldest = self.channels.values().filter(leads).min_by_key(|channel| channel.last_used());
+            if let Some(slot) = oldest.map(|channel| channel.ends[0].slot) {
+                self.end(slot);
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, opener: Slot) {
+        if let Some(channel) = self.channels.remove(&opener) {
+            for end in channel.ends {
+                self.slots.remove(&end.slot);
+            }
+        }
+    }
+
+    /// Counts a datagram of `bytes` that `from` has carried to `slot`'s other end by a message.
+    pub fn charge(&self, now: Instant, slot: Slot, bytes: u64) -> bool {
+        let channel = self.slots.get(&slot).and_then(|opener| self.channels.get(opener));
+        channel.is_some_and(|channel| {
+            let end = usize::from(channel.ends[0].slot != slot);
+            channel.quotas[end].take(now, bytes)
+        })
     }
 
     /// True when a slot is not in use with us.
@@ -225,8 +274,7 @@ impl Relay {
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         self.allocations.retain(|_, allocation| now < allocation.until);
         for channel in self.channels.values_mut() {
-            let used = channel.quotas.iter().map(|quota| quota.full_at()).max().unwrap_or_default();
-            channel.until = channel.until.max(used + CHANNEL_LIFE).min(now + CHANNEL_LIFE);
+            channel.until = channel.until.max(channel.last_used() + CHANNEL_LIFE).min(now + CHANNEL_LIFE);
         }
         let before = self.channels.len();
         self.channels.retain(|_, channel| now < channel.until);

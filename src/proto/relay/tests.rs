@@ -84,11 +84,44 @@ fn one_stranger_does_not_take_all_channels() {
         .filter(|n| relay.bind(T0, node(500), Slot(1000 + u64::from(*n)), node(*n), &mut rng()).is_some())
         .count();
     assert_eq!(opened, CHANNELS_PER_NODE_MAX);
-    let opened = (600..800)
-        .filter(|n| relay.bind(T0, node(*n), Slot(u64::from(*n)), node(0), &mut rng()).is_some())
-        .count();
-    assert_eq!(opened, CHANNELS_PER_NODE_MAX, "nor all that lead to one node");
     assert!(relay.bind(T0, node(900), Slot(5), node(199), &mut rng()).is_some());
+}
+
+#[test]
+fn nobody_keeps_others_from_a_client() {
+    let mut relay = with_own(&[900]);
+    relay.allocate(T0, node(0), ip(1, 1));
+    let mut rng = rng();
+    for slot in 0..100 {
+        assert!(relay.bind(T0, node(1), Slot(slot), node(0), &mut rng).is_some());
+    }
+    assert_eq!(relay.channels().count(), 1, "a pair has one channel");
+    assert!(relay.is_free(Slot(98)) && !relay.is_free(Slot(99)));
+    for n in 0..2 * CHANNELS_PER_CLIENT_MAX as u16 {
+        let now = T0 + Duration::from_secs(n.into());
+        assert!(relay.bind(now, node(1000 + n), Slot(1000 + u64::from(n)), node(0), &mut rng).is_some());
+    }
+    assert_eq!(relay.channels().count(), CHANNELS_PER_CLIENT_MAX);
+    assert!(relay.is_free(Slot(1000)), "the one that was not used for longest has given way");
+    assert!(relay.bind(T0, node(900), Slot(5), node(0), &mut rng).is_some());
+}
+
+#[test]
+fn strangers_leave_room_for_own_peers() {
+    let mut relay = with_own(&[900]);
+    let mut rng = rng();
+    for client in 0..100 {
+        relay.allocate(T0, node(client), ip(client as u8, 1));
+    }
+    let mut slot = 10_000;
+    let mut open = |relay: &mut Relay, from: u16, to: u16| {
+        slot += 1;
+        relay.bind(T0, node(from), Slot(slot), node(to), &mut rng).is_some()
+    };
+    let opened: usize =
+        (100..200u16).map(|from| (0..64u16).filter(|to| open(&mut relay, from, *to)).count()).sum();
+    assert_eq!(opened, CHANNELS_MAX / 4 * 3);
+    assert!(!open(&mut relay, 300, 1) && open(&mut relay, 900, 1));
 }
 
 #[test]

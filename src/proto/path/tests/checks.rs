@@ -37,7 +37,7 @@ fn who_does_not_answer_gets_few_pings_and_then_none() {
     let to_first = sent.iter().filter(|(_, to, _)| *to == at(1));
     assert_eq!(to_first.count(), CHECKS_PER_TARGET);
     assert!(sent.iter().all(|(when, ..)| *when <= T0 + Duration::from_secs(4)));
-    assert!(!checks.are_running());
+    assert!((1..=20).all(|n| !checks.is_trying(at(n))));
 }
 
 #[test]
@@ -61,7 +61,34 @@ fn an_endpoint_heard_meanwhile_is_tried_once_and_late_answers_count() {
     checks.add(T0, at(2));
     let sent = all(&mut checks);
     assert_eq!(sent.len(), 2 * CHECKS_PER_TARGET);
+    checks.add(T0 + Duration::from_secs(5), at(1));
+    assert_eq!(all(&mut checks).len(), CHECKS_PER_TARGET, "anew, once it was given up");
     checks.stop();
     let (_, to, nonce) = sent[sent.len() - 1];
     assert_eq!(checks.handle_answer(T0 + Duration::from_secs(9), nonce).map(|(to, _)| to), Some(to));
+}
+
+#[test]
+fn whoever_names_a_victim_over_and_over_has_it_pinged_a_few_times_only() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let ports = |n: u16| Hop::Direct(format!("21.0.0.1:{}", 1024 + n).parse().unwrap());
+    let mut checks = Checks::default();
+    let mut sent = 0;
+    for step in 0..500u64 {
+        let now = T0 + Duration::from_millis(100 * step);
+        (0..8).for_each(|n| checks.add(now, ports(n)));
+        while checks.poll_transmit(now, &mut rng).is_some() {
+            sent += 1;
+        }
+    }
+    assert_eq!(sent, UNANSWERED_MAX, "in the first 50 s, over all ports");
+    for step in 0..500u64 {
+        let now = T0 + Duration::from_millis(100 * step);
+        (0..8).for_each(|n| checks.add(now, at(1 + n)));
+        checks.add(now, at(usize::try_from(step % 200).unwrap() + 1));
+        while checks.poll_transmit(now, &mut rng).is_some() {
+            sent += 1;
+        }
+    }
+    assert!(sent <= UNANSWERED_MAX * ADDRESSES_MAX as u32, "{sent} over all addresses");
 }

@@ -24,7 +24,7 @@ fn is_mapped(votes: &[&str], own: &str) -> bool {
 fn a_private_address_is_behind_a_nat_as_soon_as_anybody_outside_answers() {
     assert!(!is_mapped(&[], "192.168.1.5"));
     assert!(is_mapped(&["21.0.0.1:40000"], "192.168.1.5"));
-    assert!(is_mapped(&["192.168.1.5:5747"], "192.168.1.5"), "whatever it says");
+    assert!(is_mapped(&["21.0.0.1:1"], "10.0.0.1"), "whatever it says");
 }
 
 #[test]
@@ -58,10 +58,10 @@ fn one_network_has_one_vote_and_only_for_its_time() {
 #[test]
 fn the_mapping_is_told_by_the_ports_that_several_see() {
     let mapping =
-        |votes: &[&str]| seen(votes).mapping(T0, true, |ip| ip == "10.0.0.1".parse::<IpAddr>().unwrap());
+        |votes: &[&str]| seen(votes).mapping(T0, true, |ip| ip == "99.0.0.1".parse::<IpAddr>().unwrap());
     assert_eq!(mapping(&[]), Mapping::Unknown);
     assert_eq!(mapping(&["21.0.0.1:1"]), Mapping::Unknown);
-    assert_eq!(mapping(&["10.0.0.1:1"]), Mapping::None);
+    assert_eq!(mapping(&["99.0.0.1:1"]), Mapping::None);
     assert_eq!(mapping(&["21.0.0.1:1", "21.0.0.1:1"]), Mapping::Independent);
     assert_eq!(mapping(&["21.0.0.1:1", "21.0.0.1:2"]), Mapping::Dependent);
     assert_eq!(mapping(&["21.0.0.1:1", "21.0.0.1:1", "66.0.0.1:1"]), Mapping::Independent, "one lies");
@@ -73,9 +73,29 @@ fn who_sees_us_from_inside_or_says_nothing_is_left_out() {
     for (observer, seen) in [
         ("192.168.1.9:5747", "192.168.1.5:5747"),
         ("20.0.0.1:5747", "0.0.0.0:0"),
+        ("20.0.0.1:5747", "192.168.1.5:5747"),
         ("20.0.0.1:5747", "[2001:db8::1]:5747"),
     ] {
         observed.vote(T0, observer.parse().unwrap(), seen.parse().unwrap());
     }
     assert_eq!((observed.endpoint(T0, true), observed.endpoint(T0, false)), (None, None));
+}
+
+#[test]
+fn one_network_that_changes_its_mind_changes_no_others_votes() {
+    let (old, new) = ("21.0.0.1:1", "21.0.0.2:1");
+    let mut observed = seen(&[old, old, old, old]);
+    let vote = |observed: &mut Observed, n: u8, text: &str| {
+        let now = T0 + Duration::from_secs(1);
+        observed.vote(now, format!("20.{n}.0.1:5747").parse().unwrap(), text.parse().unwrap());
+    };
+    for _ in 0..3 {
+        vote(&mut observed, 0, new);
+        vote(&mut observed, 0, old);
+    }
+    vote(&mut observed, 0, new);
+    assert_eq!(observed.endpoint(T0, true), Some((old.parse().unwrap(), 3)));
+    assert_eq!(observed.latest(T0, true), Some(new.parse().unwrap()));
+    vote(&mut observed, 1, new);
+    assert_eq!(observed.endpoint(T0, true), Some((new.parse().unwrap(), 2)), "two see a new one");
 }

@@ -1,0 +1,122 @@
+//! As a relay: allocations and channels that others ask us for, and what the data path does with their packets.
+//!
+//! ```text
+//! Allocate ─► `relay::Relay` ─► Allocated          Bind ─► `relay::Relay` ─► Bound, and Invite to the other side
+//! publish  ─► a slot on each side of every channel, to where the other side is known to receive
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::proto::datapath::{Carried, DropReason, Forward, Snapshot, Via};
+use crate::proto::identity::NodeId;
+use crate::proto::relay::ALLOCATION_LIFE;
+use crate::proto::timer::Instant;
+use crate::proto::wire::control::{Control, Service};
+use crate::proto::wire::envelope::RecipientKey;
+use crate::proto::wire::relay::Slot;
+
+use super::relays::ChannelWay;
+use super::{Node, Timer};
+
+impl Node {
+    /// A client asks for an allocation with us.
+    pub(super) fn handle_allocate(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        // Where it is known to receive: what we carry for it goes there.
+        let Some(endpoint) = peer.path.endpoint().filter(|_| peer.challenge.is_none()) else { return };
+        if !peer.requests.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        let service = self.relay.allocate(now, id, endpoint.ip());
+        let seconds = ALLOCATION_LIFE.as_secs() as u16;
+        self.send_control(now, id, &[Control::Allocated { seconds, service }]);
+        self.arm_relay(now);
+    }
+
+    /// A peer asks for a channel through us.
+    pub(super) fn handle_bind(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        slot: Slot,
+        to: NodeId,
+        mut datagram: Vec<u8>,
+    ) {
+        let Some(peer) = self.peers.of_mut(&from) else { return };
+        if peer.path.is_relayed() || !peer.requests.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        // A channel that stands is renewed; a new one has to lead somewhere.
+        let possible = !self.relay.is_free(slot) || self.reaches(&to).is_some();
+        let ours = self.channels.contains_key(&slot);
+        let bound =
+            if possible && !ours { self.relay.bind(now, from, slot, to, &mut self.rng) } else { None };
+        let service = bound.map_or(Service::None, |(_, service)| service);
+        self.send_control(now, from, &[Control::Bound { slot, service }]);
+        let Some((far, service)) = bound else { return };
+        self.dirty = true;
+        if !self.relay.charge(now, slot, datagram.len() as u64) {
+            self.drop(DropReason::Relay);
+            datagram.clear();
+        }
+        self.send_control(now, to, &[Control::Invite { slot: far.slot, peer: from, service, datagram }]);
+        self.arm_relay(now);
+    }
+
+    /// Where what we carry for a node goes: an endpoint at which it is known to receive.
+    fn reaches(&self, node: &NodeId) -> Option<SocketAddr> {
+        let peer = self.peers.of(node).filter(|peer| peer.current.is_some() && peer.challenge.is_none());
+        peer?.path.endpoint()
+    }
+
+    fn arm_relay(&mut self, now: Instant) {
+        match self.relay.poll_timeout() {
+            Some(at) => self.timers.arm(Timer::Channels, at.max(now)),
+            None => self.timers.disarm(&Timer::Channels),
+        }
+    }
+
+    /// Channels and allocations that nobody uses any more.
+    pub(super) fn end_channels(&mut self, now: Instant) {
+        self.dirty |= self.relay.handle_timeout(now);
+        self.arm_relay(now);
+    }
+
+    /// What the data path does with relayed packets. What did not change is taken over from `before`.
+    pub(super) fn carried(&self, ways: &BTreeMap<Slot, ChannelWay>, before: &Snapshot, into: &mut Snapshot) {
+        for (slot, way) in ways {
+            let ours = Carried::Ours(way.endpoint);
+            let kept = before
+                .slots
+                .get(slot)
+                .filter(|old| matches!(***old, Carried::Ours(at) if at == way.endpoint));
+            into.slots.insert(*slot, kept.cloned().unwrap_or_else(|| Arc::new(ours)));
+        }
+        for channel in self.relay.channels() {
+            let [a, b] = channel.ends;
+            let (Some(at_a), Some(at_b)) = (self.reaches(&a.node), self.reaches(&b.node)) else { continue };
+            let directions = [(a, at_a, b, at_b, 0), (b, at_b, a, at_a, 1)];
+            for (near, from, far, to, quota) in directions {
+                let kept = before.slots.get(&near.slot).filter(|old| match &***old {
+                    Carried::Forward(old) => {
+                        old.from == from && old.to == to && Arc::ptr_eq(&old.quota, &channel.quotas[quota])
+                    }
+                    Carried::Ours(_) => false,
+                });
+                let made = || {
+                    let key = RecipientKey::new(&far.node, &self.session_config.network);
+                    let (via, quota) = (Via { slot: far.slot, key }, channel.quotas[quota].clone());
+                    Arc::new(Carried::Forward(Forward { from, to, via, quota }))
+                };
+                into.slots.insert(near.slot, kept.cloned().unwrap_or_else(made));
+            }
+        }
+    }
+
+    /// Whom we carry packets for, and how many channels there are.
+    pub(super) fn carrying(&self) -> (Vec<NodeId>, usize) {
+        (self.relay.clients().copied().collect(), self.relay.channels().count())
+    }
+}
