@@ -9,6 +9,7 @@ use auramesh::proto::wire::envelope::{
 use auramesh::proto::wire::handshake::{
     INITIATION_NOISE_AT, Initiation, InitiationPayload, RESPONSE_NOISE_AT, Response, ResponsePayload,
 };
+use auramesh::proto::wire::relay;
 use auramesh::proto::wire::sealed::{
     Sealed, emit_record_reply, emit_record_request, parse_record_reply, parse_record_request,
 };
@@ -95,6 +96,10 @@ pub(crate) fn session_header(data: &[u8]) {
     if let Ok(header) = Header::parse(bytes) {
         assert_eq!(header.emit()[1..], bytes[1..]);
         assert_eq!(Header::parse(&header.emit()), Ok(header));
+    }
+    if let Some(Ok(header)) = relay::Header::parse(bytes) {
+        assert_eq!(header.emit()[1..], bytes[1..]);
+        assert_eq!(relay::Header::parse(&header.emit()), Some(Ok(header)));
     }
 }
 
