@@ -8,7 +8,7 @@ use crate::config::{Config, Inbound};
 use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
-use crate::proto::node::{PeerState, Status};
+use crate::proto::node::{PeerState, PeerStatus, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -81,6 +81,9 @@ impl Facts {
                 text,
                 "azora probe ADDRESS tells how far it gets; is this machine still online?",
             );
+        }
+        if let Some(Health { code, text, fix }) = settled.then(|| relays(status)).flatten() {
+            add(&code, text, &fix);
         }
         if self.save_failed.load(Ordering::Relaxed) {
             let text = "the known contacts cannot be saved".into();
@@ -155,6 +158,34 @@ pub(super) fn unanswered(configured: usize) -> String {
         1 => "the configured peer does not answer".into(),
         n => format!("none of the {n} configured peers answers"),
     }
+}
+
+/// What keeps others from reaching a node behind a NAT, or it from reaching them.
+fn relays(status: &Status) -> Option<Health> {
+    let without_data = |peer: &&PeerStatus| {
+        let settled = peer.session_age.is_some_and(|age| age >= SILENCE);
+        settled && peer.via.is_some_and(|(_, data)| !data)
+    };
+    let entry = |code: &str, text, fix| Some(Health { code: code.into(), text, fix });
+    if let Some((peer, (relay, _))) =
+        status.peers.iter().find(without_data).and_then(|peer| Some((peer, peer.via?)))
+    {
+        let ours = if status.maps_dependently { "this node's NAT" } else { "the NAT on its side" };
+        let text = format!(
+            "{} is behind a NAT, as this node is, and {ours} lets no straight way through; the node in between \
+             carries no data",
+            peer.node_id
+        );
+        let fix = format!(
+            "set [relay] enabled = true on {relay} or another node at a public address that both know, or name this \
+             node in its [relay] peers; or forward UDP port 5747 on one of the NATs"
+        );
+        return entry("no-relay-for-data", text, fix);
+    }
+    let seen = status.mapped.filter(|_| status.relays.is_empty())?;
+    let text = format!("this node is behind a NAT (seen at {seen}), and no node carries packets to it");
+    let fix = "azora peers add NODEID@IP:PORT of a node at a public address that serves the DHT";
+    entry("no-relay", text, fix.into())
 }
 
 /// For how long every peer that we hold a session with has been silent to what we sent; `None` when one is not.

@@ -118,3 +118,31 @@ fn sixteen_pairs_of_places_are_connected_and_all_but_the_hopeless_directly() {
         percentile(&directs, 100)
     );
 }
+
+#[test]
+fn strangers_introduce_two_nodes_and_say_what_is_missing_where_that_is_not_enough() {
+    let lab = Lab::new();
+    let public = [lab.public(Underlay::V4).started(), lab.public(Underlay::V4)];
+    let [first, second] = public;
+    let second = second.knows(&first).started();
+    let behind = |nat| {
+        let router = lab.router(nat);
+        let node = router.node().with(&["--inbound", "allow"]).knows(&second).started();
+        joined(node, 1)
+    };
+    let (easy, other, hard) =
+        (behind(Nat::PortRestricted), behind(Nat::PortRestricted), behind(Nat::Symmetric));
+    easy.reaches(&other, Duration::from_secs(5));
+    assert_eq!((kind(&easy, &other).as_str(), kind(&other, &easy).as_str()), ("direct", "direct"));
+
+    assert!(easy.ping(hard.address, 1).is_none(), "nobody carries it");
+    let said = easy.sh(&format!("ping -6 -n -c 2 -W 8 -i 1 {}", hard.address)).out;
+    assert!(said.contains("nreachable"), "{said}");
+    let (health, took) = eventually(Duration::from_secs(15), "health says what is missing", || {
+        let status = easy.status();
+        let all = status["health"].as_array()?.clone();
+        all.into_iter().find(|entry| entry["code"] == "no-relay-for-data")
+    });
+    println!("after {took:?}: {health}");
+    assert!(health["fix"].as_str().is_some_and(|fix| fix.contains("[relay]")), "{health}");
+}
