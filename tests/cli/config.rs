@@ -22,7 +22,9 @@ fn wrong_files_exit_2_with_line_and_key() {
     };
     check("[tun]\nname = \"azora0\"\nmtuu = 1300\n", ":3:1: unknown field `mtuu`");
     check("[tun]\nmtu = 9000\n", ":2:7: mtu 9000 is outside 1280 to 1420");
-    check("[relay]\nenabled = true\n", ":1:2: unknown field `relay`");
+    check("[store]\nquota = 1\n", ":1:2: unknown field `store`");
+    check("[relay]\nlimits = { kbit_s = 0 }\n", ":2:10: kbit_s 0 is outside 1 to");
+    check("[relay]\npeers = [\"x\"]\n", ":2:9:");
     check("[net]\nbootstrap = [\"x\"]\n", ":2:");
     check("not toml\n", ":1:");
     let make_one = ["/nonexistent", "No such file", "make one: `azora config init FILE`"];

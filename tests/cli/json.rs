@@ -25,7 +25,8 @@ fn address(seed: u8) -> String {
 fn status_is_as_documented() {
     let ran = Fake::healthy().azora(&["status", "--json"]).exits(0);
     let status = ran.json();
-    let documented = "version node_id address state interface listen endpoints dht data health peers drops";
+    let documented =
+        "version node_id address state interface listen endpoints dht nat data health peers drops";
     assert_eq!(keys(&ran.out, &status).join(" "), documented);
     assert_eq!(status["state"], "running");
     assert_eq!(status["node_id"], id(OWN));
@@ -33,6 +34,11 @@ fn status_is_as_documented() {
     assert_eq!(status["interface"], json!({"name": "azora0", "up": true, "mtu": 1420}));
     assert_eq!(status["listen"], json!(["0.0.0.0:5747", "[::]:5747"]));
     assert_eq!(status["dht"], json!({"mode": "server", "contacts": 37, "network_size_estimate": 120}));
+    let relays = json!([{"node_id": id(4), "data": true}]);
+    let nat = json!({
+        "mapped": "203.0.113.9:40001", "mapping_varies": false, "relays": relays, "relayed_for": 2, "channels": 1
+    });
+    assert_eq!(status["nat"], nat);
     let ciphers = ["aes-256-gcm", "chacha20-poly1305"];
     let data = json!({
         "tun_offload": "tcp-udp", "tun_refused": 0, "udp_offload": "trains", "superframes": true, "ciphers": ciphers

@@ -19,12 +19,14 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          listen     0.0.0.0:5747, [::]:5747\n\
          seen as    203.0.113.7:5747\n\
          dht        server, 37 contacts, about 120 nodes in the network\n\
+         nat        seen at 203.0.113.9:40001, reached through {}, relay of 2 nodes, 1 channel open\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
          peers      2, 1 with data in the last 30 s\n\
          drops      policy 3\n\
          version    0.1.0\n",
         node_id(OWN),
-        node_id(OWN).address()
+        node_id(OWN).address(),
+        &node_id(4).to_string()[..10]
     );
     assert_eq!(out, expected);
     let with_peers = healthy.azora(&["status", "--peers"]).exits(0).out;
