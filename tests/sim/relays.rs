@@ -160,3 +160,29 @@ fn a_relay_that_dies_is_replaced_and_the_session_goes_on() {
         status.relays
     );
 }
+
+#[test]
+fn a_relay_that_carries_data_is_found_among_others_that_do_not() {
+    let mut world = World::new(405, conditions());
+    let mut public = backbone(&mut world, 6, false);
+    let (a, _) = place(&mut world, Place::Behind(NatKind::Symmetric), public[0]);
+    let (b, _) = place(&mut world, Place::Behind(NatKind::Symmetric), public[1]);
+    world.run_for(Duration::from_secs(10));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_none(), "nobody carries data yet");
+    let relay = relay::Config { strangers: true, ..relay::Config::default() };
+    let bootstrap = vec![(world.id(public[0]), world.endpoint(public[0]))];
+    let machine = Machine { relay, bootstrap, ..world.machine_v4() };
+    public.push(world.add(machine));
+    world.run_for(Duration::from_secs(10));
+    let open = world.id(public[6]);
+    for node in [a, b] {
+        assert!(ping(&mut world, node, public[6], 5, PATIENCE).is_some());
+    }
+    world.run_for(Duration::from_secs(150));
+    for node in [a, b] {
+        let relays = world.host(node).node.status(world.now).relays;
+        assert!(relays.contains(&(open, true)) && relays.len() <= 3, "{relays:?}");
+    }
+    assert!(ping(&mut world, a, b, 2, Duration::from_secs(5)).is_some());
+    assert_eq!(peer(&world, a, b).unwrap().via, Some((open, true)));
+}

@@ -81,7 +81,12 @@ impl Node {
     }
 
     /// A packet waits for a way that carries data: one is looked for soon, and the packet does not wait long.
-    pub(super) fn hurry_upgrade(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn hurry_upgrade(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        // A relay that carries data is used as soon as it says so.
+        if let Some(peer) = self.peers.of_mut(&id).filter(|peer| now >= peer.race_after) {
+            peer.race_after = now + RACE_GAP;
+            self.channels_to(now, wall, id);
+        }
         let (timer, at) = (Timer::Upgrade(id), now + WAIT_FOR_WAY);
         if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
             self.timers.arm(timer, at);

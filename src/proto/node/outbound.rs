@@ -78,7 +78,7 @@ impl Node {
             Some(peer) if peer.current.is_some() => {
                 self.release_staged(now, id);
                 if self.peers.of(&id).is_some_and(|peer| !peer.staged.is_empty()) {
-                    self.hurry_upgrade(now, id);
+                    self.hurry_upgrade(now, wall, id);
                 }
             }
             _ => self.connect(now, wall, id),

@@ -8,12 +8,13 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_core::Rng as _;
 
 use crate::proto::datapath::{DropReason, Via};
+use crate::proto::dht::Mode;
 use crate::proto::identity::NodeId;
 use crate::proto::path;
 use crate::proto::relay::ALLOCATION_LIFE;
@@ -47,7 +48,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(120);
 /// How soon more relays are looked for when there are too few.
 const LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// And for relays that carry data, while there are enough that do not.
-const LOOK_FOR_DATA: Duration = Duration::from_secs(600);
+const LOOK_FOR_DATA: Duration = Duration::from_secs(60);
 /// Channels that are renewed with a relay that was away.
 const RENEWED_MAX: usize = 64;
 /// Who owes us an answer for this long is no relay.
@@ -105,7 +106,8 @@ impl Node {
         self.observed.is_mapped(now, &own)
     }
 
-    pub(super) fn is_own(&self, ip: std::net::IpAddr) -> bool {
+    /// True for addresses of this machine.
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
         self.local.iter().any(|network| network.ip == ip) || self.endpoints.iter().any(|e| e.ip() == ip)
     }
 
@@ -119,8 +121,7 @@ impl Node {
         }
         self.mapped = mapped;
         if self.dht_auto {
-            let mode = if mapped { crate::proto::dht::Mode::Client } else { crate::proto::dht::Mode::Server };
-            self.dht.set_mode(mode);
+            self.dht.set_mode(if mapped { Mode::Client } else { Mode::Server });
         }
         self.timers.arm(Timer::Relays, now);
         self.renew_record(now, wall);
@@ -185,7 +186,7 @@ impl Node {
         if self.relays().count() >= RELAYS_WANTED {
             // There are enough; that they carry no data is no reason to ask everybody again and again.
             let looked = self.looked_for_data.is_some_and(|at| now.saturating_since(at) < LOOK_FOR_DATA);
-            if wanted > 0 && !looked {
+            if wanted > 0 && !looked && !possible.is_empty() {
                 self.looked_for_data = Some(now);
             } else {
                 wanted = 0;
@@ -390,8 +391,8 @@ impl Node {
         }
         let races = |peer: &&super::peers::Peer| {
             let names = |contact: &Contact| contact.node_id == relay;
-            peer.racing
-                && peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names))
+            let waits = peer.racing || peer.path.is_relayed() && !peer.staged.is_empty();
+            waits && peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names))
         };
         for id in self.peers.iter().filter(races).map(|peer| peer.id).collect::<Vec<_>>() {
             if let (Some(hop), Some(peer)) = (self.bind(now, relay, id, &[]), self.peers.of_mut(&id)) {
