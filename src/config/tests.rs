@@ -65,7 +65,7 @@ fn settings_read_back_as_the_same_configuration() {
 #[test]
 fn unknown_keys_are_refused_with_line_and_key() {
     refused("[tun]\nname = \"a\"\nmtuu = 1400\n", &["test.toml:3:1:", "mtuu"]);
-    refused("[relay]\nenabled = true\n", &["test.toml:1:", "relay"]);
+    refused("[relay]\nenabled = true\nquota = 1\n", &["test.toml:3:1:", "quota"]);
     refused("[names]\nsuffix = \"x\"\n", &["names"]);
     refused("[net]\nport_mapping = true\n", &["test.toml:2:1:", "port_mapping"]);
     refused("[policy]\nallow = [{ proto = \"tcp\", ports = 1 }]\n", &["test.toml:2:", "ports"]);
@@ -76,6 +76,9 @@ fn unknown_keys_are_refused_with_line_and_key() {
 fn wrong_values_are_refused_with_their_line() {
     let line_2: &[(&str, &[&str])] = &[
         ("[tun]\nmtu = 1279", &["1279", "1280 to 1420"]),
+        ("[relay]\nlimits = { kbit_s = 0 }", &["kbit_s 0"]),
+        ("[relay]\nlimits = { kbit_s = 1, burst = 2 }", &["burst"]),
+        ("[relay]\nenabled = 1", &["true or false"]),
         ("[tun]\nmtu = 1421", &["1421"]),
         ("[tun]\nmtu = -1", &["-1"]),
         ("[tun]\nmtu = 9223372036854775807", &["9223372036854775807"]),

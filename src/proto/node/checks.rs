@@ -174,6 +174,15 @@ impl Node {
         self.check(now, id);
     }
 
+    /// The peer asks on another way than ours: perhaps because nothing comes by ours. We could not tell from what we hear.
+    pub(super) fn doubt_way(&mut self, now: Instant, wall: WallTime, id: NodeId, source: Hop) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        let elsewhere = peer.path.current().is_some_and(|current| current != source);
+        if elsewhere && self.has_standby(peer) {
+            self.race(now, wall, id);
+        }
+    }
+
     /// Sends the checks that are due and notes when the next one is.
     pub(super) fn check(&mut self, now: Instant, id: NodeId) {
         loop {

@@ -374,6 +374,7 @@ impl Node {
                 let messages: Vec<_> = std::iter::once(pong).chain(report).collect();
                 self.send_control_by(now, id, source, &messages);
                 self.check_hop(now, id, source);
+                self.doubt_way(now, wall, id, source);
             }
             Control::Pong { nonce, observed } => {
                 if self.handle_pong(now, id, nonce) {

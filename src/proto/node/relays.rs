@@ -279,8 +279,12 @@ impl Node {
         }
     }
 
-    /// A session with a relay of ours is new: it may have been started anew, and know nothing of us.
+    /// A session with a node is new. A relay of ours may have been started anew, and know nothing of us; whoever was lost
+    /// or has refused may be asked again.
     pub(super) fn renew_at_relay(&mut self, now: Instant, id: NodeId) {
+        if self.allocations.get(&id).is_some_and(|allocation| allocation.state == AllocationState::Refused) {
+            self.allocations.remove(&id);
+        }
         if let Some(allocation) =
             self.allocations.get(&id).filter(|allocation| allocation.service().is_some())
         {

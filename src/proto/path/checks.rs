@@ -29,7 +29,7 @@ pub const UNANSWERED_MAX: u32 = 20;
 pub const UNANSWERED_FOR: Duration = Duration::from_secs(60);
 /// IP addresses remembered that have not answered; no others are tried meanwhile.
 pub const ADDRESSES_MAX: usize = 2 * TARGETS_MAX;
-/// See [`CHECKS_MS`].
+/// Pings to one endpoint that does not answer.
 pub const CHECKS_PER_TARGET: usize = CHECKS_MS.len();
 /// Pings whose answer is still welcome.
 const SENT_MAX: usize = 2 * TARGETS_MAX * CHECKS_PER_TARGET;
