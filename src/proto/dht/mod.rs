@@ -207,64 +207,29 @@ impl Dht {
         if self.mode == Mode::Client {
             return None;
         }
-        match request {
-            Control::Find { request, want, target } => {
-                let record = self.held(now, target).filter(|_| *want == Want::Record).map(<[u8]>::to_vec);
-                let contacts = self.table.closest(target, K, Some(from));
-                Some(Control::Found { request: *request, record, contacts })
-            }
-            Control::Store { request, record } => {
-                let outcome = self.store(now, wall, from, record);
-                Some(Control::Stored { request: *request, outcome })
-            }
-            Control::Ping { .. }
-            | Control::Pong { .. }
-            | Control::Hello { .. }
-            | Control::Close { .. }
-            | Control::MtuProbe { .. }
-            | Control::MtuAck { .. }
-            | Control::Received { .. }
-            | Control::Allocate
-            | Control::Allocated { .. }
-            | Control::Bind { .. }
-            | Control::Bound { .. }
-            | Control::Invite { .. }
-            | Control::Candidates { .. }
-            | Control::Found { .. }
-            | Control::Stored { .. } => None,
+        if let Control::Find { request, want, target } = request {
+            let record = self.held(now, target).filter(|_| *want == Want::Record).map(<[u8]>::to_vec);
+            let contacts = self.table.closest(target, K, Some(from));
+            return Some(Control::Found { request: *request, record, contacts });
         }
+        let Control::Store { request, record } = request else { return None };
+        let outcome = self.store(now, wall, from, record);
+        Some(Control::Stored { request: *request, outcome })
     }
 
     /// Takes a [`Control::Found`] or [`Control::Stored`] of an authenticated peer. The endpoints in it are those that
     /// the caller finds fit to be contacted.
     pub fn handle_reply(&mut self, now: Instant, wall: WallTime, from: NodeId, reply: Control) {
-        match reply {
-            Control::Found { request, record, contacts } => {
-                let Some(rpc) = self.answered(now, from, request, false) else { return };
-                self.handle_found(now, wall, rpc, record, contacts);
+        if let Control::Found { request, record, contacts } = reply {
+            let Some(rpc) = self.answered(now, from, request, false) else { return };
+            self.handle_found(now, wall, rpc, record, contacts);
+        } else if let Control::Stored { request, outcome } = reply {
+            let Some(rpc) = self.answered(now, from, request, true) else { return };
+            if rpc.owner == Owner::Publish {
+                self.handle_placed(now, outcome == StoreOutcome::Stored);
             }
-            Control::Stored { request, outcome } => {
-                let Some(rpc) = self.answered(now, from, request, true) else { return };
-                if rpc.owner == Owner::Publish {
-                    let stored = outcome == StoreOutcome::Stored;
-                    self.handle_placed(now, stored);
-                }
-            }
-            Control::Ping { .. }
-            | Control::Pong { .. }
-            | Control::Hello { .. }
-            | Control::Close { .. }
-            | Control::MtuProbe { .. }
-            | Control::MtuAck { .. }
-            | Control::Received { .. }
-            | Control::Allocate
-            | Control::Allocated { .. }
-            | Control::Bind { .. }
-            | Control::Bound { .. }
-            | Control::Invite { .. }
-            | Control::Candidates { .. }
-            | Control::Find { .. }
-            | Control::Store { .. } => self.counters.unsolicited += 1,
+        } else {
+            self.counters.unsolicited += 1;
         }
     }
 

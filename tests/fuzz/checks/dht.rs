@@ -139,38 +139,23 @@ impl Net {
         }
         let query = self.asked.swap_remove(usize::from(who) % self.asked.len());
         let from = if lie % 16 == 15 { id(who) } else { query.to.node_id };
-        let reply = match query.control {
-            Control::Store { request, .. } => {
-                let outcomes =
-                    [StoreOutcome::Stored, StoreOutcome::Old, StoreOutcome::Full, StoreOutcome::Refused];
-                Control::Stored { request, outcome: outcomes[usize::from(lie % 4)] }
-            }
-            Control::Find { request, target, .. } => {
-                let holder = OTHERS.iter().find(|other| other.contact.node_id.position() == target);
-                let record = match record % 4 {
-                    0 => holder.map(|holder| holder.records[usize::from(record / 4 % 2)].bytes().to_vec()),
-                    1 => Some(other(*record).records[0].bytes().to_vec()),
-                    2 => Some(contacts.to_vec()),
-                    _ => None,
-                };
-                let contacts = contacts.iter().take(K).map(|n| named(*n)).collect();
-                Control::Found { request: request ^ u64::from(lie % 8 == 7), record, contacts }
-            }
-            Control::Ping { .. }
-            | Control::Pong { .. }
-            | Control::MtuProbe { .. }
-            | Control::MtuAck { .. }
-            | Control::Received { .. }
-            | Control::Allocate
-            | Control::Allocated { .. }
-            | Control::Bind { .. }
-            | Control::Bound { .. }
-            | Control::Invite { .. }
-            | Control::Candidates { .. }
-            | Control::Hello { .. }
-            | Control::Close { .. }
-            | Control::Found { .. }
-            | Control::Stored { .. } => panic!("asked what is no question"),
+        let reply = if let Control::Store { request, .. } = query.control {
+            let outcomes =
+                [StoreOutcome::Stored, StoreOutcome::Old, StoreOutcome::Full, StoreOutcome::Refused];
+            Control::Stored { request, outcome: outcomes[usize::from(lie % 4)] }
+        } else {
+            let Control::Find { request, target, .. } = query.control else {
+                panic!("asked what is no question")
+            };
+            let holder = OTHERS.iter().find(|other| other.contact.node_id.position() == target);
+            let record = match record % 4 {
+                0 => holder.map(|holder| holder.records[usize::from(record / 4 % 2)].bytes().to_vec()),
+                1 => Some(other(*record).records[0].bytes().to_vec()),
+                2 => Some(contacts.to_vec()),
+                _ => None,
+            };
+            let contacts = contacts.iter().take(K).map(|n| named(*n)).collect();
+            Control::Found { request: request ^ u64::from(lie % 8 == 7), record, contacts }
         };
         self.dht.handle_reply(self.now, self.wall(), from, reply);
     }
