@@ -132,7 +132,8 @@ requests! {
     /// Forgets a peer.
     peers_remove(node_id: NodeId) -> Done = Request::PeersRemove { node_id };
     /// One ping.
-    ping(target: Target, timeout_ms: u64, seq: u64) -> PingOutcome = Request::Ping { target, timeout_ms, seq };
+    ping(target: Target, timeout_ms: u64, seq: u64, seek_direct: bool) -> PingOutcome =
+        Request::Ping { target, timeout_ms, seq, seek_direct };
     /// One walk through the DHT.
     dht_lookup(target: Target) -> LookupReport = Request::DhtLookup { target };
     /// The DHT in detail.

@@ -47,6 +47,9 @@ pub enum Request {
         timeout_ms: u64,
         /// Comes back in the answer.
         seq: u64,
+        /// Look for a direct path first, when there is none.
+        #[serde(default, skip_serializing_if = "is_false")]
+        seek_direct: bool,
     },
     /// [`LookupReport`].
     DhtLookup {
@@ -121,6 +124,11 @@ impl Request {
             | Self::FirewallRemove { .. } => Some(ANSWER_TIMEOUT),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What an answer line holds.
@@ -329,6 +337,34 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Packets of this peer dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// The last changes of the path, newest first.
+    #[serde(default)]
+    pub history: Vec<PathChange>,
+    /// Why packets go through a relay; `null` when they do not.
+    #[serde(default)]
+    pub why_relayed: Option<Cause>,
+}
+
+/// Why something is as it is, and what would change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// For people.
+    pub text: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// One change of a path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathChange {
+    /// Seconds since.
+    pub ago_s: f64,
+    /// The path before.
+    pub from: PathStatus,
+    /// The path since.
+    pub to: PathStatus,
+    /// Why, for people: `check answered`, `silent for 0.4 s`, `relay refused`.
+    pub why: String,
 }
 
 /// How much was seen of a peer.
@@ -408,6 +444,9 @@ pub struct PingReply {
     pub path: PathKind,
     /// From which UDP address.
     pub endpoint: Option<SocketAddr>,
+    /// Why it came through a relay, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_relayed: Option<Cause>,
 }
 
 /// A ping without answer.

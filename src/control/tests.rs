@@ -214,7 +214,7 @@ fn only_root_and_the_owner_change_anything() {
         Request::Own,
         Request::Status,
         Request::Peers,
-        Request::Ping { target, timeout_ms: 1, seq: 1 },
+        Request::Ping { target, timeout_ms: 1, seq: 1, seek_direct: true },
         Request::DhtLookup { target },
         Request::DhtStatus,
         Request::Probe { target },
@@ -255,6 +255,7 @@ fn ping_outcomes_have_the_documented_json() {
         rtt_ms: 0.4,
         path: PathKind::Direct,
         endpoint: Some(endpoint()),
+        why_relayed: None,
     };
     let expected = format!(
         "{{\"seq\":1,\"node_id\":\"{}\",\"rtt_ms\":0.4,\"path\":\"direct\",\"endpoint\":\"192.0.2.7:5747\"}}",

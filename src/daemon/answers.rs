@@ -8,8 +8,9 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::config::DEFAULT_PORT;
 use crate::control::message::{
-    Done, Failure, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome, PingReply,
+    Cause, Done, Failure, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome, PingReply,
     Readiness, Request, Status,
 };
 use crate::control::server::{Handler, PeerCredentials, answer};
@@ -27,6 +28,7 @@ use super::health::{Facts, unanswered};
 use super::keeper::Keeper;
 use super::probe::{self, node_target};
 use super::status;
+use super::why;
 
 /// How often readiness is looked at while somebody waits for it.
 const READY_LOOK: Duration = Duration::from_millis(50);
@@ -85,7 +87,16 @@ impl Answers {
                 }
                 answer(&Done {})
             }
-            Request::Ping { target, timeout_ms, seq } => answer(&self.ping(target, timeout_ms, seq).await?),
+            Request::Ping { target, timeout_ms, seq, seek_direct } => {
+                let address = target.address();
+                if seek_direct {
+                    self.handle
+                        .with(move |node, now, _| node.seek_direct(now, address))
+                        .await
+                        .map_err(stopped)?;
+                }
+                answer(&self.ping(target, timeout_ms, seq).await?)
+            }
             Request::DhtLookup { target } => {
                 let outcome = self.handle.lookup(target.address()).await.map_err(stopped)?;
                 answer(&status::lookup(target, &outcome, clock::wall()))
@@ -144,6 +155,7 @@ impl Answers {
                     rtt_ms: status::ms(reply.rtt),
                     path: if reply.via.is_some() { PathKind::Relay } else { PathKind::Direct },
                     endpoint: Some(reply.endpoint),
+                    why_relayed: self.why_relayed(&reply).await?,
                 }));
             }
             Err(AskError::Ping(PingFailure::Ourselves)) => {
@@ -165,8 +177,22 @@ impl Answers {
         Ok(PingOutcome::Lost(PingLoss { seq, lost }))
     }
 
+    /// Why a reply came through a relay.
+    async fn why_relayed(&self, reply: &node::PingReply) -> Result<Option<Cause>, Failure> {
+        let (id, port) = (reply.node_id, self.port());
+        let Some(_) = reply.via else { return Ok(None) };
+        let relayed =
+            self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await.map_err(stopped)?;
+        Ok(relayed.as_ref().map(|relayed| why::relayed(relayed, port)))
+    }
+
+    /// The UDP port that a router would have to forward.
+    fn port(&self) -> u16 {
+        self.listen.first().map_or(DEFAULT_PORT, SocketAddr::port)
+    }
+
     pub(super) async fn status(&self) -> Result<Status, Failure> {
-        let node = self.node_status().await?;
+        let (node, now) = (self.node_status().await?, clock::now());
         let shared = self.shared().await?;
         let interface = self.keeper.inspect().await.ok();
         let up = interface.as_ref().is_some_and(|i| i.up);
@@ -191,7 +217,7 @@ impl Answers {
             nat: status::nat(&node),
             data: self.data.status(),
             health: self.facts.judge(&node, interface.as_ref()),
-            peers: node.peers.iter().map(status::peer).collect(),
+            peers: node.peers.iter().map(|peer| status::peer(peer, now, self.port())).collect(),
             drops: status::drops(&shared.drops),
         })
     }

@@ -19,6 +19,7 @@ mod metrics;
 mod probe;
 mod saver;
 mod status;
+mod why;
 mod workers;
 
 use std::io;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::message::{
-    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathStatus, PeerState, PeerStatus,
-    RelayStatus,
+    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
+    PeerState, PeerStatus, RelayStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
 use crate::proto::node;
-use crate::proto::timer::WallTime;
+use crate::proto::timer::{Instant, WallTime};
+
+use super::why;
 
 /// Milliseconds with fractions.
 pub(super) fn ms(duration: Duration) -> f64 {
@@ -23,7 +25,7 @@ fn s(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10.0).round() / 10.0
 }
 
-pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
+pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStatus {
     PeerStatus {
         node_id: peer.node_id,
         address: peer.address,
@@ -48,6 +50,26 @@ pub(super) fn peer(peer: &node::PeerStatus) -> PeerStatus {
         rx_bytes: peer.bytes_received,
         tx_bytes: peer.bytes_sent,
         drops: BTreeMap::from([("replay".into(), peer.replays)]),
+        history: peer.history.iter().map(|change| path_change(change, now)).collect(),
+        why_relayed: peer.relayed.as_ref().map(|relayed| why::relayed(relayed, port)),
+    }
+}
+
+fn path_change(change: &node::Change, now: Instant) -> PathChange {
+    let path = |way: Option<node::Way>| match way {
+        None => PathStatus::NONE,
+        Some(node::Way { endpoint, via: None }) => {
+            PathStatus { kind: PathKind::Direct, endpoint, via: Vec::new() }
+        }
+        Some(node::Way { endpoint, via: Some(relay) }) => {
+            PathStatus { kind: PathKind::Relay, endpoint, via: vec![relay] }
+        }
+    };
+    PathChange {
+        ago_s: s(now.saturating_since(change.at)),
+        from: path(change.from),
+        to: path(change.to),
+        why: change.reason.to_string(),
     }
 }
 

@@ -137,6 +137,7 @@ impl Answers {
                 rtt_ms: 0.4 + seq as f64,
                 path: if seq == 1 { PathKind::Relay } else { PathKind::Direct },
                 endpoint: Some(endpoint()),
+                why_relayed: (seq == 1).then(symmetric),
             })),
             Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
             Request::DhtStatus => answer(&dht()),
@@ -210,6 +211,24 @@ fn peer(seed: u8) -> PeerStatus {
         rx_bytes: 2048,
         tx_bytes: 100,
         drops: BTreeMap::from([("replay".into(), 0)]),
+        history: if flowing { vec![change()] } else { Vec::new() },
+        why_relayed: None,
+    }
+}
+
+/// Why a path is relayed.
+pub(crate) fn symmetric() -> Cause {
+    let fix = "azora ping NODEID --until-direct looks again";
+    Cause { text: "both sides are behind symmetric NATs".into(), fix: fix.into() }
+}
+
+fn change() -> PathChange {
+    let relayed = PathStatus::relayed("203.0.113.5:5747".parse().unwrap(), node_id(4));
+    PathChange {
+        ago_s: 75.0,
+        from: relayed,
+        to: PathStatus::direct(endpoint()),
+        why: "check answered".into(),
     }
 }
 

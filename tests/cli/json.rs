@@ -50,7 +50,12 @@ fn status_is_as_documented() {
         "node_id": id(PEER), "address": address(PEER), "name": null, "state": "flowing",
         "path": {"kind": "direct", "endpoint": "198.51.100.7:5747", "via": []}, "standby": [],
         "rtt_ms": 0.31, "loss": 0.0, "mtu": 1420, "cipher": "aes-256-gcm", "session_age_s": 12.0,
-        "last_rx_s": 0.4, "rx_bytes": 2048, "tx_bytes": 100, "drops": {"replay": 0}
+        "last_rx_s": 0.4, "rx_bytes": 2048, "tx_bytes": 100, "drops": {"replay": 0}, "why_relayed": null,
+        "history": [{
+            "ago_s": 75.0, "why": "check answered",
+            "from": {"kind": "relay", "endpoint": "203.0.113.5:5747", "via": [id(4)]},
+            "to": {"kind": "direct", "endpoint": "198.51.100.7:5747", "via": []}
+        }]
     });
     assert_eq!(status["peers"][0], flowing);
     assert_eq!(status["peers"][1]["path"], json!({"kind": "none", "endpoint": null, "via": []}));
@@ -82,8 +87,12 @@ fn ping_prints_one_object_a_line() {
     let arguments = ["ping", &id(PEER), "-c", "3", "--interval", "0.001", "--json"];
     let ran = fake.azora(&arguments).exits(0);
     let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let why = json!({
+        "text": "both sides are behind symmetric NATs", "fix": "azora ping NODEID --until-direct looks again"
+    });
     let first = json!({
-        "seq": 1, "node_id": id(PEER), "rtt_ms": 1.4, "path": "relay", "endpoint": "198.51.100.7:5747"
+        "seq": 1, "node_id": id(PEER), "rtt_ms": 1.4, "path": "relay", "endpoint": "198.51.100.7:5747",
+        "why_relayed": why
     });
     assert_eq!(lines[0], first);
     assert_eq!(lines[1]["path"], "direct");
@@ -93,7 +102,18 @@ fn ping_prints_one_object_a_line() {
     assert!(matches!(asked[2], Request::Ping { timeout_ms: 5000, seq: 3, .. }), "one request a ping");
 
     let until: Vec<_> = arguments.iter().copied().chain(["--until-direct"]).collect();
-    assert_eq!(fake.azora(&until).exits(0).out.lines().count(), 3, "two pings and the statistics");
+    let ran = fake.azora(&until).exits(0);
+    assert_eq!(ran.out.lines().count(), 3, "two pings and the statistics");
+    let last: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert!(last["direct_after_s"].as_f64().is_some_and(|s| s < 10.0), "{last}");
+    let asked = fake.asked();
+    let seeks: Vec<_> =
+        asked.iter().map(|ask| matches!(ask, Request::Ping { seek_direct: true, .. })).collect();
+    assert_eq!(seeks, [true, false], "the first one looks for a direct path");
+    let until = ["ping", &id(PEER), "-c", "1", "--json", "--until-direct"];
+    let ran = fake.azora(&until).exits(1);
+    let last: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["received"], &last["why_relayed"]), (&json!(1), &why));
 
     let silent = ["ping", &id(SILENT), "-c", "2", "--interval", "0.001", "--json"];
     let ran = fake.azora(&silent).exits(1);

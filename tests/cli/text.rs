@@ -32,6 +32,12 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
     let with_peers = healthy.azora(&["status", "--peers"]).exits(0).out;
     assert!(with_peers.starts_with(&out));
     assert!(with_peers.contains(&node_id(SILENT).to_string()));
+    let (relay, peer) = (&node_id(4).to_string()[..10], &node_id(PEER).to_string()[..10]);
+    let change = format!(
+        "CHANGED    NODE ID     FROM                                   TO                        WHY\n\
+         1 min ago  {peer}  relay 203.0.113.5:5747 via {relay}  direct 198.51.100.7:5747  check answered\n"
+    );
+    assert!(with_peers.ends_with(&change), "{with_peers}");
     let lonely = Fake::lonely().azora(&["status"]).exits(0).out;
     let mut lines = lonely.lines();
     let first = lines.next().unwrap();
@@ -77,6 +83,15 @@ fn ping_names_who_by_which_path_and_how_fast() {
          2 sent, 2 received, 0% lost, rtt min/p50/max 1.400/1.400/2.400 ms\n"
     );
     assert_eq!(out, expected);
+    let until = |count| fake.azora(&["ping", &peer, "-c", count, "--interval", "0.001", "--until-direct"]);
+    let out = until("9").exits(0).out;
+    assert!(out.ends_with("\ndirect after 0.0 s\n"), "{out}");
+    let out = until("1").exits(1).out;
+    let why = format!(
+        "through a relay: both sides are behind symmetric NATs\n  try: azora --socket {} ping {peer} --until-direct looks again\n",
+        fake.socket.display()
+    );
+    assert!(out.ends_with(&why), "{out}");
     let out = fake.azora(&["ping", &silent, "-c", "1"]).exits(1).out;
     let socket = fake.socket.display();
     let expected = format!(

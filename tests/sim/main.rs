@@ -5,6 +5,7 @@
 
 mod attacker;
 mod behind;
+mod diagnosis;
 mod faults;
 mod handshakes;
 mod host;

@@ -12,13 +12,13 @@ use crate::pair::ping;
 use crate::world::{HostId, World};
 
 /// Time for a first ping: lookup, handshake with a relay, handshake through it.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// Time from the first ping to the straight way.
 const DIRECT: Duration = Duration::from_secs(1);
 
 /// What is before a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     Public,
     Behind(NatKind),
 }
@@ -30,7 +30,7 @@ const PLACES: [Place; 4] = [
     Place::Behind(NatKind::Symmetric),
 ];
 
-fn conditions() -> Conditions {
+pub(crate) fn conditions() -> Conditions {
     Conditions { duplicated: 0.0, late: 0.0, ..Conditions::default() }
 }
 
@@ -47,7 +47,7 @@ fn backbone(world: &mut World, n: usize, open: bool) -> Vec<HostId> {
 }
 
 /// A node that knows `first`; its NAT, if it has one.
-fn place(world: &mut World, place: Place, first: HostId) -> (HostId, Option<NatId>) {
+pub(crate) fn place(world: &mut World, place: Place, first: HostId) -> (HostId, Option<NatId>) {
     let (machine, nat) = match place {
         Place::Public => (world.machine_v4(), None),
         Place::Behind(kind) => {
@@ -59,13 +59,13 @@ fn place(world: &mut World, place: Place, first: HostId) -> (HostId, Option<NatI
     (world.add(Machine { bootstrap, ..machine }), nat)
 }
 
-fn peer(world: &World, from: HostId, to: HostId) -> Option<PeerStatus> {
+pub(crate) fn peer(world: &World, from: HostId, to: HostId) -> Option<PeerStatus> {
     let id = world.id(to);
     world.host(from).node.status(world.now).peers.into_iter().find(|peer| peer.node_id == id)
 }
 
 /// True when `from` sends straight to `to`.
-fn is_direct(world: &World, from: HostId, to: HostId) -> bool {
+pub(crate) fn is_direct(world: &World, from: HostId, to: HostId) -> bool {
     peer(world, from, to).is_some_and(|peer| peer.endpoint.is_some() && peer.via.is_none())
 }
 

@@ -201,16 +201,16 @@ pub(crate) enum PeersCommand {
 pub(crate) struct PingArguments {
     /// Whom
     pub(crate) target: Target,
-    /// How many to send
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = count)]
-    pub(crate) count: u64,
+    /// How many to send [default: 5, with --until-direct 20]
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    pub(crate) count: Option<u64>,
     /// Seconds between two
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
     pub(crate) interval: Duration,
     /// Seconds to wait for each reply, at most 60
     #[arg(long, value_name = "S", default_value = "5", value_parser = ping_timeout)]
     pub(crate) timeout: Duration,
-    /// Stop at the first reply over a direct path
+    /// Stop at the first reply over a direct path; exit 1 and say why when none comes
     #[arg(long)]
     pub(crate) until_direct: bool,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `azora peers`.
 
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{PathKind, PathStatus, PeerState, PeerStatus};
+use auramesh::control::message::{Cause, PathKind, PathStatus, PeerState, PeerStatus};
 
 use crate::args::{Format, PeersCommand};
 use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
@@ -56,6 +56,33 @@ pub(crate) fn peer_table(peers: &[PeerStatus]) -> String {
         ]
     });
     table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+/// Why peers are reached through relays, and the last changes of the paths to all.
+pub(crate) fn path_changes(peers: &[PeerStatus]) -> String {
+    let relayed = peers.iter().filter_map(|peer| Some((peer, peer.why_relayed.as_ref()?)));
+    let mut text: String = relayed
+        .map(|(peer, Cause { text, fix })| {
+            let (head, id) = (short(&peer.node_id), peer.node_id.to_string());
+            format!(
+                "\n{head} is reached through a relay: {text}\n  try: {}\n",
+                fix.replace("NODEID --", &(id + " --"))
+            )
+        })
+        .collect();
+    let head = ["CHANGED", "NODE ID", "FROM", "TO", "WHY"].map(String::from);
+    let rows = peers.iter().flat_map(|peer| {
+        peer.history.iter().map(|change| {
+            let id = short(&peer.node_id);
+            [age(change.ago_s) + " ago", id, path(&change.from), path(&change.to), change.why.clone()]
+        })
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    if rows.len() > 1 {
+        text.push('\n');
+        text.push_str(&table(&rows));
+    }
+    text
 }
 
 const fn state(state: PeerState) -> &'static str {

@@ -1,10 +1,10 @@
 //! `azora ping`: one request for each ping; interval and statistics are ours.
 
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{PathKind, PingOutcome, PingReply};
+use auramesh::control::message::{Cause, PathKind, PingOutcome, PingReply};
 use auramesh::control::target::Target;
 use serde::Serialize;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::args::PingArguments;
 use crate::output::{Fault, Outcome, print, print_json, short};
@@ -13,12 +13,20 @@ use crate::socket::Socket;
 
 /// Round trips kept for the median; the oldest make room.
 const SAMPLES_MAX: usize = 100_000;
+/// Pings that are sent unless the user says how many.
+const COUNT: u64 = 5;
+/// And while a direct path is waited for: to guess the port of a symmetric NAT takes seconds.
+const COUNT_UNTIL_DIRECT: u64 = 20;
 
 #[derive(Default)]
 struct Tally {
     sent: u64,
     received: u64,
     rtts_ms: std::collections::VecDeque<f64>,
+    /// Seconds until the first reply over a direct path.
+    direct_after_s: Option<f64>,
+    /// Why the last reply came through a relay.
+    why_relayed: Option<Cause>,
 }
 
 /// The last line of `--json`.
@@ -27,6 +35,10 @@ struct Statistics {
     sent: u64,
     received: u64,
     rtt_ms: Option<Spread>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direct_after_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_relayed: Option<Cause>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -44,27 +56,33 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
     };
     stopped?;
     let statistics = tally.statistics();
+    let wanted =
+        if arguments.until_direct { statistics.direct_after_s.is_some() } else { statistics.received > 0 };
     if arguments.format.json {
         print_json(&statistics)?;
     } else {
         print(&statistics.text())?;
+        print(&socket.hint(&statistics.path_text(arguments.target)))?;
         if statistics.received == 0 {
             let next = format!("try: azora probe {} tells how far it gets\n", arguments.target);
             print(&socket.hint(&next))?;
         }
     }
-    Ok(if statistics.received > 0 { Exit::Ok } else { Exit::Failed })
+    Ok(if wanted { Exit::Ok } else { Exit::Failed })
 }
 
 async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) -> Result<(), Fault> {
     let timeout_ms = u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut ticks = tokio::time::interval(arguments.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for seq in 1..=arguments.count {
+    let count = arguments.count.unwrap_or(if arguments.until_direct { COUNT_UNTIL_DIRECT } else { COUNT });
+    let start = Instant::now();
+    for seq in 1..=count {
         ticks.tick().await;
         tally.sent += 1;
+        let seek = arguments.until_direct && seq == 1;
         // A connection each: the interval may be longer than an idle one may last.
-        let outcome = socket.connect().await?.ping(arguments.target, timeout_ms, seq).await?;
+        let outcome = socket.connect().await?.ping(arguments.target, timeout_ms, seq, seek).await?;
         match &outcome {
             outcome if arguments.format.json => print_json(outcome)?,
             PingOutcome::Reply(reply) => print(&reply_line(arguments.target, reply))?,
@@ -74,7 +92,9 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
         }
         if let PingOutcome::Reply(reply) = outcome {
             tally.add(&reply);
+            tally.why_relayed = reply.why_relayed;
             if arguments.until_direct && reply.path == PathKind::Direct {
+                tally.direct_after_s = Some((start.elapsed().as_secs_f64() * 1e3).round() / 1e3);
                 return Ok(());
             }
         }
@@ -113,11 +133,27 @@ impl Tally {
                 Some(Spread { min: *min, p50: sorted[(sorted.len() - 1) / 2], max: sorted[sorted.len() - 1] })
             }
         };
-        Statistics { sent: self.sent, received: self.received, rtt_ms }
+        Statistics {
+            sent: self.sent,
+            received: self.received,
+            rtt_ms,
+            direct_after_s: self.direct_after_s,
+            why_relayed: self.why_relayed,
+        }
     }
 }
 
 impl Statistics {
+    /// How long a direct path took, or why there is none.
+    fn path_text(&self, target: Target) -> String {
+        if let Some(seconds) = self.direct_after_s {
+            return format!("direct after {seconds:.1} s\n");
+        }
+        let Some(Cause { text, fix }) = &self.why_relayed else { return String::new() };
+        let target = target.node_id().map_or_else(|| target.to_string(), |id| id.to_string());
+        format!("through a relay: {text}\n  try: {}\n", fix.replace("NODEID --", &format!("{target} --")))
+    }
+
     fn text(&self) -> String {
         let lost = 100 * (self.sent - self.received) / self.sent.max(1);
         let rtt = self

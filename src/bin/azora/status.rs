@@ -10,7 +10,7 @@ use auramesh::control::message::{DataStatus, DhtRole, NatStatus, NodeState, Peer
 use crate::args::{Check, Format};
 use crate::interface;
 use crate::output::{Fault, Outcome, joined, print, short, show as show_value, table};
-use crate::peers::peer_table;
+use crate::peers::{path_changes, peer_table};
 use crate::socket::Socket;
 
 pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcome {
@@ -20,6 +20,7 @@ pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcom
         if peers && !status.peers.is_empty() {
             text.push('\n');
             text.push_str(&peer_table(&status.peers));
+            text.push_str(&path_changes(&status.peers));
         }
         socket.hint(&text)
     })
@@ -78,6 +79,10 @@ fn summary(status: &Status) -> String {
     let size =
         status.dht.network_size_estimate.map(|n| format!(", about {} in the network", counted(n, "node")));
     let flowing = status.peers.iter().filter(|peer| peer.state == PeerState::Flowing).count();
+    let relayed = match status.peers.iter().filter(|peer| peer.why_relayed.is_some()).count() as u64 {
+        0 => String::new(),
+        n => format!(", {n} through a relay (azora status --peers says why)"),
+    };
     text.push_str(&table(&[
         row("node id", status.node_id),
         row("address", status.address),
@@ -95,7 +100,7 @@ fn summary(status: &Status) -> String {
         ),
         row("nat", nat(&status.nat)),
         row("data", data(&status.data)),
-        row("peers", format!("{}, {flowing} with data in the last 30 s", status.peers.len())),
+        row("peers", format!("{}, {flowing} with data in the last 30 s{relayed}", status.peers.len())),
         row("drops", counters(&status.drops)),
         row("version", &status.version),
     ]));

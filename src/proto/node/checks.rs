@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::datapath::DropReason;
-use crate::proto::identity::NodeId;
+use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::path::observed::Mapping;
 use crate::proto::path::{self, checks};
 use crate::proto::timer::{Instant, WallTime};
@@ -17,6 +17,7 @@ use crate::proto::wire::control::{CANDIDATES_MAX, Control};
 use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::relay::Hop;
 
+use super::history::Reason;
 use super::{Node, Timer};
 
 /// Waits before candidates are exchanged again, while the session goes through a relay.
@@ -59,6 +60,15 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.upgrades = 0;
         self.offer_candidates(now, id);
+    }
+
+    /// Looks for a way without a relay because the owner asks for one, unless one is being looked for.
+    pub fn seek_direct(&mut self, now: Instant, address: MeshAddress) {
+        let Some(id) = self.peers.at_address(&address) else { return };
+        let Some(peer) = self.peers.of(&id).filter(|peer| peer.path.is_relayed()) else { return };
+        if !peer.path.checks.is_trying_directly() {
+            self.look_for_direct(now, id);
+        }
     }
 
     /// Tells the peer where we may be reached, and plans to do so again.
@@ -159,13 +169,13 @@ impl Node {
 
     /// What was sent has not been answered for a while. All ways to the peer are tried at the same time, the one in use
     /// too; the first to be answered is the one to use.
-    pub(super) fn race(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+    pub(super) fn race(&mut self, now: Instant, wall: WallTime, id: NodeId, reason: Reason) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         if peer.racing || now < peer.race_after || peer.current.is_none() {
             return;
         }
         let Some(current) = peer.path.current() else { return };
-        (peer.racing, peer.race_after) = (true, now + RACE_GAP);
+        (peer.racing, peer.race_reason, peer.race_after) = (true, reason, now + RACE_GAP);
         let others = self.channels_to(now, wall, id);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
@@ -179,7 +189,7 @@ impl Node {
         let Some(peer) = self.peers.of(&id) else { return };
         let elsewhere = peer.path.current().is_some_and(|current| current != source);
         if elsewhere && self.has_standby(peer) {
-            self.race(now, wall, id);
+            self.race(now, wall, id, Reason::Left);
         }
     }
 
@@ -189,6 +199,7 @@ impl Node {
             let Some(peer) = self.peers.of_mut(&id) else { return };
             let Some((hop, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
             if hop.slot().is_some() || self.checks.take(now) {
+                peer.trials.handle_check(hop);
                 self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
             } else {
                 self.drop(DropReason::RateLimited);
@@ -230,10 +241,9 @@ impl Node {
             return;
         }
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        peer.path.switch(hop);
-        peer.pmtu.handle_hop(hop);
         (peer.rtt, peer.challenge) = (Some(rtt), None);
-        self.dirty = true;
+        let reason = if better { Reason::Checked } else { peer.race_reason };
+        self.switch_way(now, id, hop, reason);
         self.watch(now, id);
         self.report_up(now, id);
         self.release_staged(now, id);

@@ -139,7 +139,7 @@ impl Node {
         let known = self.peers.at_address(&address);
         let session = known.and_then(|id| self.peers.of(&id)).and_then(|peer| peer.current.as_ref());
         if let (Some(id), true) = (known, session.is_some_and(|session| session.is_expired(now))) {
-            self.forget_sessions(id);
+            self.forget_sessions(now, id);
         }
         match known {
             Some(id) if self.peers.of(&id).is_some_and(|peer| peer.current.is_some()) => {
@@ -173,7 +173,7 @@ impl Node {
     pub(super) fn close(&mut self, now: Instant, id: NodeId, reason: CloseReason) {
         self.send_control(now, id, &[Control::Close { reason }]);
         self.end_effort(id, false);
-        self.forget_sessions(id);
+        self.forget_sessions(now, id);
     }
 
     fn stop(&mut self, now: Instant) {

@@ -20,6 +20,7 @@ use crate::proto::wire::relay::Hop;
 use crate::proto::wire::sealed::{Message, emit_record_request};
 
 use super::command::PingFailure;
+use super::history::Reason;
 use super::peers::{Effort, Pending};
 use super::{Event, Node, Purpose, Timer};
 
@@ -313,9 +314,11 @@ impl Node {
         peer.pmtu.handle_hop(source);
         peer.challenge = None;
         let awaited = !peer.staged.is_empty();
+        let reason = if peer.racing { peer.race_reason } else { Reason::Handshake };
         if let Some(old) = peer.adopt(session, now) {
             self.peers.release_index(old.local_index());
         }
+        self.note_way(now, id, reason);
         self.unreachable.remove(&id.address());
         self.dirty = true;
         // Nobody else's endpoint is behind a slot.
@@ -383,7 +386,7 @@ impl Node {
     }
 
     /// Forgets all sessions with a peer; their keys are wiped.
-    pub(super) fn forget_sessions(&mut self, id: NodeId) {
+    pub(super) fn forget_sessions(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
@@ -397,6 +400,7 @@ impl Node {
         self.timers.disarm(&Timer::Upgrade(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.dirty = true;
+        self.note_way(now, id, Reason::Ended);
     }
 
     /// A session has ended: what waited for it is refused, unless the next one is on its way.

@@ -23,6 +23,7 @@ use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
 use crate::proto::wire::sealed::{Message, emit_record_reply, parse_record_reply, parse_record_request};
 
+use super::history::Reason;
 use super::{Event, Node, PingReply, Timer};
 
 /// An answered handshake waits this long for its first packet.
@@ -295,6 +296,7 @@ impl Node {
         let heard = peer.path.handle_heard(source);
         if heard == Heard::Moved {
             peer.pmtu.handle_hop(source);
+            self.note_way(now, id, Reason::Moved);
         }
         self.see_epoch(now, id);
         match (heard, source) {
@@ -304,7 +306,7 @@ impl Node {
             }
             (Heard::Elsewhere, hop @ Hop::Direct(_)) => self.check_hop(now, id, hop),
             // It has left the way: perhaps ours does not work either.
-            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, wall, id),
+            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, wall, id, Reason::Left),
             (Heard::Moved, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }
@@ -392,7 +394,7 @@ impl Node {
                 self.handle_candidates(now, id, answer, dependent, endpoints);
             }
             Control::Hello { record } => self.handle_hello(now, wall, id, &record),
-            Control::Close { .. } => self.handle_close(id, index),
+            Control::Close { .. } => self.handle_close(now, id, index),
             Control::MtuProbe { token, datagram_len } => {
                 self.send_control(now, id, &[Control::MtuAck { token, datagram_len }]);
             }
@@ -475,10 +477,10 @@ impl Node {
     }
 
     /// The peer forgets the session: so do we, and shake hands again when there is something to send.
-    fn handle_close(&mut self, id: NodeId, index: u32) {
+    fn handle_close(&mut self, now: Instant, id: NodeId, index: u32) {
         let Some(peer) = self.peers.of(&id) else { return };
         if peer.current.as_ref().is_some_and(|session| session.local_index() == index) {
-            self.forget_sessions(id);
+            self.forget_sessions(now, id);
             self.refuse_unless_connecting(id);
         }
     }

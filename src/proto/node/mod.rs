@@ -13,13 +13,14 @@
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
 //! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that, `peers` the
-//! table.
+//! table, `history` what became of the ways to them.
 
 mod carrying;
 mod checks;
 mod command;
 mod connect;
 mod dispatch;
+mod history;
 mod inbound;
 mod mtu;
 mod outbound;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
+pub use history::{CHANGES_MAX, Change, Reason, Relayed, Way};
 pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};
 pub use status::{PeerState, PeerStatus, Status};

@@ -125,7 +125,7 @@ impl Node {
                 }
                 self.transmit(hop, packet);
             }
-            Err(_) => self.forget_sessions(id),
+            Err(_) => self.forget_sessions(now, id),
         }
     }
 }

@@ -71,7 +71,7 @@ impl Node {
         let dropped = peer.staged.push(packet);
         (0..dropped).for_each(|_| self.drop(DropReason::QueueFull));
         if expired {
-            self.forget_sessions(id);
+            self.forget_sessions(now, id);
         }
         match self.peers.of(&id) {
             // The session came between the data path's look and ours.
@@ -256,7 +256,7 @@ impl Node {
                 true
             }
             Err(_) => {
-                self.forget_sessions(id);
+                self.forget_sessions(now, id);
                 false
             }
         }

@@ -22,6 +22,7 @@ use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
 
 use super::Ticket;
+use super::history::{History, Reason, Trials};
 use super::snapshot::Part;
 
 /// Most peers kept, with a session or without.
@@ -129,6 +130,8 @@ pub(super) struct Peer {
     pub(super) upgraded_at_data: u64,
     /// All ways are being tried, because the one in use is silent.
     pub(super) racing: bool,
+    /// Why they are.
+    pub(super) race_reason: Reason,
     /// No race before.
     pub(super) race_after: Instant,
     /// When it last told its candidates.
@@ -169,6 +172,10 @@ pub(super) struct Peer {
     pub(super) last_used: Instant,
     /// Notices of the data path: each leaves a flag set in the snapshot, so only a new part can report again.
     pub(super) notices: u64,
+    /// What became of the way to it.
+    pub(super) history: History,
+    /// The straight ways that were tried in vain.
+    pub(super) trials: Trials,
     /// What the data path was given.
     pub(super) part: Option<Part>,
 }
@@ -194,6 +201,7 @@ impl Peer {
             upgrades: 0,
             upgraded_at_data: 0,
             racing: false,
+            race_reason: Reason::Checked,
             race_after: now,
             candidates_at: None,
             maps_dependently: false,
@@ -218,6 +226,8 @@ impl Peer {
             epoch_grace: None,
             last_used: now,
             notices: 0,
+            history: History::default(),
+            trials: Trials::default(),
             part: None,
         }
     }

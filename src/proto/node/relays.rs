@@ -25,6 +25,7 @@ use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, RECORD_RELAYS_MAX};
 use crate::proto::wire::relay::{HOPS_MAX, Header, Hop, RELAY_OVERHEAD, Slot, seal};
 use crate::proto::wire::{Family, family};
 
+use super::history::Reason;
 use super::{Node, Timer};
 
 /// Relays that a node behind a NAT keeps.
@@ -494,7 +495,7 @@ impl Node {
             self.dirty = true;
             if self.peers.of(&peer).is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(slot))) {
                 self.shake_hands(now, wall, peer);
-                self.race(now, wall, peer);
+                self.race(now, wall, peer, Reason::Refused);
             }
         } else if std::mem::replace(&mut channel.service, service) != service {
             self.dirty = true;

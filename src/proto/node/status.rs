@@ -10,6 +10,7 @@ use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
+use super::history::{Change, Relayed};
 use super::peers::{Peer, last_heard};
 
 /// A machine with our key that missed two announcements on the LAN is gone.
@@ -67,6 +68,12 @@ pub struct PeerStatus {
     pub connecting: bool,
     /// It was configured by the owner.
     pub configured: bool,
+    /// The last changes of the way to it, newest first.
+    pub history: Vec<Change>,
+    /// Why it is reached through a relay, if it is.
+    pub relayed: Option<Relayed>,
+    /// Its NAT gives every destination another port, as it says.
+    pub maps_dependently: bool,
 }
 
 /// The node as a whole.
@@ -149,6 +156,9 @@ impl Node {
             replays: session.map_or(0, |s| s.replays()),
             connecting: peer.effort.is_some(),
             configured: self.bootstrap.contains_key(&peer.id),
+            history: peer.history.newest().collect(),
+            relayed: self.why_relayed(now, peer),
+            maps_dependently: peer.maps_dependently,
         }
     }
 }

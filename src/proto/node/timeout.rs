@@ -12,6 +12,7 @@ use crate::proto::wire::control::Control;
 
 use super::command::PingFailure;
 use super::connect::EFFORT_MAX;
+use super::history::Reason;
 use super::peers::Probe;
 use super::{Event, Node, Timer};
 
@@ -72,7 +73,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(session) = peer.current.clone() else { return };
         if session.is_expired(now) {
-            self.forget_sessions(id);
+            self.forget_sessions(now, id);
             return self.refuse_unless_connecting(id);
         }
         if let Some(previous) = peer.previous.take_if(|previous| previous.is_expired(now)) {
@@ -103,7 +104,7 @@ impl Node {
         let suspect = waits && now.saturating_since(proof) >= patience;
         let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(peer));
         if suspect && has_standby {
-            self.race(now, wall, id);
+            self.race(now, wall, id, Reason::Silent(now.saturating_since(proof)));
         }
         if unanswered && (active || !lost) {
             self.probe(now, id);

@@ -83,6 +83,11 @@ impl Checks {
         self.targets.iter().any(|target| target.hop == hop && target.due().is_some())
     }
 
+    /// True while endpoints are being tried.
+    pub fn is_trying_directly(&self) -> bool {
+        self.targets.iter().any(|target| target.hop.direct().is_some() && target.due().is_some())
+    }
+
     /// The next ping to send: where to, and its nonce.
     pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(Hop, u64)> {
         let target = loop {

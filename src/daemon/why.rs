@@ -1,0 +1,45 @@
+//! Why a peer is reached through a relay, in words, and what would change it.
+
+use crate::control::counted;
+use crate::control::message::Cause;
+use crate::proto::node::Relayed;
+
+/// Why, and what to do; `port` is the one that we listen on.
+pub(super) fn relayed(relayed: &Relayed, port: u16) -> Cause {
+    let forward = format!(
+        "on one side let the router map a port (PCP, NAT-PMP or UPnP), forward UDP port {port} to the node, or use IPv6"
+    );
+    let wait = "azora ping NODEID --until-direct looks again, and says what came of it";
+    let (text, fix) = match relayed {
+        Relayed::Asking => ("the other side has not said yet where it can be reached".into(), wait.into()),
+        Relayed::Trying => ("a direct path is being looked for".into(), wait.into()),
+        Relayed::BothDependent => (
+            "both sides are behind symmetric NATs, which give every destination another port: neither knows where to send"
+                .into(),
+            forward,
+        ),
+        Relayed::DependentHere(checks) => (symmetric("this", "the other", *checks), forward),
+        Relayed::DependentThere(checks) => (symmetric("the other", "this", *checks), forward),
+        Relayed::Nowhere => (
+            "the other side names no endpoint that can be tried from here".into(),
+            "give both nodes an address of the same IP version, or name one: azora probe NODEID@IP:PORT".into(),
+        ),
+        Relayed::NoAnswer(checks, endpoints) => {
+            let tried: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "no answer to {} of {}: a firewall or NAT on the way drops them",
+                counted(*checks, "check"),
+                tried.join(", ")
+            );
+            (text, format!("let UDP out to all ports on both sides, or forward UDP port {port} to the node on one"))
+        }
+    };
+    Cause { text, fix }
+}
+
+fn symmetric(side: &str, other: &str, checks: u32) -> String {
+    format!(
+        "symmetric NAT on {side} side, port-restricted on {other}: {} did not meet the right port",
+        counted(checks, "check")
+    )
+}

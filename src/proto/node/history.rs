@@ -1,0 +1,207 @@
+//! What became of the way to each peer: its last changes, and which straight ways were tried in vain.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::proto::identity::NodeId;
+use crate::proto::path::checks::TARGETS_MAX;
+use crate::proto::timer::Instant;
+use crate::proto::wire::relay::Hop;
+
+use super::Node;
+use super::peers::Peer;
+
+/// Changes of the way remembered for each peer; the oldest makes room.
+pub const CHANGES_MAX: usize = 8;
+
+/// Why a way was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A handshake went through by it.
+    Handshake,
+    /// The peer was heard from there.
+    Moved,
+    /// A check of it was answered, and it is better than the one before.
+    Checked,
+    /// What was sent by the one before had no answer for so long.
+    Silent(Duration),
+    /// The relay of the one before does not carry us any more.
+    Refused,
+    /// The peer itself has left the one before.
+    Left,
+    /// The session ended: there is no way any more.
+    Ended,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handshake => f.write_str("handshake answered"),
+            Self::Moved => f.write_str("the peer was heard from there"),
+            Self::Checked => f.write_str("check answered"),
+            Self::Silent(wait) => write!(f, "silent for {:.1} s", wait.as_secs_f64()),
+            Self::Refused => f.write_str("relay refused"),
+            Self::Left => f.write_str("the peer uses another one"),
+            Self::Ended => f.write_str("session ended"),
+        }
+    }
+}
+
+/// A way, as it is told: channels come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Where datagrams go; unknown when the relay is out of reach.
+    pub endpoint: Option<SocketAddr>,
+    /// The relay there.
+    pub via: Option<NodeId>,
+}
+
+/// One change of the way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Instant,
+    /// The way before.
+    pub from: Option<Way>,
+    /// The way since.
+    pub to: Option<Way>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a peer is reached through a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Relayed {
+    /// It has not said yet where else it may be reached.
+    Asking,
+    /// Straight ways are being tried.
+    Trying,
+    /// Both NATs give every destination another port.
+    BothDependent,
+    /// Our NAT does, and so many checks were not answered.
+    DependentHere(u32),
+    /// Its NAT does, and so many checks were not answered.
+    DependentThere(u32),
+    /// Nothing that it names can be tried from here.
+    Nowhere,
+    /// So many checks of these endpoints were not answered.
+    NoAnswer(u32, Vec<SocketAddr>),
+}
+
+/// The last changes of the way to one peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History(VecDeque<Change>);
+
+impl History {
+    fn push(&mut self, change: Change) {
+        if self.0.len() == CHANGES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(change);
+    }
+
+    /// Newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = Change> + '_ {
+        self.0.iter().rev().copied()
+    }
+
+    /// The way that the last change led to.
+    fn last(&self) -> Option<Way> {
+        self.0.back().and_then(|change| change.to)
+    }
+}
+
+/// Checks of straight ways that were not answered, since there was one last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trials {
+    sent: u32,
+    endpoints: Vec<SocketAddr>,
+}
+
+impl Trials {
+    /// A check goes out.
+    pub(super) fn handle_check(&mut self, hop: Hop) {
+        let Hop::Direct(endpoint) = hop else { return };
+        self.sent = self.sent.saturating_add(1);
+        if self.endpoints.len() < TARGETS_MAX && !self.endpoints.contains(&endpoint) {
+            self.endpoints.push(endpoint);
+        }
+    }
+}
+
+impl Node {
+    /// Sends to a peer by `hop` from now on. Every change of a way that packets do not bring about by themselves goes
+    /// through here.
+    pub(super) fn switch_way(&mut self, now: Instant, id: NodeId, hop: Hop, reason: Reason) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.path.switch(hop);
+        peer.pmtu.handle_hop(hop);
+        self.dirty = true;
+        self.note_way(now, id, reason);
+    }
+
+    /// Why a node is reached through a relay, if it is.
+    pub fn relayed_because(&self, now: Instant, id: &NodeId) -> Option<Relayed> {
+        self.peers.of(id).and_then(|peer| self.why_relayed(now, peer))
+    }
+
+    /// Why a peer is reached through a relay, if it is.
+    pub(super) fn why_relayed(&self, now: Instant, peer: &Peer) -> Option<Relayed> {
+        peer.current.as_ref().filter(|_| peer.path.is_relayed())?;
+        let Trials { sent, endpoints } = &peer.trials;
+        let (ours, theirs) = (self.maps_dependently(now), peer.maps_dependently);
+        Some(match peer.candidates_at {
+            None => Relayed::Asking,
+            Some(_) if ours && theirs => Relayed::BothDependent,
+            Some(_) if peer.path.checks.is_trying_directly() => Relayed::Trying,
+            Some(_) if *sent == 0 => Relayed::Nowhere,
+            Some(_) if ours => Relayed::DependentHere(*sent),
+            Some(_) if theirs => Relayed::DependentThere(*sent),
+            Some(_) => Relayed::NoAnswer(*sent, endpoints.clone()),
+        })
+    }
+
+    /// Notes that the way to a peer is another one now, if it is.
+    pub(super) fn note_way(&mut self, now: Instant, id: NodeId, reason: Reason) {
+        let Some(peer) = self.peers.of(&id) else { return };
+        let hop = peer.current.as_ref().and(peer.path.current());
+        let to = hop.map(|hop| Way { endpoint: self.endpoint_of(hop), via: self.relay_of(hop) });
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let from = peer.history.last();
+        if to.is_some_and(|way| way.via.is_none()) {
+            peer.trials = Trials::default();
+        }
+        if from != to {
+            peer.history.push(Change { at: now, from, to, reason });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_changes_are_kept() {
+        let mut history = History::default();
+        let way = |port| Some(Way { endpoint: Some(SocketAddr::from(([192, 0, 2, 1], port))), via: None });
+        for n in 0..2 * CHANGES_MAX as u16 {
+            let at = Instant::from_nanos(u64::from(n));
+            history.push(Change { at, from: way(n), to: way(n + 1), reason: Reason::Moved });
+        }
+        let ports: Vec<_> =
+            history.newest().filter_map(|change| change.to?.endpoint).map(|e| e.port()).collect();
+        let newest = 2 * CHANGES_MAX as u16;
+        assert_eq!(ports, (newest - CHANGES_MAX as u16 + 1..=newest).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reason_is_told_in_words() {
+        assert_eq!(Reason::Silent(Duration::from_millis(440)).to_string(), "silent for 0.4 s");
+        assert_eq!(Reason::Refused.to_string(), "relay refused");
+    }
+}

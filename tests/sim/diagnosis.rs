@@ -1,0 +1,131 @@
+//! What a node says of the ways to its peers: how they changed and why, and why one leads through a relay.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use auramesh::proto::node::{PeerStatus, Reason, Relayed, Way};
+use auramesh::proto::relay;
+
+use crate::host::Machine;
+use crate::nat::NatKind;
+use crate::pair::ping;
+use crate::relays::{PATIENCE, Place, conditions, is_direct, peer, place};
+use crate::traffic::steady;
+use crate::world::{HostId, PORT, World};
+
+/// Two nodes behind NATs, with three open relays on the internet.
+fn behind(world: &mut World, a: NatKind, b: NatKind) -> (HostId, HostId) {
+    // Only observers in different networks tell how a NAT maps.
+    let mut public = Vec::<HostId>::new();
+    for n in 0..3 {
+        let relay = relay::Config { strangers: true, ..relay::Config::default() };
+        let bootstrap = public.first().map(|id| (world.id(*id), world.endpoint(*id))).into_iter().collect();
+        let machine = world.machine_at(SocketAddr::from(([13 + n, 0, 0, 7], PORT)));
+        public.push(world.add(Machine { relay, bootstrap, ..machine }));
+    }
+    let (a, _) = place(world, Place::Behind(a), public[1]);
+    let (b, _) = place(world, Place::Behind(b), public[2]);
+    world.run_for(Duration::from_secs(10));
+    (a, b)
+}
+
+/// Loses what goes from one NAT to another; relays are not behind one.
+fn cut_direct(world: &mut World) {
+    let behind = |at: SocketAddr| matches!(at.ip(), IpAddr::V4(ip) if ip.octets()[0] == 12);
+    world.filter(move |datagram| !(behind(datagram.from) && behind(datagram.to)));
+}
+
+fn is_relayed(way: Option<Way>) -> bool {
+    way.is_some_and(|way| way.via.is_some() && way.endpoint.is_some())
+}
+
+fn reasons(peer: &PeerStatus) -> Vec<Reason> {
+    peer.history.iter().map(|change| change.reason).collect()
+}
+
+#[test]
+fn a_peer_tells_by_which_ways_it_was_reached_and_why_they_changed() {
+    let mut world = World::new(811, conditions());
+    let (a, b) = behind(&mut world, NatKind::PortRestricted, NatKind::PortRestricted);
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(1));
+    let seen = peer(&world, a, b).unwrap();
+    assert_eq!(reasons(&seen), [Reason::Checked, Reason::Handshake]);
+    assert!(seen.history[1].from.is_none() && is_relayed(seen.history[1].to));
+    assert_eq!(seen.history[0].from, seen.history[1].to);
+    assert_eq!(seen.history[0].to.and_then(|way| way.endpoint), seen.endpoint);
+    assert!(seen.relayed.is_none());
+
+    world.run_for(Duration::from_secs(6));
+    cut_direct(&mut world);
+    steady(&mut world, a, b, Duration::from_millis(100), Duration::from_secs(5));
+    let seen = peer(&world, a, b).unwrap();
+    let silent = seen.history.iter().find(|change| matches!(change.reason, Reason::Silent(_) | Reason::Left));
+    let change = silent.unwrap_or_else(|| panic!("{:?}", seen.history));
+    assert!(is_relayed(change.to) && !is_relayed(change.from), "{change:?}");
+    println!("{}", change.reason);
+}
+
+#[test]
+fn a_session_that_ends_is_the_end_of_its_way() {
+    let mut world = World::new(812, conditions());
+    let (a, b) = behind(&mut world, NatKind::FullCone, NatKind::FullCone);
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(1));
+    let id = world.id(b);
+    world.kill(b);
+    world.run_for(Duration::from_secs(600));
+    let status = world.host(a).node.status(world.now);
+    let seen = status.peers.iter().find(|peer| peer.node_id == id).unwrap();
+    assert_eq!((seen.history[0].reason, seen.history[0].to), (Reason::Ended, None));
+    assert!(seen.relayed.is_none());
+}
+
+#[test]
+fn a_relayed_peer_says_why() {
+    use NatKind::{PortRestricted, Symmetric};
+    for (one, other) in [(Symmetric, Symmetric), (Symmetric, PortRestricted), (PortRestricted, Symmetric)] {
+        let mut world = World::new(813, conditions());
+        let (a, b) = behind(&mut world, one, other);
+        assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+        world.run_for(Duration::from_secs(30));
+        let why = peer(&world, a, b).unwrap().relayed;
+        println!("{one:?} to {other:?}: {why:?}");
+        let right = match (one, other) {
+            (Symmetric, Symmetric) => why == Some(Relayed::BothDependent),
+            _ if is_direct(&world, a, b) => why.is_none(),
+            (Symmetric, _) => matches!(why, Some(Relayed::DependentHere(n)) if n >= 10),
+            _ => matches!(why, Some(Relayed::DependentThere(n)) if n >= 10),
+        };
+        assert!(right, "{one:?} to {other:?}: {why:?}");
+    }
+}
+
+#[test]
+fn checks_that_nobody_answers_are_told_with_their_endpoints() {
+    let mut world = World::new(814, conditions());
+    let (a, b) = behind(&mut world, NatKind::PortRestricted, NatKind::PortRestricted);
+    cut_direct(&mut world);
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(30));
+    let why = peer(&world, a, b).unwrap().relayed;
+    let Some(Relayed::NoAnswer(checks, endpoints)) = &why else { panic!("{why:?}") };
+    assert!(*checks >= 10 && endpoints.len() == 1, "{why:?}");
+}
+
+#[test]
+fn the_owner_may_have_a_direct_way_looked_for_again() {
+    let mut world = World::new(815, conditions());
+    let (a, b) = behind(&mut world, NatKind::PortRestricted, NatKind::PortRestricted);
+    cut_direct(&mut world);
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(30));
+    world.unfilter();
+    // Those who did not answer get no more for a minute.
+    world.run_for(Duration::from_secs(60));
+    assert!(!is_direct(&world, a, b), "nobody looks while there is no data");
+    let (now, address) = (world.now, world.mesh_address(b));
+    world.with(a, |host, _| host.node.seek_direct(now, address));
+    world.run_for(Duration::from_secs(1));
+    assert!(is_direct(&world, a, b) && is_direct(&world, b, a));
+}
