@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::host::clock;
 use crate::proto::datapath::{DropReason, Snapshot};
-use crate::proto::node::{Command, Event, Node, Ticket, Transmit};
+use crate::proto::node::{Command, Event, Node, SocketOrder, Ticket, Transmit};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
 use crate::tun::Device;
@@ -20,7 +21,9 @@ use crate::udp;
 use super::Sockets;
 use super::handle::{Answer, Ask};
 use super::inbox::{Item, LOADED_LEN, Outlet};
+use super::kept::Keeper;
 use super::plane::socket_for;
+use super::sprays::{Heard, Sprays};
 
 /// Items taken from the inbox before timers and handles get their turn.
 const TURN: usize = 64;
@@ -33,6 +36,8 @@ pub(super) struct Control {
     snapshot: Arc<ArcSwap<Snapshot>>,
     device: Arc<Device>,
     sockets: Sockets,
+    keeper: Keeper,
+    sprays: Sprays,
     answers: BTreeMap<Ticket, Answer>,
     next_ticket: u64,
     loaded_until: Instant,
@@ -44,6 +49,7 @@ impl Control {
         snapshot: Arc<ArcSwap<Snapshot>>,
         device: Arc<Device>,
         sockets: Sockets,
+        keeper: Keeper,
     ) -> Self {
         let (published, answers) = (snapshot.load_full(), BTreeMap::new());
         Self {
@@ -52,6 +58,8 @@ impl Control {
             snapshot,
             device,
             sockets,
+            keeper,
+            sprays: Sprays::default(),
             answers,
             next_ticket: 0,
             loaded_until: Instant::ZERO,
@@ -81,6 +89,7 @@ impl Control {
                     Some(ask) => self.answer(ask),
                     None => return,
                 },
+                () = self.sprays.readable() => self.read_sprays(),
                 () = timer => {}
             }
             // Packets must not hold up what is due.
@@ -118,6 +127,19 @@ impl Control {
         }
     }
 
+    /// What came to sockets whose ports are being guessed.
+    fn read_sprays(&mut self) {
+        let now = clock::now();
+        for Heard { socket, local_index, source, item } in
+            self.sprays.receive(&self.published, &self.node.shared(), now)
+        {
+            if let Some(source) = source.direct() {
+                self.node.handle_socket_heard(now, clock::wall(), local_index, source, socket);
+            }
+            self.handle(item);
+        }
+    }
+
     fn answer(&mut self, ask: Ask) {
         let (now, wall) = (clock::now(), clock::wall());
         match ask {
@@ -148,6 +170,9 @@ impl Control {
             self.snapshot.store(snapshot.clone());
             self.published = snapshot;
         }
+        while let Some(order) = self.node.poll_socket_order() {
+            self.carry_out(order);
+        }
         while let Some(transmit) = self.node.poll_transmit() {
             self.send(&transmit);
         }
@@ -156,8 +181,32 @@ impl Control {
         }
     }
 
+    fn carry_out(&mut self, order: SocketOrder) {
+        match order {
+            SocketOrder::Open { spray, count } => {
+                let kept = self.keeper.published().load();
+                let any = SocketAddr::from(([0; 4], 0));
+                let opened = self.sprays.open(spray, count, socket_for(&self.sockets, &kept, any));
+                self.node.handle_sockets(clock::now(), clock::wall(), spray, opened);
+            }
+            SocketOrder::Send { socket, to, datagram } => {
+                if !self.sprays.send(socket, to, &datagram) {
+                    self.node.shared().drops.count(DropReason::Io);
+                }
+            }
+            SocketOrder::Keep { socket, to } => {
+                if let Some(socket) = self.sprays.take(socket) {
+                    self.keeper.keep(to, socket);
+                }
+            }
+            SocketOrder::Close { spray } => self.sprays.close(spray),
+            SocketOrder::Release { to } => self.keeper.release(to),
+        }
+    }
+
     fn send(&mut self, transmit: &Transmit) {
-        let socket = socket_for(&self.sockets, transmit.to);
+        let kept = self.keeper.published().load();
+        let socket = socket_for(&self.sockets, &kept, transmit.to);
         match socket.map(|socket| socket.send_to(&transmit.datagram, transmit.to)) {
             Some(Ok(_)) => {}
             // An answer to a probe, most likely; the node sends a shorter one.
@@ -177,6 +226,14 @@ impl Control {
             }
             Event::PeerUp(id) => tracing::debug!(peer = %id, "session established"),
             Event::RecordChanged => tracing::debug!("own record renewed"),
+            Event::Guessed { peer, checks, took } => {
+                tracing::debug!(%peer, checks, took_ms = took.as_millis() as u64, "way found by guessing ports");
+            }
+            Event::SocketsMissing(opened) => tracing::debug!(
+                opened,
+                "too few descriptors to have ports guessed: the peer stays on a relay; LimitNOFILE= in the unit, or \
+                 `ulimit -n`, allows more"
+            ),
             Event::Ping(ticket, outcome) => {
                 if let Some(Answer::Ping(answer)) = self.answers.remove(&ticket) {
                     let _ = answer.send(outcome);

@@ -25,6 +25,8 @@ impl Plane {
     /// the interface is gone.
     pub(super) fn run_inward(self, mut end: InwardEnd<Outward>) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
+        let mut kept = Cache::new(self.kept.clone());
+        let workers = self.devices.len();
         let mut reception = Reception::new(self.rungs.interface() == Offloads::TcpUdp);
         let (mut receiver, mut sender) = (TrainReceiver::new(), TrainSender::new());
         let mut pieces = Pieces { flat: vec![0; PACKET_LEN_MAX], cut: vec![0; PACKET_LEN_MAX] };
@@ -32,7 +34,9 @@ impl Plane {
         while !self.wake.is_set() {
             let mut quiet = true;
             let mut units = 0;
-            for socket in self.sockets.iter() {
+            self.changed.clear();
+            let kept = kept.load();
+            for socket in self.sockets.iter().chain(kept.of_worker(self.worker.into(), workers)) {
                 let snapshot = cache.load();
                 let now = clock::now();
                 let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces, sender: &mut sender };
@@ -64,8 +68,9 @@ impl Plane {
                     Some(_) => self.device.as_fd(),
                     None => end.returned().as_fd(),
                 };
-                let sockets = self.sockets.iter().map(|socket| socket.as_fd());
-                let fds = sockets.chain([self.wake.as_fd(), interface]);
+                let sockets = self.sockets.iter().chain(kept.of_worker(self.worker.into(), workers));
+                let others = [self.wake.as_fd(), self.changed.as_fd(), interface];
+                let fds = sockets.map(|socket| socket.as_fd()).chain(others);
                 wait(fds, due.map_or(SNAPSHOT_HELD_MAX, |due| due.min(SNAPSHOT_HELD_MAX)))?;
             }
         }

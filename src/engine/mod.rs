@@ -20,15 +20,20 @@
 //! the same cache line for every packet: keys and counters of sessions are per sending thread, a session receives in one
 //! thread, the snapshot is read only, drops are counted when something is dropped, and a flow is noted again at most
 //! once a second.
+//!
+//! Behind a NAT whose ports had to be guessed, a peer has a socket of its own (`kept`); while they are guessed, the control
+//! task reads hundreds of them (`sprays`).
 
 mod control;
 mod duty;
 mod handle;
 mod inbox;
 mod inward;
+mod kept;
 mod outward;
 mod plane;
 mod rungs;
+mod sprays;
 mod wake;
 
 use std::io;
@@ -97,8 +102,12 @@ impl Engine {
         let handle = Handle::new(asks, node.node_id());
         let rungs = Arc::new(Rungs::new(workers));
         let probe_secret = entropy::seed();
+        let kept = kept::Published::default();
+        let changed =
+            workers.iter().map(|_| kept::Changed::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
+        let keeper = kept::Keeper::new(kept.clone(), changed.clone());
         let devices: Arc<[_]> = workers.iter().map(|worker| worker.device.clone()).collect();
-        let plane = |(number, worker): (u8, &Worker)| plane::Plane {
+        let plane = |((number, worker), changed): ((u8, &Worker), &Arc<kept::Changed>)| plane::Plane {
             worker: number,
             rungs: rungs.clone(),
             snapshot: snapshot.clone(),
@@ -106,14 +115,16 @@ impl Engine {
             device: worker.device.clone(),
             devices: devices.clone(),
             sockets: worker.sockets.clone(),
+            kept: kept.clone(),
+            changed: changed.clone(),
             inbox: inbox.clone(),
             wake: wake.clone(),
             probe_secret,
         };
-        let planes: Vec<_> = (0..).zip(workers).map(plane).collect();
+        let planes: Vec<_> = (0..).zip(workers).zip(&changed).map(plane).collect();
         let threads = plane::Plane::start(&planes, failure)?;
         let Worker { device, sockets } = workers[0].clone();
-        let control = control::Control::new(node, snapshot, device, sockets);
+        let control = control::Control::new(node, snapshot, device, sockets, keeper);
         let control = tokio::spawn(control.run(items, asked));
         Ok(Self { handle, rungs, wake, threads, control, failed })
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
@@ -198,11 +199,18 @@ pub(super) struct Wire<'a> {
 
 impl Sink for Wire<'_> {
     fn send(&mut self, trains: &[Train<'_>]) {
-        // All trains of one family leave by one socket.
-        for trains in trains.chunk_by(|a, b| a.to.is_ipv4() == b.to.is_ipv4()) {
+        let kept = self.plane.kept.load();
+        let socket_of = |train: &Train<'_>| socket_for(&self.plane.sockets, &kept, train.to);
+        let same = |a: &Train<'_>, b: &Train<'_>| match (socket_of(a), socket_of(b)) {
+            (Some(a), Some(b)) => ptr::eq(a, b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        // Most leave by the one socket of their family.
+        for trains in trains.chunk_by(same) {
             let Some(first) = trains.first() else { continue };
             let drops = &self.plane.shared.drops;
-            match socket_for(&self.plane.sockets, first.to) {
+            match socket_of(first) {
                 Some(socket) => {
                     let cut = socket.cuts_trains();
                     let sent = self.sender.send(socket, trains);

@@ -20,6 +20,7 @@ use crate::udp::UdpSocket;
 use super::Sockets;
 use super::duty;
 use super::inbox::Inbox;
+use super::kept::{Changed, KeptSockets, Published};
 use super::outward::Outward;
 use super::rungs::Rungs;
 use super::wake::Wake;
@@ -55,6 +56,10 @@ pub(super) struct Plane {
     /// The queues of all workers.
     pub(super) devices: Arc<[Arc<Device>]>,
     pub(super) sockets: Sockets,
+    /// Sockets for single endpoints.
+    pub(super) kept: Published,
+    /// Wakes the inward thread when there are others.
+    pub(super) changed: Arc<Changed>,
     pub(super) inbox: Inbox,
     pub(super) rungs: Arc<Rungs>,
     /// What tells our probes of the interface's queues from other packets.
@@ -162,10 +167,16 @@ fn run_first(nice: i32) {
     }
 }
 
-/// The socket to send from: of the same family, bound to a fixed address only if there is no other.
-pub(super) fn socket_for(sockets: &[UdpSocket], to: SocketAddr) -> Option<&UdpSocket> {
+/// The socket to send from: that of the endpoint, or one of the same family, bound to a fixed address only if there is no
+/// other.
+pub(super) fn socket_for<'s>(
+    sockets: &'s [UdpSocket],
+    kept: &'s KeptSockets,
+    to: SocketAddr,
+) -> Option<&'s UdpSocket> {
     let of_family = || sockets.iter().filter(|socket| socket.local_addr().is_ipv4() == to.is_ipv4());
-    of_family().find(|socket| socket.local_addr().ip().is_unspecified()).or_else(|| of_family().next())
+    let ordinary = || of_family().find(|socket| socket.local_addr().ip().is_unspecified());
+    kept.to(to).or_else(ordinary).or_else(|| of_family().next())
 }
 
 /// Waits until one of the descriptors is readable, at most for `limit`.

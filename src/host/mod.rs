@@ -9,6 +9,7 @@
 //! | `privileges` | may we administer the network; keep secrets out of core dumps | capabilities(7), `PR_SET_DUMPABLE` |
 //! | `priority` | may our threads run before others | `setpriority(2)` |
 //! | `cpu` | which cipher is fast here, how many cores are ours | CPU feature bits, `sched_getaffinity(2)`, cgroup |
+//! | `descriptors` | how many sockets may still be opened | `getrlimit(2)`, `/proc/self/fd` |
 //! | `addresses` | which addresses do the interfaces have | `getifaddrs(3)` |
 //! | `changes` | what has just changed | rtnetlink(7) and nfnetlink multicast groups |
 //!
@@ -19,6 +20,7 @@ pub mod addresses;
 pub mod changes;
 pub mod clock;
 pub mod cpu;
+pub mod descriptors;
 pub mod entropy;
 pub mod priority;
 pub mod privileges;

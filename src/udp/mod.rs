@@ -2,7 +2,7 @@
 //!
 //! [`UdpSocket`] carries everything between nodes, in trains of datagrams ([`TrainSender`], [`TrainReceiver`]):
 //! non-blocking, one per listen address and worker, IPv4 and IPv6 apart, so a v4-mapped address never appears.
-//! [`LanSocket`] finds neighbours by link-local multicast.
+//! [`LanSocket`] finds neighbours by link-local multicast. [`ReadySet`] watches many sockets at once.
 //!
 //! - **No tunnel in itself**: nothing is sent to or taken from addresses inside the mesh's own range.
 //! - **Nothing that a stranger sends stops reception**: unconnected UDP sockets are not told of ICMP errors (the
@@ -13,10 +13,12 @@
 //! Left out for now: port mapping.
 
 mod lan;
+mod ready;
 mod socket;
 mod train;
 
 pub use lan::{LAN_DATAGRAM_BYTES_MAX, LAN_GROUP_V4, LAN_GROUP_V6, LAN_INTERFACES_MAX, LAN_PORT, LanSocket};
+pub use ready::ReadySet;
 pub use socket::{UdpSocket, is_too_big};
 pub use train::{Received, Sent, TrainReceiver, TrainSender};
 

@@ -59,6 +59,18 @@ impl UdpSocket {
         Ok(sibling)
     }
 
+    /// Another socket at the same IP address, with a port of its own. One that gave up trains has others without.
+    ///
+    /// # Errors
+    /// When there are no more descriptors or ports.
+    pub fn other_port(&self) -> io::Result<Self> {
+        let other = open(SocketAddr::new(self.local.ip(), 0), false)?;
+        if !self.cuts_trains() {
+            other.renounce_trains()?;
+        }
+        Ok(other)
+    }
+
     /// Sends one datagram.
     ///
     /// # Errors

@@ -27,5 +27,6 @@ mod programs;
 mod reach;
 mod relays;
 mod rungs;
+mod spray;
 mod wire;
 mod workers;

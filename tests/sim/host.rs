@@ -1,5 +1,6 @@
 //! One simulated machine: a node, its data path, and a kernel that answers pings.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use auramesh::proto::datapath::{
 };
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, NodeId};
-use auramesh::proto::node::{Config, Event, Node, Transmit};
+use auramesh::proto::node::{Config, Event, Node, SocketOrder, Transmit};
 use auramesh::proto::path::LocalNetwork;
+use auramesh::proto::path::spray::SocketId;
 use auramesh::proto::policy::Rules;
 use auramesh::proto::relay;
 use auramesh::proto::session;
@@ -26,6 +28,10 @@ use crate::packet;
 
 /// MTU of the interface in bytes.
 pub(crate) const MTU: usize = 1400;
+/// Sockets that a machine may open beside the ordinary one.
+const SOCKETS_FREE: usize = 1000;
+/// The first port of those.
+const OTHER_PORTS: u16 = 20_000;
 /// Time from the data path to the control task.
 const HAND_OVER: Duration = Duration::from_micros(30);
 /// Calendar time at the start of every simulation.
@@ -81,6 +87,14 @@ pub(crate) struct Host {
     pub(crate) sent_bytes: u64,
     /// Datagrams that the own link is too narrow for.
     pub(crate) refused: u64,
+    /// Ways found by guessing ports: checks, and how long it took.
+    pub(crate) guessed: Vec<(usize, Duration)>,
+    /// Sockets that it may open beside the ordinary one.
+    pub(crate) sockets_free: usize,
+    /// Ports of sockets that are being guessed, and of those kept for an endpoint.
+    sprays: BTreeMap<SocketId, u16>,
+    kept: BTreeMap<SocketAddr, u16>,
+    next_port: u16,
     /// So many notices of the data path find no room in the inbox.
     pub(crate) notices_lost: u32,
     reception: Reception,
@@ -117,6 +131,11 @@ impl Host {
             sent: 0,
             sent_bytes: 0,
             refused: 0,
+            guessed: Vec::new(),
+            sockets_free: SOCKETS_FREE,
+            sprays: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            next_port: OTHER_PORTS,
             notices_lost: 0,
             reception: Reception::new(false),
             control_now: now,
@@ -152,8 +171,28 @@ impl Host {
         self.shared.drops.of(reason)
     }
 
-    /// A datagram from the underlay.
-    pub(crate) fn handle_datagram(&mut self, now: Instant, source: SocketAddr, datagram: &mut [u8]) {
+    /// The sockets beside the ordinary one: those being guessed, and those kept.
+    pub(crate) fn sockets(&self) -> (usize, usize) {
+        (self.sprays.len(), self.kept.len())
+    }
+
+    /// True when a socket of the machine has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        let mut others = self.sprays.values().chain(self.kept.values());
+        port == self.machine.endpoint.port() || others.any(|other| *other == port)
+    }
+
+    /// A datagram from the underlay to one of the machine's ports.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        port: u16,
+        datagram: &mut [u8],
+    ) {
+        if let Some(socket) = self.sprays.iter().find(|(_, other)| **other == port).map(|(id, _)| *id) {
+            return self.handle_guessed(now, source, socket, datagram);
+        }
         let (data, now) = (now, self.control_time(now));
         let snapshot = self.snapshot.clone();
         let len = datagram.len();
@@ -161,6 +200,48 @@ impl Host {
         let mut turn = Turn { snapshot: &snapshot, shared: &self.shared, now: data, out: &mut kernel };
         self.reception.handle_train(&mut turn, source, 0, datagram, len);
         self.take(now, &snapshot, kernel);
+    }
+
+    /// A datagram to a socket whose port is being guessed.
+    fn handle_guessed(&mut self, now: Instant, source: SocketAddr, socket: SocketId, datagram: &mut [u8]) {
+        let (data, now) = (now, self.control_time(now));
+        let (snapshot, len) = (self.snapshot.clone(), datagram.len());
+        let mut kernel = Kernel::default();
+        let mut turn = Turn { snapshot: &snapshot, shared: &self.shared, now: data, out: &mut kernel };
+        Reception::new(false).handle_train(&mut turn, source, 0, datagram, len);
+        let heard = kernel.notices.iter().filter_map(|notice| match notice {
+            Notice::Heard { local_index, .. } => Some(*local_index),
+            Notice::Woke { .. } => None,
+        });
+        for index in heard.chain(kernel.control.iter().map(|(index, ..)| *index)) {
+            self.node.handle_socket_heard(now, self.wall(now), index, source, socket);
+        }
+        let Kernel { notices, control, .. } = kernel;
+        self.take(now, &snapshot, Kernel { notices, control, ..Kernel::default() });
+    }
+
+    /// Does with the machine's sockets what the node wants.
+    fn carry_out(&mut self, now: Instant, order: SocketOrder, out: &mut Vec<(u16, Transmit)>) {
+        match order {
+            SocketOrder::Open { spray, count } => {
+                let opened = count.min(self.sockets_free - self.sprays.len() - self.kept.len());
+                for number in 0..opened as u16 {
+                    self.sprays.insert(SocketId { spray, number }, self.next_port);
+                    self.next_port += 1;
+                }
+                let now = self.control_time(now);
+                self.node.handle_sockets(now, self.wall(now), spray, opened);
+            }
+            SocketOrder::Send { socket, to, datagram } => {
+                out.extend(self.sprays.get(&socket).map(|port| (*port, Transmit { to, datagram })));
+            }
+            SocketOrder::Keep { socket, to } => {
+                self.kept.extend(self.sprays.remove(&socket).map(|port| (to, port)));
+                self.sprays.retain(|id, _| id.spray != socket.spray);
+            }
+            SocketOrder::Close { spray } => self.sprays.retain(|id, _| id.spray != spray),
+            SocketOrder::Release { to } => drop(self.kept.remove(&to)),
+        }
     }
 
     /// When the data path wants to be woken.
@@ -244,9 +325,12 @@ impl Host {
         }
     }
 
-    /// Publishes what changed, then hands out what is to be sent, as the engine does.
-    pub(crate) fn flush(&mut self, now: Instant, interface_mtu: usize) -> Vec<Transmit> {
+    /// Publishes what changed, then hands out what is to be sent, and from which port, as the engine does.
+    pub(crate) fn flush(&mut self, now: Instant, interface_mtu: usize) -> Vec<(u16, Transmit)> {
         let mut out = Vec::new();
+        while let Some(order) = self.node.poll_socket_order() {
+            self.carry_out(now, order, &mut out);
+        }
         let from_interface = std::mem::take(&mut self.out);
         let mut waiting = from_interface.into_iter();
         while let Some(transmit) = waiting.next().or_else(|| self.node.poll_transmit()) {
@@ -256,19 +340,21 @@ impl Host {
                 let now = self.control_time(now);
                 self.node.handle_too_big(now, transmit.to, len);
             } else {
-                out.push(transmit);
+                let port = self.kept.get(&transmit.to).copied();
+                out.push((port.unwrap_or(self.machine.endpoint.port()), transmit));
             }
         }
         self.snapshot = self.node.snapshot();
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
-                Event::PeerUp(_) | Event::RecordChanged => {}
+                Event::PeerUp(_) | Event::RecordChanged | Event::SocketsMissing(_) => {}
+                Event::Guessed { checks, took, .. } => self.guessed.push((checks, took)),
                 event @ (Event::Ping(..) | Event::Lookup(..)) => self.events.push((now, event)),
             }
         }
         self.sent += out.len() as u64;
-        self.sent_bytes += out.iter().map(|transmit| transmit.datagram.len() as u64).sum::<u64>();
+        self.sent_bytes += out.iter().map(|(_, transmit)| transmit.datagram.len() as u64).sum::<u64>();
         out
     }
 

@@ -23,5 +23,6 @@ mod refusals;
 mod relays;
 mod sessions;
 mod sites;
+mod spray;
 mod traffic;
 mod world;

@@ -138,8 +138,9 @@ impl World {
 
     /// A machine at an IPv4 address of its own.
     pub(crate) fn machine_v4(&mut self) -> Machine {
+        // Of two machines the /16 differs: each is an observer of its own.
         let [high, low] = self.next_number().to_be_bytes();
-        self.machine_at(SocketAddr::new(Ipv4Addr::new(11, high, low, 7).into(), PORT))
+        self.machine_at(SocketAddr::new(Ipv4Addr::new(11, low, high, 7).into(), PORT))
     }
 
     /// A NAT on the public underlay.
@@ -386,7 +387,9 @@ impl World {
 
     /// A datagram reaches a machine at this moment.
     pub(crate) fn deliver(&mut self, id: HostId, from: SocketAddr, mut datagram: Vec<u8>) {
-        self.with(id, |host, now| host.handle_datagram(now, from, &mut datagram));
+        self.with(id, |host, now| {
+            host.handle_datagram(now, from, host.machine.endpoint.port(), &mut datagram);
+        });
     }
 
     /// A program on the machine sends a packet.
@@ -465,7 +468,7 @@ impl World {
 
     fn arrive(&mut self, realm: Realm, from: SocketAddr, to: SocketAddr, mut datagram: Vec<u8>) {
         let Some(inner) = self.sites.enter(self.now, realm, from, to) else { return };
-        let Some(id) = self.by_endpoint.get(&inner).copied() else {
+        let Some(id) = self.listening(inner) else {
             let seen = Seen { at: self.now, from, to, datagram };
             self.taps.entry(to).and_modify(|seens| seens.push(seen));
             return;
@@ -476,7 +479,14 @@ impl World {
         self.log.update(&self.now.as_nanos().to_be_bytes());
         self.log.update(&(id.0 as u64).to_be_bytes());
         self.log.update(&datagram);
-        self.with(id, |host, now| host.handle_datagram(now, from, &mut datagram));
+        self.with(id, |host, now| host.handle_datagram(now, from, inner.port(), &mut datagram));
+    }
+
+    /// The machine that has a socket there.
+    fn listening(&self, at: SocketAddr) -> Option<HostId> {
+        let all = SocketAddr::new(at.ip(), 0)..=SocketAddr::new(at.ip(), u16::MAX);
+        let mut there = self.by_endpoint.range(all).map(|(_, id)| *id);
+        there.find(|id| self.is_running(*id) && self.host(*id).has_port(at.port()))
     }
 
     fn wake(&mut self, id: HostId) {
@@ -501,7 +511,7 @@ impl World {
     fn flush(&mut self, id: HostId) {
         let (now, interface_mtu) = (self.now, self.network.conditions.interface_mtu);
         let host = self.host_mut(id);
-        let from = host.machine.endpoint;
+        let ip = host.machine.endpoint.ip();
         let out = host.flush(now, interface_mtu);
         let due = [host.node.poll_timeout(), host.reception_timeout()].into_iter().flatten().min();
         let due = due.map(|at| at.max(now));
@@ -509,8 +519,8 @@ impl World {
         if wake.is_some() {
             host.wake_at = wake;
         }
-        for transmit in out {
-            self.transmit(from, transmit.to, transmit.datagram);
+        for (port, transmit) in out {
+            self.transmit(SocketAddr::new(ip, port), transmit.to, transmit.datagram);
         }
         if let Some(at) = wake {
             self.happens(at, Happening::Wake(id));

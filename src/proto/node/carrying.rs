@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Where what we carry for a node goes: an endpoint at which it is known to receive.
-    fn reaches(&self, node: &NodeId) -> Option<SocketAddr> {
+    pub(super) fn reaches(&self, node: &NodeId) -> Option<SocketAddr> {
         let peer = self.peers.of(node).filter(|peer| peer.current.is_some() && peer.challenge.is_none());
         peer?.path.endpoint()
     }

@@ -120,6 +120,7 @@ impl Node {
     pub(super) fn handle_candidates(
         &mut self,
         now: Instant,
+        wall: WallTime,
         id: NodeId,
         answer: bool,
         dependent: bool,
@@ -131,7 +132,8 @@ impl Node {
             return self.drop(DropReason::RateLimited);
         }
         peer.candidates_at = Some(now);
-        let possible = endpoints.into_iter().filter(|endpoint| path::is_admissible(endpoint, &self.local));
+        let possible =
+            endpoints.iter().copied().filter(|endpoint| path::is_admissible(endpoint, &self.local));
         // Beside what is being tried already: a race goes on.
         possible
             .take(checks::TARGETS_MAX)
@@ -141,6 +143,7 @@ impl Node {
             self.send_candidates(now, id, true);
         }
         self.check(now, id);
+        self.plan_spray(now, wall, id, &endpoints);
     }
 
     /// Tries a way that the peer was heard on, or that has become open (a triggered check, RFC 8445 §7.3.1.4).
@@ -254,6 +257,7 @@ impl Node {
             }
             self.timers.disarm(&Timer::Checks(id));
             self.timers.disarm(&Timer::Upgrade(id));
+            self.note_direct(now, id, hop);
         } else if raced {
             self.look_for_direct(now, id);
         }

@@ -399,6 +399,7 @@ impl Node {
         self.timers.disarm(&Timer::Checks(id));
         self.timers.disarm(&Timer::Upgrade(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
+        self.forget_sockets(id);
         self.dirty = true;
         self.note_way(now, id, Reason::Ended);
     }

@@ -157,7 +157,7 @@ impl Node {
         Some(match peer.candidates_at {
             None => Relayed::Asking,
             Some(_) if ours && theirs => Relayed::BothDependent,
-            Some(_) if peer.path.checks.is_trying_directly() => Relayed::Trying,
+            Some(_) if peer.path.checks.is_trying_directly() || peer.spray.is_some() => Relayed::Trying,
             Some(_) if *sent == 0 => Relayed::Nowhere,
             Some(_) if ours => Relayed::DependentHere(*sent),
             Some(_) if theirs => Relayed::DependentThere(*sent),

@@ -375,6 +375,7 @@ impl Node {
                 // The way back is that of the question (RFC 8445 §7.3): it is the way that is asked about.
                 let messages: Vec<_> = std::iter::once(pong).chain(report).collect();
                 self.send_control_by(now, id, source, &messages);
+                self.handle_guessed(now, id, source);
                 self.check_hop(now, id, source);
                 self.doubt_way(now, wall, id, source);
             }
@@ -391,7 +392,11 @@ impl Node {
                 self.handle_invite(now, wall, id, (slot, peer, service), &mut datagram);
             }
             Control::Candidates { answer, dependent, endpoints } => {
-                self.handle_candidates(now, id, answer, dependent, endpoints);
+                self.handle_candidates(now, wall, id, answer, dependent, endpoints);
+            }
+            Control::Spray { step } => self.handle_spray(now, wall, id, step),
+            Control::Vouch { answer, peer, endpoint } => {
+                self.handle_vouch(now, wall, id, (answer, peer, endpoint));
             }
             Control::Hello { record } => self.handle_hello(now, wall, id, &record),
             Control::Close { .. } => self.handle_close(now, id, index),
@@ -423,7 +428,8 @@ impl Node {
             peer.rtt = Some(now.saturating_since(probe.sent));
             peer.proved = Some(now);
         }
-        let checked = peer.path.checks.handle_answer(now, nonce);
+        let guessed = peer.spray.as_mut().and_then(|spray| spray.handle_answer(now, nonce));
+        let checked = peer.path.checks.handle_answer(now, nonce).or(guessed);
         let (hop, challenged) = (peer.path.current(), peer.challenge.is_some());
         if proven {
             // What we carry for it goes there now.

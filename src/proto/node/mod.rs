@@ -12,8 +12,8 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that, `peers` the
-//! table, `history` what became of the ways to them.
+//! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that,
+//! `spray` the same where ports have to be guessed, `peers` the table, `history` what became of the ways to them.
 
 mod carrying;
 mod checks;
@@ -27,6 +27,7 @@ mod outbound;
 mod peers;
 mod relays;
 mod snapshot;
+mod spray;
 mod status;
 mod timeout;
 
@@ -41,6 +42,7 @@ pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use history::{CHANGES_MAX, Change, Reason, Relayed, Way};
 pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};
+pub use spray::{KEPT_MAX, SPRAY_AGAIN, SPRAY_AGAIN_PROVEN, SPRAYS_MAX, SocketOrder};
 pub use status::{PeerState, PeerStatus, Status};
 
 use crate::proto::datapath::{DropReason, Shared, Snapshot};
@@ -64,6 +66,7 @@ use connect::Fetch;
 use outbound::Resolving;
 use peers::Peers;
 use relays::{Allocation, Channel};
+use spray::Sprays;
 
 /// Most datagrams, events or interface packets waiting to be drained; more are dropped and counted.
 pub const OUTPUT_MAX: usize = 16_384;
@@ -122,6 +125,17 @@ pub enum Event {
     Lookup(Ticket, Box<Outcome>),
     /// Our record changed: announce it on the links.
     RecordChanged,
+    /// Ports were guessed until a straight way was found.
+    Guessed {
+        /// To whom.
+        peer: NodeId,
+        /// Checks that it took, of the easy side; sockets, of the hard side.
+        checks: usize,
+        /// And how long.
+        took: Duration,
+    },
+    /// Only so many sockets could be opened to have their ports guessed, which are too few.
+    SocketsMissing(usize),
 }
 
 /// What a deadline is for.
@@ -137,6 +151,8 @@ enum Timer {
     Checks(NodeId),
     /// The next exchange of candidates.
     Upgrade(NodeId),
+    /// The next step in guessing ports, or a look at the socket that was kept.
+    Spray(NodeId),
     /// A look at our relays.
     Relays,
     /// Our record is not true any more.
@@ -187,6 +203,7 @@ pub struct Node {
     /// When relays with data were last looked for although there were enough without.
     looked_for_data: Option<Instant>,
     observed: Observed,
+    sprays: Sprays,
     /// A NAT is in between us and the internet.
     mapped: bool,
     resolving: BTreeMap<MeshAddress, Resolving>,
@@ -205,6 +222,7 @@ pub struct Node {
     timers: Deadlines<Timer>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    orders: VecDeque<SocketOrder>,
     stopping: bool,
     draining: bool,
     snapshot: Arc<Snapshot>,
@@ -248,6 +266,7 @@ impl Node {
             channels: BTreeMap::new(),
             looked_for_data: None,
             observed: Observed::default(),
+            sprays: Sprays::default(),
             mapped: false,
             resolving: BTreeMap::new(),
             unreachable: BTreeMap::new(),
@@ -264,6 +283,7 @@ impl Node {
             timers: Deadlines::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            orders: VecDeque::new(),
             stopping: false,
             draining: false,
             snapshot,

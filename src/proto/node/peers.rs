@@ -10,6 +10,7 @@ use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::limit::TokenBucket;
 use crate::proto::path::Path;
 use crate::proto::path::pmtu::PathMtu;
+use crate::proto::path::spray::Spray;
 use crate::proto::policy::EchoLimit;
 use crate::proto::session::Rng;
 use crate::proto::session::loss::{Losses, Reporter};
@@ -24,6 +25,7 @@ use crate::proto::wire::relay::Hop;
 use super::Ticket;
 use super::history::{History, Reason, Trials};
 use super::snapshot::Part;
+use super::spray::Kept;
 
 /// Most peers kept, with a session or without.
 pub const PEERS_MAX: usize = 1024;
@@ -138,6 +140,10 @@ pub(super) struct Peer {
     pub(super) candidates_at: Option<Instant>,
     /// Its NAT gives every destination another port, as it says.
     pub(super) maps_dependently: bool,
+    /// Ports are being guessed; not again before; the socket that was kept of it.
+    pub(super) spray: Option<Spray>,
+    pub(super) spray_after: Instant,
+    pub(super) kept: Option<Kept>,
     /// Newest initiation accepted from it, and when.
     pub(super) initiated: Option<(WallTime, Instant)>,
     pub(super) staged: Staged,
@@ -205,6 +211,9 @@ impl Peer {
             race_after: now,
             candidates_at: None,
             maps_dependently: false,
+            spray: None,
+            spray_after: now,
+            kept: None,
             initiated: None,
             staged: Staged::default(),
             outbox: VecDeque::new(),

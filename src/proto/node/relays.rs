@@ -396,7 +396,8 @@ impl Node {
         }
         let races = |peer: &&super::peers::Peer| {
             let names = |contact: &Contact| contact.node_id == relay;
-            let waits = peer.racing || peer.path.is_relayed() && !peer.staged.is_empty();
+            let waits =
+                peer.racing || peer.path.is_relayed() && (!peer.staged.is_empty() || peer.spray.is_some());
             waits && peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names))
         };
         for id in self.peers.iter().filter(races).map(|peer| peer.id).collect::<Vec<_>>() {

@@ -46,6 +46,7 @@ impl Node {
                 Timer::Mtu(id) => self.probe_timer(now, id),
                 Timer::Checks(id) => self.check(now, id),
                 Timer::Upgrade(id) => self.offer_candidates(now, id),
+                Timer::Spray(id) => self.tend_spray(now, wall, id),
                 Timer::Relays => self.tend_relays(now, wall),
                 Timer::Record => self.refresh_record(now, wall),
                 Timer::Channels => self.end_channels(now),

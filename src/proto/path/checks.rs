@@ -9,7 +9,7 @@
 //! comes too early is lost without harm. The pings are messages of the session: whoever answers is the peer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_core::Rng;
@@ -71,6 +71,18 @@ impl Checks {
         if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.hop != hop) {
             self.targets.push(Target { hop, since: now, sent: 0 });
         }
+    }
+
+    /// The peer was heard at this way, which was not open before: tries it anew. `endpoint` is one at which the peer is
+    /// known to be, so that it may be pinged as often as one that has answered.
+    pub fn retry(&mut self, now: Instant, endpoint: SocketAddr) {
+        self.unanswered.remove(&endpoint.ip());
+        let hop = Hop::Direct(endpoint);
+        self.targets.retain(|target| target.hop != hop);
+        if self.targets.len() >= TARGETS_MAX {
+            self.targets.remove(0);
+        }
+        self.add(now, hop);
     }
 
     /// Tries nothing any more; late answers still count.

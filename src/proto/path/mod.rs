@@ -10,10 +10,12 @@
 //! | `checks` | punching: which endpoints to try, when, and what was answered |
 //! | `observed` | where others see us, and what kind of NAT that tells |
 //! | `pmtu` | how long a datagram may be |
+//! | `spray` | punching where one side has to guess a port |
 
 pub mod checks;
 pub mod observed;
 pub mod pmtu;
+pub mod spray;
 
 use std::net::{IpAddr, SocketAddr};
 

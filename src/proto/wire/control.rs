@@ -17,6 +17,8 @@
 //! 11 Bound    slot u64 ‖ service u8
 //! 12 Invite   slot u64 ‖ node ID 32 ‖ service u8 ‖ datagram
 //! 13 Candidates flags u8 (bit 0: an answer; bit 1: mappings depend on the destination) ‖ endpoints
+//! 14 Spray    step u8 (0 ready, 1 open, 2 over)
+//! 15 Vouch    answer u8 (0 none, 1 no, 2 yes) ‖ node ID 32 ‖ endpoint
 //! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
@@ -99,6 +101,17 @@ pub enum Service {
     Signals,
     /// Carries data.
     Data,
+}
+
+/// How far one side is with guessing ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SprayStep {
+    /// The sender would send checks to many ports of the recipient's NAT.
+    Ready,
+    /// The sender has opened many ports of its NAT for the recipient.
+    Open,
+    /// The sender has ended it.
+    Over,
 }
 
 /// One control message.
@@ -193,6 +206,21 @@ pub enum Control {
         /// Most promising first.
         endpoints: Vec<SocketAddr>,
     },
+    /// How far the sender is with guessing ports (`path::spray`).
+    Spray {
+        /// The step that it has taken.
+        step: SprayStep,
+    },
+    /// Asks a relay whether a node that has a channel to the sender is where it says; or the answer, as long as the
+    /// question.
+    Vouch {
+        /// Nothing in a question; else whether it is so.
+        answer: Option<bool>,
+        /// The node.
+        peer: NodeId,
+        /// Where it says that others see it; port 0 is any.
+        endpoint: SocketAddr,
+    },
     /// FIND_NODE and FIND_VALUE of Kademlia.
     Find {
         /// Comes back in the answer.
@@ -275,6 +303,12 @@ impl Control {
                 out.push(u8::from(*answer) | u8::from(*dependent) << 1);
                 endpoints.iter().take(CANDIDATES_MAX).for_each(|e| endpoint::emit(e, out));
             }
+            Self::Spray { step } => out.push(step.number()),
+            Self::Vouch { answer, peer, endpoint } => {
+                out.push(answer.map_or(0, |yes| 1 + u8::from(yes)));
+                out.extend(peer.as_bytes());
+                endpoint::emit(endpoint, out);
+            }
             Self::Find { request, want, target } => {
                 out.extend(request.to_be_bytes());
                 out.push(want.number());
@@ -354,6 +388,17 @@ impl Control {
                 let endpoints = parse_endpoints(&mut value)?;
                 Self::Candidates { answer: flags & 1 == 1, dependent: flags & 2 == 2, endpoints }
             }
+            14 => Self::Spray { step: SprayStep::from_number(value.u8()?)? },
+            15 => Self::Vouch {
+                answer: match value.u8()? {
+                    0 => None,
+                    1 => Some(false),
+                    2 => Some(true),
+                    _ => return Err(Malformed::Field("answer")),
+                },
+                peer: NodeId(value.array()?),
+                endpoint: endpoint::parse(&mut value)?,
+            },
             16 => Self::Find {
                 request: value.u64()?,
                 want: Want::from_number(value.u8()?)?,
@@ -389,6 +434,8 @@ impl Control {
             Self::Bound { .. } => 11,
             Self::Invite { .. } => 12,
             Self::Candidates { .. } => 13,
+            Self::Spray { .. } => 14,
+            Self::Vouch { .. } => 15,
             Self::Find { .. } => 16,
             Self::Found { .. } => 17,
             Self::Store { .. } => 18,
@@ -449,6 +496,25 @@ impl Contact {
     pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
         Ok(Self { node_id, x25519, endpoint: endpoint::parse(reader)? })
+    }
+}
+
+impl SprayStep {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::Open => 1,
+            Self::Over => 2,
+        }
+    }
+
+    const fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::Ready),
+            1 => Ok(Self::Open),
+            2 => Ok(Self::Over),
+            _ => Err(Malformed::Field("step")),
+        }
     }
 }
 

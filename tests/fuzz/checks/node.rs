@@ -193,6 +193,7 @@ fn wall(now: Instant) -> WallTime {
 /// What the node wants to send to `to`; all else is lost.
 fn drain(node: &mut Node, to: SocketAddr) -> Vec<Vec<u8>> {
     while node.poll_event().is_some() {}
+    assert_eq!(node.poll_socket_order(), None, "sockets for a peer that no relay of ours has seen");
     let transmits = std::iter::from_fn(|| node.poll_transmit());
     transmits.filter(|transmit| transmit.to == to).map(|transmit| transmit.datagram).collect()
 }

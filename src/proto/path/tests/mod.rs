@@ -2,3 +2,4 @@ mod checks;
 mod endpoints;
 mod observed;
 mod pmtu;
+mod spray;

@@ -9,7 +9,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use crate::proto::identity::{Identity, NodeId, Position};
 use crate::proto::timer::WallTime;
 use crate::proto::wire::control::{
-    CANDIDATES_MAX, CARRIED_LEN_MAX, CloseReason, Contact, Control, Service, StoreOutcome, Want,
+    CANDIDATES_MAX, CARRIED_LEN_MAX, CloseReason, Contact, Control, Service, SprayStep, StoreOutcome, Want,
 };
 use crate::proto::wire::handshake::Suite;
 use crate::proto::wire::record::{
@@ -85,6 +85,7 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
         Just(StoreOutcome::Full),
         Just(StoreOutcome::Refused),
     ];
+    let step = prop_oneof![Just(SprayStep::Ready), Just(SprayStep::Open), Just(SprayStep::Over)];
     let service = || prop_oneof![Just(Service::None), Just(Service::Signals), Just(Service::Data)];
     let datagram = || vec(any::<u8>(), 0..=CARRIED_LEN_MAX);
     let slot = || any::<u64>().prop_map(Slot);
@@ -101,6 +102,12 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
             .prop_map(|(slot, peer, service, datagram)| Control::Invite { slot, peer, service, datagram }),
         (any::<bool>(), any::<bool>(), vec(endpoint(), 0..=CANDIDATES_MAX))
             .prop_map(|(answer, dependent, endpoints)| Control::Candidates { answer, dependent, endpoints }),
+        step.prop_map(|step| Control::Spray { step }),
+        (any::<Option<bool>>(), node_id(), endpoint()).prop_map(|(answer, peer, endpoint)| Control::Vouch {
+            answer,
+            peer,
+            endpoint
+        }),
         any::<u64>().prop_map(|nonce| Control::Ping { nonce }),
         (any::<u64>(), endpoint()).prop_map(|(nonce, observed)| Control::Pong { nonce, observed }),
         record().prop_map(|record| Control::Hello { record }),

@@ -1,0 +1,352 @@
+//! Ports that have to be guessed: between a symmetric and a port-restricted NAT.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use auramesh::proto::identity::Identity;
+use auramesh::proto::node::SPRAY_AGAIN;
+use auramesh::proto::path::spray::{CHECKS_MAX, PROBES_MAX, SOCKETS_MAX, SOCKETS_MIN};
+use auramesh::proto::wire::control::{Control, SprayStep};
+use auramesh::proto::wire::relay::{HOPS_MAX, Header, RELAY_OVERHEAD, Slot, seal};
+use auramesh::proto::wire::session::{Kind, mask};
+
+use crate::attacker::{Attacker, public_key};
+use crate::host::ms;
+use crate::nat::{NatId, NatKind};
+use crate::pair::ping;
+use crate::relays::{GUESSED, Place, backbone, conditions, is_direct, is_relayed, place};
+use crate::world::{HostId, World};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A node behind a symmetric NAT and one behind a port-restricted one, with relays that carry data.
+struct Pair {
+    world: World,
+    hard: HostId,
+    hard_nat: NatId,
+    easy: HostId,
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed, conditions());
+        let public = backbone(&mut world, 3, true);
+        let (hard, hard_nat) = place(&mut world, Place::Behind(NatKind::Symmetric), public[1]);
+        let (easy, _) = place(&mut world, Place::Behind(NatKind::PortRestricted), public[2]);
+        world.run_for(Duration::from_secs(10));
+        Self { world, hard, hard_nat: hard_nat.expect("it has a NAT"), easy }
+    }
+
+    fn is_direct(world: &World, (a, b): (HostId, HostId)) -> bool {
+        is_direct(world, a, b) && is_direct(world, b, a)
+    }
+
+    /// Waits for the straight way.
+    fn direct(&mut self, patience: Duration) -> Option<Duration> {
+        let pair = (self.hard, self.easy);
+        self.world.run_until(patience, |world| Self::is_direct(world, pair))
+    }
+
+    /// From now on nothing passes straight between the two. What the hard side sent there, and the easy one.
+    fn cut(&mut self) -> Rc<Cell<[usize; 2]>> {
+        let mapped = |id| self.world.host(id).node.status(self.world.now).mapped.expect("behind a NAT").ip();
+        let (hard, easy) = (mapped(self.hard), mapped(self.easy));
+        let counts = Rc::new(Cell::new([0; 2]));
+        let counted = counts.clone();
+        self.world.filter(move |seen| {
+            let way =
+                [(hard, easy), (easy, hard)].iter().position(|way| *way == (seen.from.ip(), seen.to.ip()));
+            if let Some(way) = way {
+                let mut counts = counted.get();
+                counts[way] += 1;
+                counted.set(counts);
+            }
+            way.is_none()
+        });
+        counts
+    }
+}
+
+#[test]
+fn a_port_is_found_by_guessing_whoever_begins_and_only_its_socket_stays() {
+    let mut took = Vec::new();
+    for seed in 420..432 {
+        let mut pair = Pair::new(seed);
+        let (from, to) = if seed % 2 == 0 { (pair.hard, pair.easy) } else { (pair.easy, pair.hard) };
+        assert!(ping(&mut pair.world, from, to, 1, PATIENCE).is_some(), "by a relay");
+        let direct = pair.direct(GUESSED);
+        assert!(direct.is_some(), "seed {seed}: {:?}", pair.world.host(from).guessed);
+        let [(checks, easy)] = pair.world.host(pair.easy).guessed[..] else { panic!("one spray") };
+        let [(sockets, hard)] = pair.world.host(pair.hard).guessed[..] else { panic!("one spray") };
+        println!("seed {seed}: {checks} checks, {}, hard side {}; direct {direct:?}", ms(easy), ms(hard));
+        assert!(checks <= PROBES_MAX && sockets <= SOCKETS_MAX);
+        assert_eq!(pair.world.host(pair.hard).sockets(), (0, 1), "one socket stays");
+        assert_eq!(pair.world.host(pair.easy).sockets(), (0, 0));
+        for (sequence, (from, to)) in [(from, to), (to, from)].into_iter().enumerate() {
+            let sequence = 2 + sequence as u16;
+            assert!(ping(&mut pair.world, from, to, sequence, PATIENCE).is_some());
+        }
+        took.push(easy);
+    }
+    took.sort();
+    println!("p50 {}, worst {}", ms(took[took.len() / 2]), ms(took[took.len() - 1]));
+}
+
+/// Without use for longer than the NAT keeps a mapping: a new one would have another port.
+#[test]
+fn the_port_stays_open_while_the_session_lives() {
+    let mut pair = Pair::new(440);
+    pair.world.nat_mut(pair.hard_nat).idle = Duration::from_secs(30);
+    assert!(ping(&mut pair.world, pair.easy, pair.hard, 1, PATIENCE).is_some());
+    assert!(pair.direct(GUESSED).is_some());
+    pair.world.run_for(Duration::from_secs(100));
+    let took = ping(&mut pair.world, pair.easy, pair.hard, 2, PATIENCE);
+    assert!(took.is_some_and(|took| took < Duration::from_millis(200)), "{took:?}");
+    assert!(pair.direct(Duration::ZERO).is_some(), "and still straight");
+    // The session ends, and with it the socket.
+    pair.world.run_for(Duration::from_secs(400));
+    assert_eq!(pair.world.host(pair.hard).sockets(), (0, 0));
+}
+
+#[test]
+fn a_way_that_is_lost_is_guessed_anew_while_data_flows() {
+    let mut pair = Pair::new(441);
+    assert!(ping(&mut pair.world, pair.easy, pair.hard, 1, PATIENCE).is_some());
+    assert!(pair.direct(GUESSED).is_some());
+    pair.world.run_for(Duration::from_secs(60));
+    pair.world.nat_mut(pair.hard_nat).rebind();
+    let (hard, easy) = (pair.hard, pair.easy);
+    let mut missed = 0;
+    let again = (0..200).find(|n| {
+        let answered = ping(&mut pair.world, hard, easy, 100 + n, Duration::from_millis(500)).is_some();
+        missed += usize::from(!answered);
+        pair.world.host(easy).guessed.len() == 2 && Pair::is_direct(&pair.world, (hard, easy))
+    });
+    println!("straight again after {again:?} pings, {missed} without a reply");
+    assert!(again.is_some() && missed <= 6, "{again:?}, {missed}");
+    assert_eq!(pair.world.host(hard).sockets(), (0, 1));
+}
+
+#[test]
+fn a_spray_that_finds_nothing_ends_and_is_not_repeated_soon() {
+    let mut pair = Pair::new(442);
+    let counts = pair.cut();
+    let mut sequence = 0;
+    let mut data = |pair: &mut Pair, seconds: u64| {
+        let mut open = 0;
+        for _ in 0..seconds {
+            sequence += 1;
+            assert!(ping(&mut pair.world, pair.easy, pair.hard, sequence, PATIENCE).is_some(), "by a relay");
+            pair.world.run_for(Duration::from_secs(1));
+            open = open.max(pair.world.host(pair.hard).sockets().0);
+        }
+        open
+    };
+    let open = data(&mut pair, 30);
+    let [checks, probes] = counts.get();
+    println!("{checks} checks, {probes} probes, {open} sockets");
+    assert_eq!(open, SOCKETS_MAX);
+    assert!((SOCKETS_MAX..=CHECKS_MAX + 40).contains(&checks), "{checks}");
+    assert!((1900..=PROBES_MAX + 40).contains(&probes), "{probes}");
+    assert_eq!(pair.world.host(pair.hard).sockets(), (0, 0), "all are closed");
+    assert!(is_relayed(&pair.world, pair.hard, pair.easy));
+    counts.set([0, 0]);
+    assert_eq!(data(&mut pair, 500), 0, "sockets opened again");
+    let [checks, probes] = counts.get();
+    assert!(checks < SOCKETS_MAX && probes < SOCKETS_MAX, "{checks}, {probes}");
+    assert_eq!(data(&mut pair, SPRAY_AGAIN.as_secs() - 400), SOCKETS_MAX, "and again after a while");
+}
+
+#[test]
+fn without_descriptors_the_pair_stays_on_its_relay() {
+    let mut pair = Pair::new(443);
+    let hard = pair.hard;
+    pair.world.host_mut(hard).sockets_free = SOCKETS_MIN - 1;
+    let counts = pair.cut();
+    assert!(ping(&mut pair.world, pair.easy, hard, 1, PATIENCE).is_some());
+    assert!(pair.direct(GUESSED).is_none());
+    let [checks, probes] = counts.get();
+    assert!(checks < 50 && probes < 50, "guessed although no port is open: {checks}, {probes}");
+    assert_eq!(pair.world.host(hard).sockets(), (0, 0));
+    assert!(ping(&mut pair.world, hard, pair.easy, 2, PATIENCE).is_some(), "by a relay");
+}
+
+/// Speaks the protocol by way of all relays of a node, and lies about where it is.
+struct Liar {
+    /// With each relay of the victim, under one key.
+    relays: Vec<(HostId, Attacker)>,
+    session: Attacker,
+    /// How it names its channels.
+    slot: Slot,
+}
+
+impl Liar {
+    fn new(world: &mut World, victim: HostId, endpoint: &str) -> Self {
+        let seed = world.seed();
+        let one = |world: &mut World| {
+            let mut attacker = Attacker::new(world, endpoint);
+            attacker.identity = Identity::from_seed(seed);
+            attacker
+        };
+        let relays = world.host(victim).node.status(world.now).relays;
+        let relays: Vec<_> = world
+            .running()
+            .into_iter()
+            .filter(|id| relays.iter().any(|(relay, _)| *relay == world.id(*id)))
+            .collect();
+        let relays = relays.into_iter().map(|relay| {
+            let mut attacker = one(world);
+            attacker.connect(world, relay);
+            // The relay has to know that it receives where it says.
+            world.run_for(Duration::from_millis(300));
+            for heard in attacker.hear(world) {
+                if let Control::Ping { nonce } = heard {
+                    let observed = world.endpoint(relay);
+                    attacker.say(world, relay, &Control::Pong { nonce, observed });
+                }
+            }
+            (relay, attacker)
+        });
+        let relays: Vec<_> = relays.collect();
+        let session = one(world);
+        let slot = Slot(world.next_number().into());
+        let mut liar = Self { relays, session, slot };
+        liar.meet(world, victim);
+        liar
+    }
+
+    /// Opens a session with the victim through its relays.
+    fn meet(&mut self, world: &mut World, victim: HostId) {
+        let (mut initiator, packet) = self.session.initiation(world, victim);
+        let peer = world.id(victim);
+        for (relay, attacker) in &self.relays {
+            let bind = Control::Bind { slot: self.slot, peer, datagram: packet.clone() };
+            attacker.say(world, *relay, &bind);
+        }
+        world.run_for(Duration::from_millis(600));
+        let own = public_key(&self.session.identity.node_id());
+        for seen in world.tapped(self.session.endpoint) {
+            let mut datagram = seen.datagram;
+            let header = mask(&own, &mut datagram).ok().and_then(|()| Header::parse(datagram.first_chunk()?));
+            let Some(Ok(_)) = header else { continue };
+            if let Ok(envelope) = own.open(&mut datagram[RELAY_OVERHEAD..])
+                && let Ok(established) = initiator.finish(&envelope, world.now)
+            {
+                self.session.session = Some(established.session);
+            }
+        }
+        assert!(self.session.session.is_some(), "the victim answers an honest handshake");
+        let hello = Control::Hello { record: self.session.record(world.now).bytes().to_vec() };
+        self.say(world, &hello);
+    }
+
+    /// Tells the victim something.
+    fn say(&self, world: &mut World, message: &Control) {
+        let mut plaintext = Vec::new();
+        message.emit(&mut plaintext);
+        let mut packet = vec![0; RELAY_OVERHEAD];
+        packet.extend(self.session.seal(world.now, Kind::Control, &plaintext));
+        let (relay, _) = &self.relays[0];
+        let header = Header { hop_limit: HOPS_MAX, slot: self.slot };
+        seal(&public_key(&world.id(*relay)), header, &mut packet).expect("long enough");
+        world.deliver(*relay, self.session.endpoint, packet);
+    }
+
+    /// Does all that it takes to be sprayed at an endpoint, for as long as it takes. What arrived there.
+    fn lure(&self, world: &mut World, dependent: bool, at: SocketAddr) -> usize {
+        let count = Rc::new(Cell::new(0));
+        let counted = count.clone();
+        world.filter(move |seen| {
+            let from_nat = matches!(seen.from.ip(), IpAddr::V4(ip) if ip.octets()[0] == 12);
+            counted.set(counted.get() + usize::from(from_nat && seen.to.ip() == at.ip()));
+            true
+        });
+        for n in 0..100 {
+            if n % 20 == 0 {
+                self.say(world, &Control::Candidates { answer: true, dependent, endpoints: vec![at] });
+            }
+            let step = if dependent { SprayStep::Open } else { SprayStep::Ready };
+            self.say(world, &Control::Spray { step });
+            world.run_for(Duration::from_millis(100));
+        }
+        world.run_for(Duration::from_secs(10));
+        count.get()
+    }
+}
+
+/// Checks of ordinary kind that an address gets which does not answer, for each key of a stranger.
+const STRANGER_MAX: usize = 40;
+
+#[test]
+fn nobody_can_have_somebody_else_sprayed() {
+    for kind in [NatKind::Symmetric, NatKind::PortRestricted] {
+        let mut pair = Pair::new(450);
+        let victim = if kind == NatKind::Symmetric { pair.hard } else { pair.easy };
+        let dependent = kind != NatKind::Symmetric;
+        let liar = Liar::new(&mut pair.world, victim, "9.9.9.9:9999");
+        let bystander = "9.8.7.6:5000".parse().unwrap();
+        let got = liar.lure(&mut pair.world, dependent, bystander);
+        assert!(got <= STRANGER_MAX, "{kind:?}: a bystander got {got}");
+        assert_eq!(pair.world.host(victim).sockets(), (0, 0));
+
+        // At itself, once, whatever it says and whoever it says it is.
+        let own = liar.session.endpoint;
+        let got = liar.lure(&mut pair.world, dependent, own);
+        println!("{kind:?}: itself {got}");
+        let most = if dependent { PROBES_MAX } else { CHECKS_MAX } + STRANGER_MAX;
+        assert!((SOCKETS_MAX..=most).contains(&got), "{kind:?}: it got {got}, so the test shows nothing");
+        let got = liar.lure(&mut pair.world, dependent, own);
+        assert!(got <= STRANGER_MAX, "{kind:?}: a second time, {got}");
+        let other = Liar::new(&mut pair.world, victim, "9.9.9.9:9999");
+        let got = other.lure(&mut pair.world, dependent, own);
+        assert!(got <= 2 * STRANGER_MAX, "{kind:?}: under another key, {got}");
+        pair.world.unfilter();
+        let (from, to) = (pair.hard, pair.easy);
+        assert!(ping(&mut pair.world, from, to, 1, PATIENCE).is_some());
+        assert!(pair.direct(GUESSED).is_some(), "{kind:?}: others are sprayed all the same");
+    }
+}
+
+/// Where a node is learns only who has a channel to it, and only whether a guess was right.
+#[test]
+fn a_relay_vouches_for_what_it_sees_and_to_those_who_know_the_node() {
+    let mut pair = Pair::new(451);
+    let (world, easy) = (&mut pair.world, pair.easy);
+    let seen = world.host(easy).node.status(world.now).mapped.unwrap();
+    let relay = world.host(easy).node.status(world.now).relays[0].0;
+    let relay = world.running().into_iter().find(|id| world.id(*id) == relay).unwrap();
+    let peer = world.id(easy);
+    let ask = |world: &mut World, attacker: &Attacker, endpoint: SocketAddr| {
+        attacker.hear(world);
+        attacker.say(world, relay, &Control::Vouch { answer: None, peer, endpoint });
+        world.run_for(Duration::from_millis(300));
+        let heard = attacker.hear(world);
+        let answers = heard.into_iter().filter_map(|message| {
+            let Control::Vouch { answer, peer: of, endpoint: at } = message else { return None };
+            answer.filter(|_| of == peer && at == endpoint)
+        });
+        answers.collect::<Vec<_>>()
+    };
+    let mut stranger = Attacker::new(world, "9.9.9.9:9999");
+    stranger.connect(world, relay);
+    assert_eq!(ask(world, &stranger, seen), [false], "it has no channel");
+    let liar = Liar::new(world, easy, "9.9.9.8:9999");
+    let (_, attacker) = liar.relays.iter().find(|(id, _)| *id == relay).unwrap();
+    let any = SocketAddr::new(seen.ip(), 0);
+    let port = SocketAddr::new(seen.ip(), seen.port() + 1);
+    let elsewhere = "12.9.9.9:5747".parse().unwrap();
+    for (endpoint, right) in [(seen, true), (any, true), (port, false), (elsewhere, false)] {
+        assert_eq!(ask(world, attacker, endpoint), [right], "{endpoint}");
+    }
+    let asked = (0..200).filter(|_| {
+        attacker.say(world, relay, &Control::Vouch { answer: None, peer, endpoint: elsewhere });
+        world.run_for(Duration::from_millis(1));
+        true
+    });
+    let asked = asked.count();
+    world.run_for(Duration::from_millis(300));
+    let answered = attacker.hear(world).len();
+    assert!(answered < asked / 2, "{answered} of {asked} answered");
+}
