@@ -18,7 +18,7 @@ use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::relay::Hop;
 
 use super::history::Reason;
-use super::{Node, Timer};
+use super::{Node, Timer, relays};
 
 /// Waits before candidates are exchanged again, while the session goes through a relay.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -29,6 +29,8 @@ const WAIT_FOR_WAY: Duration = Duration::from_secs(5);
 /// Least time between two races, and after one that the way in use has won.
 const RACE_GAP: Duration = Duration::from_secs(1);
 const RACE_GAP_ANSWERED: Duration = Duration::from_secs(5);
+/// Relays among the ways that are tried at once.
+const RELAYED_MAX: usize = 3;
 /// Checks a second that go to endpoints, towards all peers, and how many at once.
 pub(super) const CHECKS_PER_S: u32 = 200;
 pub(super) const CHECKS_BURST: u32 = 800;
@@ -177,21 +179,41 @@ impl Node {
         if peer.racing || now < peer.race_after || peer.current.is_none() {
             return;
         }
-        let Some(current) = peer.path.current() else { return };
+        if peer.path.current().is_none() {
+            return;
+        }
         (peer.racing, peer.race_reason, peer.race_after) = (true, reason, now + RACE_GAP);
-        let others = self.channels_to(now, wall, id);
+        let hops = self.ways_to(now, wall, id);
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
-        let hops: Vec<_> = std::iter::once(current).chain(others).chain(candidates).collect();
         peer.path.checks.begin(now, hops);
         self.check(now, id);
+    }
+
+    /// All ways to a peer, the one in use and the one to use in its place first.
+    pub(super) fn ways_to(&mut self, now: Instant, wall: WallTime, id: NodeId) -> Vec<Hop> {
+        let relayed = self.channels_to(now, wall, id);
+        let Some(peer) = self.peers.of(&id) else { return Vec::new() };
+        let current = peer.path.current();
+        let standby = peer.path.choice.standby(now, current);
+        let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
+        let relayed = relayed.into_iter().take(RELAYED_MAX);
+        let mut hops: Vec<_> = current.into_iter().chain(standby).collect();
+        for hop in relayed.chain(candidates) {
+            if !hops.contains(&hop) {
+                hops.push(hop);
+            }
+        }
+        hops
     }
 
     /// The peer asks on another way than ours: perhaps because nothing comes by ours. We could not tell from what we hear.
     pub(super) fn doubt_way(&mut self, now: Instant, wall: WallTime, id: NodeId, source: Hop) {
         let Some(peer) = self.peers.of(&id) else { return };
         let elsewhere = peer.path.current().is_some_and(|current| current != source);
-        if elsewhere && self.has_standby(peer) {
+        if elsewhere && peer.path.choice.is_known(now, source) {
+            // Who looks at all its ways asks on those that it does not use, too.
+            self.compare(now, id, source);
+        } else if elsewhere && self.has_standby(now, peer) {
             self.race(now, wall, id, Reason::Left);
         }
     }
@@ -201,6 +223,7 @@ impl Node {
         loop {
             let Some(peer) = self.peers.of_mut(&id) else { return };
             let Some((hop, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
+            peer.path.choice.note_asked(now, hop);
             if hop.slot().is_some() || self.checks.take(now) {
                 peer.trials.handle_check(hop);
                 self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
@@ -208,6 +231,7 @@ impl Node {
                 self.drop(DropReason::RateLimited);
             }
         }
+        self.fall_back(now, id);
         match self.peers.of(&id).and_then(|peer| peer.path.checks.poll_timeout()) {
             Some(at) => self.timers.arm(Timer::Checks(id), at),
             None => {
@@ -221,12 +245,18 @@ impl Node {
 
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
-        let Some(peer) = self.peers.of(&id) else { return };
+        let channels = &self.channels;
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         let (current, raced) = (peer.path.current(), peer.racing);
+        let usable = |hop| relays::carries_data(channels, hop);
+        let chosen = peer.path.choice.handle_answer(now, current, hop, rtt, usable);
+        let judged = peer.path.choice.is_measured(hop)
+            && current.is_some_and(|current| peer.path.choice.is_measured(current) && usable(current));
+        let Some(peer) = self.peers.of(&id) else { return };
         let worse = current.is_some_and(|current| {
             self.rank(hop) < self.rank(current) && self.rank(hop) == 0 && peer.path.checks.is_trying(current)
         });
-        let better = current.is_none_or(|current| self.rank(hop) > self.rank(current));
+        let better = current.is_none_or(|current| self.rank(hop) > self.rank(current) && !judged);
         if raced && worse {
             // What carries no data wins only when nothing else is left.
             return;
@@ -238,14 +268,22 @@ impl Node {
         if current == Some(hop) {
             // The way was only slow: not so soon again.
             peer.race_after = now + RACE_GAP_ANSWERED;
-            return;
+        } else if raced || better {
+            if let Some(failed) = current.filter(|_| raced) {
+                peer.path.choice.forget(failed);
+            }
+            let reason = if raced { peer.race_reason } else { Reason::Checked };
+            self.take_way(now, id, hop, reason, raced);
+        } else if let Some(chosen) = chosen {
+            self.take_way(now, id, chosen, Reason::Better, false);
         }
-        if !raced && !better {
-            return;
-        }
+    }
+
+    /// Sends to a peer by another way from now on; `failed`: because the one before does not answer.
+    pub(super) fn take_way(&mut self, now: Instant, id: NodeId, hop: Hop, reason: Reason, failed: bool) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        (peer.rtt, peer.challenge) = (Some(rtt), None);
-        let reason = if better { Reason::Checked } else { peer.race_reason };
+        peer.rtt = peer.path.choice.rtt(hop).or(peer.rtt);
+        peer.challenge = None;
         self.switch_way(now, id, hop, reason);
         self.watch(now, id);
         self.report_up(now, id);
@@ -258,7 +296,7 @@ impl Node {
             self.timers.disarm(&Timer::Checks(id));
             self.timers.disarm(&Timer::Upgrade(id));
             self.note_direct(now, id, hop);
-        } else if raced {
+        } else if failed {
             self.look_for_direct(now, id);
         }
     }

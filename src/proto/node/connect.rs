@@ -309,7 +309,7 @@ impl Node {
         let id = session.peer();
         let initiated = session.is_initiator();
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        peer.path.handle_heard(source);
+        peer.path.handle_heard(now, source);
         peer.path.switch(source);
         peer.pmtu.handle_hop(source);
         peer.challenge = None;
@@ -390,7 +390,9 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
+        (peer.active_at, peer.looked_at, peer.surveyed_at) = (None, None, None);
         peer.path.checks.stop();
+        peer.path.choice.clear();
         for session in sessions.into_iter().flatten() {
             self.peers.release_index(session.local_index());
         }
@@ -398,6 +400,7 @@ impl Node {
         self.timers.disarm(&Timer::Mtu(id));
         self.timers.disarm(&Timer::Checks(id));
         self.timers.disarm(&Timer::Upgrade(id));
+        self.timers.disarm(&Timer::Ways(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.forget_sockets(id);
         self.dirty = true;

@@ -99,9 +99,7 @@ impl Node {
         self.dht.handle_network_change(now);
         self.renew_record(now, wall);
         // Peers learn our new address from the first packet that comes from it.
-        for id in self.recent_peers() {
-            self.probe(now, id);
-        }
+        self.ask_everywhere(now, wall);
         self.drain(now, wall);
     }
 
@@ -158,7 +156,7 @@ impl Node {
         self.record.as_ref().map(|record| Announce { port, record: record.bytes() }.emit())
     }
 
-    fn recent_peers(&self) -> Vec<crate::proto::identity::NodeId> {
+    pub(super) fn recent_peers(&self) -> Vec<crate::proto::identity::NodeId> {
         let mut recent: Vec<_> =
             self.peers.iter().filter_map(|p| p.current.as_ref().map(|s| (last_heard(s), p.id))).collect();
         recent.sort_by(|a, b| b.cmp(a));

@@ -26,6 +26,8 @@ pub enum Reason {
     Moved,
     /// A check of it was answered, and it is better than the one before.
     Checked,
+    /// It has been better than the one before, three times in a row.
+    Better,
     /// What was sent by the one before had no answer for so long.
     Silent(Duration),
     /// The relay of the one before does not carry us any more.
@@ -42,6 +44,7 @@ impl fmt::Display for Reason {
             Self::Handshake => f.write_str("handshake answered"),
             Self::Moved => f.write_str("the peer was heard from there"),
             Self::Checked => f.write_str("check answered"),
+            Self::Better => f.write_str("better than the one before"),
             Self::Silent(wait) => write!(f, "silent for {:.1} s", wait.as_secs_f64()),
             Self::Refused => f.write_str("relay refused"),
             Self::Left => f.write_str("the peer uses another one"),

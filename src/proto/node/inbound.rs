@@ -266,6 +266,7 @@ impl Node {
                     self.dirty = true;
                 }
                 self.watch(now, peer);
+                self.note_active(now, peer);
                 self.report_traffic(now, peer);
             }
         }
@@ -293,7 +294,7 @@ impl Node {
         }
         peer.notices += 1;
         self.dirty = true;
-        let heard = peer.path.handle_heard(source);
+        let heard = peer.path.handle_heard(now, source);
         if heard == Heard::Moved {
             peer.pmtu.handle_hop(source);
             self.note_way(now, id, Reason::Moved);
@@ -304,9 +305,12 @@ impl Node {
                 self.watch(now, id);
                 self.challenge(now, id);
             }
-            (Heard::Elsewhere, hop @ Hop::Direct(_)) => self.check_hop(now, id, hop),
+            (Heard::Elsewhere, hop @ Hop::Direct(_)) => {
+                self.check_hop(now, id, hop);
+                self.compare(now, id, hop);
+            }
             // It has left the way: perhaps ours does not work either.
-            (Heard::Elsewhere, Hop::Relayed(_)) => self.race(now, wall, id, Reason::Left),
+            (Heard::Elsewhere, hop @ Hop::Relayed(_)) => self.doubt_way(now, wall, id, hop),
             (Heard::Moved, Hop::Relayed(_)) | (Heard::InUse, _) => {}
         }
     }

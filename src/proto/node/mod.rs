@@ -13,7 +13,8 @@
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
 //! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that,
-//! `spray` the same where ports have to be guessed, `peers` the table, `history` what became of the ways to them.
+//! `spray` the same where ports have to be guessed, `ways` which of several is used, `peers` the table, `history` what became
+//! of the ways to them.
 
 mod carrying;
 mod checks;
@@ -30,6 +31,7 @@ mod snapshot;
 mod spray;
 mod status;
 mod timeout;
+mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -153,6 +155,8 @@ enum Timer {
     Upgrade(NodeId),
     /// The next step in guessing ports, or a look at the socket that was kept.
     Spray(NodeId),
+    /// The next look at the ways to a peer in use.
+    Ways(NodeId),
     /// A look at our relays.
     Relays,
     /// Our record is not true any more.

@@ -136,6 +136,14 @@ pub(super) struct Peer {
     pub(super) race_reason: Reason,
     /// No race before.
     pub(super) race_after: Instant,
+    /// When data was last seen to go to it or come from it.
+    pub(super) active_at: Option<Instant>,
+    /// When the ways to it were last looked at, when all of them were asked, and looks at them in quick succession since.
+    pub(super) looked_at: Option<Instant>,
+    pub(super) surveyed_at: Option<Instant>,
+    pub(super) quick_looks: u32,
+    /// When two ways were last compared because the peer was heard on the other one.
+    pub(super) compared_at: Option<Instant>,
     /// When it last told its candidates.
     pub(super) candidates_at: Option<Instant>,
     /// Its NAT gives every destination another port, as it says.
@@ -209,6 +217,11 @@ impl Peer {
             racing: false,
             race_reason: Reason::Checked,
             race_after: now,
+            active_at: None,
+            looked_at: None,
+            surveyed_at: None,
+            quick_looks: 0,
+            compared_at: None,
             candidates_at: None,
             maps_dependently: false,
             spray: None,

@@ -26,6 +26,7 @@ use crate::proto::wire::relay::{HOPS_MAX, Header, Hop, RELAY_OVERHEAD, Slot, sea
 use crate::proto::wire::{Family, family};
 
 use super::history::Reason;
+use super::ways::is_in_use;
 use super::{Node, Timer};
 
 /// Relays that a node behind a NAT keeps.
@@ -231,17 +232,20 @@ impl Node {
             }
         }
         let others: Vec<_> = self.channels.values().map(|channel| channel.relay).collect();
-        let others = others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(id));
+        let others = others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(now, id));
         for id in others.collect::<BTreeSet<_>>() {
             self.probe(now, id);
         }
     }
 
-    /// True while packets of ours go through a node.
-    pub(super) fn carries_for_us(&self, id: &NodeId) -> bool {
-        self.channels.iter().any(|(slot, channel)| {
-            let peer = self.peers.of(&channel.peer).filter(|peer| peer.current.is_some());
-            channel.relay == *id && peer.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(*slot)))
+    /// True while packets of ours go through a node, or would if the way in use failed.
+    pub(super) fn carries_for_us(&self, now: Instant, id: &NodeId) -> bool {
+        self.channels.iter().filter(|(_, channel)| channel.relay == *id).any(|(slot, channel)| {
+            let (hop, peer) = (Some(Hop::Relayed(*slot)), self.peers.of(&channel.peer));
+            peer.filter(|peer| peer.current.is_some()).is_some_and(|peer| {
+                let current = peer.path.current();
+                current == hop || is_in_use(now, peer) && peer.path.choice.standby(now, current) == hop
+            })
         })
     }
 
@@ -447,9 +451,10 @@ impl Node {
     }
 
     /// True when there is another way to a peer if the one in use fails.
-    pub(super) fn has_standby(&self, peer: &super::peers::Peer) -> bool {
+    pub(super) fn has_standby(&self, now: Instant, peer: &super::peers::Peer) -> bool {
+        let checked = peer.path.choice.standby(now, peer.path.current()).is_some();
         let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
-        named || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
+        checked || named || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
     }
 
     fn free_slot(&mut self) -> Slot {
@@ -545,9 +550,7 @@ impl Node {
 
     /// True when data may be sent this way.
     pub(super) fn carries_data(&self, hop: Hop) -> bool {
-        hop.slot().is_none_or(|slot| {
-            self.channels.get(&slot).is_some_and(|channel| channel.service == Service::Data)
-        })
+        carries_data(&self.channels, hop)
     }
 
     /// Where datagrams go that take this way.
@@ -572,4 +575,9 @@ impl Node {
         };
         self.channels.iter().filter_map(way).collect()
     }
+}
+
+/// True when data may be sent this way.
+pub(super) fn carries_data(channels: &BTreeMap<Slot, Channel>, hop: Hop) -> bool {
+    hop.slot().is_none_or(|slot| channels.get(&slot).is_some_and(|channel| channel.service == Service::Data))
 }

@@ -33,12 +33,18 @@ const RESPONDER_PATIENCE: Duration = Duration::from_secs(15);
 /// Wait between two efforts to reach the configured contacts; doubles up to the longest.
 pub(super) const BOOTSTRAP_WAIT_MIN: Duration = Duration::from_secs(1);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What was due so long ago was due while the machine slept: what was known of the ways may not be true any more.
+const ASLEEP: Duration = Duration::from_secs(3);
 /// A ping of a command without an answer has failed after this.
 pub(super) const PING_LIFE: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Does all that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
+        let due = self.timers.earliest();
+        if due.is_some_and(|due| now.saturating_since(due) >= ASLEEP) {
+            self.ask_everywhere(now, wall);
+        }
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Handshake(id) => self.attempt(now, wall, id),
@@ -47,6 +53,7 @@ impl Node {
                 Timer::Checks(id) => self.check(now, id),
                 Timer::Upgrade(id) => self.offer_candidates(now, id),
                 Timer::Spray(id) => self.tend_spray(now, wall, id),
+                Timer::Ways(id) => self.look_at_ways(now, wall, id),
                 Timer::Relays => self.tend_relays(now, wall),
                 Timer::Record => self.refresh_record(now, wall),
                 Timer::Channels => self.end_channels(now),
@@ -85,10 +92,11 @@ impl Node {
         let packets = peer.data_packets();
         let active = std::mem::replace(&mut peer.seen_packets, packets) != packets;
         if active {
+            self.note_active(now, id);
             self.report_traffic(now, id);
         }
         // Nothing is sent over a session with a relay of ours but what keeps it.
-        let in_use = active || self.is_relay_of_ours(&id) || self.carries_for_us(&id);
+        let in_use = active || self.is_relay_of_ours(&id) || self.carries_for_us(now, &id);
         let Some(peer) = self.peers.of(&id) else { return };
         let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
         let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
@@ -103,7 +111,7 @@ impl Node {
         let rtt = self.peers.of(&id).and_then(|peer| peer.rtt).unwrap_or_default();
         let patience = SUSPECT_AFTER.max(rtt * SUSPECT_RTTS);
         let suspect = waits && now.saturating_since(proof) >= patience;
-        let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(peer));
+        let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(now, peer));
         if suspect && has_standby {
             self.race(now, wall, id, Reason::Silent(now.saturating_since(proof)));
         }

@@ -110,13 +110,23 @@ impl Checks {
             self.targets.remove(at);
         };
         target.sent += 1;
-        let (hop, nonce) = (target.hop, rng.next_u64());
+        let hop = target.hop;
+        Some((hop, self.note_sent(now, hop, rng)))
+    }
+
+    fn note_sent(&mut self, now: Instant, hop: Hop, rng: &mut impl Rng) -> u64 {
+        let nonce = rng.next_u64();
         if self.sent.len() == SENT_MAX {
             let oldest = self.sent.iter().min_by_key(|(_, (_, at))| *at).map(|(nonce, _)| *nonce);
             oldest.and_then(|nonce| self.sent.remove(&nonce));
         }
         self.sent.insert(nonce, (hop, now));
-        Some((hop, nonce))
+        nonce
+    }
+
+    /// One ping by a way, whether it is being tried or not: its nonce, unless the address has had its share.
+    pub fn ask(&mut self, now: Instant, hop: Hop, rng: &mut impl Rng) -> Option<u64> {
+        self.may_ping(now, hop).then(|| self.note_sent(now, hop, rng))
     }
 
     /// A ping was answered: the way that works, and how long it took.

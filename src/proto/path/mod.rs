@@ -8,11 +8,13 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `checks` | punching: which endpoints to try, when, and what was answered |
+//! | `choice` | how good each way is, and which one to use |
 //! | `observed` | where others see us, and what kind of NAT that tells |
 //! | `pmtu` | how long a datagram may be |
 //! | `spray` | punching where one side has to guess a port |
 
 pub mod checks;
+pub mod choice;
 pub mod observed;
 pub mod pmtu;
 pub mod spray;
@@ -20,9 +22,11 @@ pub mod spray;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::proto::identity::in_mesh;
+use crate::proto::timer::Instant;
 use crate::proto::wire::relay::Hop;
 
 use checks::Checks;
+use choice::Choice;
 
 /// Most candidates kept for one peer.
 pub const CANDIDATES_MAX: usize = 8;
@@ -125,6 +129,8 @@ pub struct Path {
     candidates: Vec<SocketAddr>,
     /// Endpoints that are being tried.
     pub checks: Checks,
+    /// What is known of the ways.
+    pub choice: Choice,
 }
 
 impl Path {
@@ -145,11 +151,17 @@ impl Path {
     }
 
     /// A packet that came by `hop` authenticated and was the newest. Each side chooses its own way: only from one endpoint
-    /// to another does the peer take us along (WireGuard paper §2.1).
-    pub fn handle_heard(&mut self, hop: Hop) -> Heard {
+    /// to another that we did not know does the peer take us along (WireGuard paper §2.1). An endpoint of the other
+    /// family is no move: the peer has both.
+    pub fn handle_heard(&mut self, now: Instant, hop: Hop) -> Heard {
         self.heard = Some(hop);
         match (self.current, hop) {
             (Some(current), hop) if current == hop => Heard::InUse,
+            (Some(Hop::Direct(current)), Hop::Direct(new))
+                if self.choice.is_known(now, hop) || current.is_ipv4() != new.is_ipv4() =>
+            {
+                Heard::Elsewhere
+            }
             (None, hop) | (Some(Hop::Direct(_)), hop @ Hop::Direct(_)) => {
                 self.switch(hop);
                 Heard::Moved

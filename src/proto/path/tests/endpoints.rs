@@ -3,6 +3,8 @@ use std::net::SocketAddr;
 use crate::proto::path::*;
 use crate::proto::wire::relay::Slot;
 
+const T0: Instant = Instant::from_nanos(1_000_000_000);
+
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -60,29 +62,43 @@ fn only_heard_packets_set_the_way_in_use() {
     path.learn(at("203.0.113.1:1024"));
     assert_eq!(path.current(), None);
     let heard = Hop::Direct(at("203.0.113.2:1024"));
-    assert_eq!(path.handle_heard(heard), Heard::Moved);
-    assert_eq!(path.handle_heard(heard), Heard::InUse);
+    assert_eq!(path.handle_heard(T0, heard), Heard::Moved);
+    assert_eq!(path.handle_heard(T0, heard), Heard::InUse);
     path.learn(at("203.0.113.3:1024"));
     assert_eq!(path.current(), Some(heard));
-    assert_eq!(path.handle_heard(Hop::Direct(at("203.0.113.4:1024"))), Heard::Moved, "it roams");
+    assert_eq!(path.handle_heard(T0, Hop::Direct(at("203.0.113.4:1024"))), Heard::Moved, "it roams");
 }
 
 #[test]
 fn each_side_chooses_for_itself_between_a_relay_and_an_endpoint() {
     let (relayed, direct) = (Hop::Relayed(Slot(1)), Hop::Direct(at("203.0.113.2:1024")));
     let mut path = Path::default();
-    path.handle_heard(relayed);
-    assert_eq!((path.handle_heard(direct), path.current()), (Heard::Elsewhere, Some(relayed)));
+    path.handle_heard(T0, relayed);
+    assert_eq!((path.handle_heard(T0, direct), path.current()), (Heard::Elsewhere, Some(relayed)));
     assert_eq!(path.heard(), Some(direct));
     path.switch(direct);
-    assert_eq!((path.handle_heard(relayed), path.current()), (Heard::Elsewhere, Some(direct)));
+    assert_eq!((path.handle_heard(T0, relayed), path.current()), (Heard::Elsewhere, Some(direct)));
     path.switch(relayed);
     let other = Hop::Relayed(Slot(2));
     assert_eq!(
-        (path.handle_heard(other), path.current()),
+        (path.handle_heard(T0, other), path.current()),
         (Heard::Elsewhere, Some(relayed)),
         "another channel"
     );
+}
+
+#[test]
+fn a_peer_that_uses_another_way_that_we_know_takes_nobody_along() {
+    let [v4, other, v6] = ["203.0.113.2:1024", "203.0.113.3:1024", "[2001:db8::2]:1024"]
+        .map(|endpoint| Hop::Direct(at(endpoint)));
+    let mut path = Path::default();
+    path.handle_heard(T0, v4);
+    assert_eq!(path.handle_heard(T0, v6), Heard::Elsewhere, "it has both families");
+    let rtt = std::time::Duration::from_millis(5);
+    path.choice.handle_answer(T0, path.current(), other, rtt, |_| true);
+    assert_eq!((path.handle_heard(T0, other), path.current()), (Heard::Elsewhere, Some(v4)), "it has both");
+    let later = T0 + choice::KNOWN_FOR;
+    assert_eq!((path.handle_heard(later, other), path.current()), (Heard::Moved, Some(other)));
 }
 
 #[test]
@@ -91,7 +107,7 @@ fn every_candidate_gets_its_turn_and_their_number_is_bounded() {
     path.learn_more((1..=20).map(|i| at(&format!("203.0.113.{i}:1024"))));
     assert_eq!(path.candidates().len(), CANDIDATES_MAX);
     let heard = Hop::Direct(at("198.51.100.1:1024"));
-    path.handle_heard(heard);
+    path.handle_heard(T0, heard);
     let mut seen: Vec<_> = (0..CANDIDATES_MAX as u32).flat_map(|attempt| path.targets(attempt)).collect();
     assert!(path.targets(0).len() == TARGETS_MAX && path.targets(0)[0] == heard);
     seen.sort();

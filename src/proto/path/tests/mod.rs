@@ -1,4 +1,5 @@
 mod checks;
+mod choice;
 mod endpoints;
 mod observed;
 mod pmtu;
