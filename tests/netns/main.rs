@@ -22,6 +22,7 @@ mod machine;
 mod mtu;
 mod nat;
 mod outages;
+mod places;
 mod policy;
 mod programs;
 mod reach;

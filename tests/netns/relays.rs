@@ -17,7 +17,7 @@ const DIRECT: Duration = Duration::from_secs(5);
 pub(crate) const GUESSED: Duration = Duration::from_secs(20);
 
 /// Says that a node carries data for strangers.
-fn open(node: Node) -> Node {
+pub(crate) fn open(node: Node) -> Node {
     let file = node.dir.join("azora.toml");
     fs::write(&file, "[relay]\nenabled = true\nlimits = { kbit_s = 100000 }\n").unwrap();
     node.with(&["--config", file.to_str().unwrap()])
@@ -25,8 +25,13 @@ fn open(node: Node) -> Node {
 
 /// Public nodes that know the first one and relay for everybody.
 pub(crate) fn backbone(lab: &Lab, n: usize) -> Vec<Node> {
-    let first = open(lab.public(Underlay::V4)).started();
-    let others: Vec<_> = (1..n).map(|_| open(lab.public(Underlay::V4)).knows(&first).started()).collect();
+    backbone_on(lab, n, Underlay::V4)
+}
+
+/// The same on either version of IP.
+pub(crate) fn backbone_on(lab: &Lab, n: usize, underlay: Underlay) -> Vec<Node> {
+    let first = open(lab.public(underlay)).started();
+    let others: Vec<_> = (1..n).map(|_| open(lab.public(underlay)).knows(&first).started()).collect();
     std::iter::once(first).chain(others).collect()
 }
 
@@ -64,7 +69,7 @@ pub(crate) fn fetched(server: &Node) -> Option<String> {
 }
 
 /// True when `from` gets the whole file by TCP.
-fn fetches(from: &Node, to: &Node) -> bool {
+pub(crate) fn fetches(from: &Node, to: &Node) -> bool {
     let line = format!("curl -s --fail -m 20 'http://[{}]:8080/file' | sha256sum", to.address);
     from.sh(&line).out.split_whitespace().next() == fetched(to).as_deref()
 }

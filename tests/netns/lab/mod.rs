@@ -88,6 +88,8 @@ pub(crate) struct Machine {
     pub(crate) ip: IpAddr,
     pub(crate) dir: PathBuf,
     outlet: Outlet,
+    /// Where `eth1` is plugged in, and its address.
+    second: Option<(Outlet, IpAddr)>,
 }
 
 /// The namespaces of one test.
@@ -164,7 +166,7 @@ impl Lab {
         outlet.connect(&netns, "eth0", address);
         let dir = self.dir.path().join(format!("n{number}"));
         fs::create_dir(&dir).unwrap();
-        Machine { netns, number, ip: address, dir, outlet }
+        Machine { netns, number, ip: address, dir, outlet, second: None }
     }
 
     /// Lays a line with distance to a machine, which lasts as long as the lab.
@@ -243,6 +245,34 @@ impl Machine {
         let (outlet, address) = provider.outlet(&format!("p{}", self.number), Underlay::of(self.ip));
         outlet.take_over(&self.outlet, &self.netns, "eth0", address);
         (self.outlet, self.ip) = (outlet, address);
+    }
+
+    /// Gets a second device, `eth1`, with an address of its own.
+    pub(crate) fn plug_in(&mut self, provider: &dyn Provider, underlay: Underlay) {
+        let (outlet, address) = provider.outlet(&format!("q{}", self.number), underlay);
+        outlet.connect(&self.netns, "eth1", address);
+        self.second = Some((outlet, address));
+    }
+
+    /// Loses its addresses of one version of IP, and the way out that they had.
+    pub(crate) fn lose(&self, underlay: Underlay) {
+        let (device, ..) = self.device(underlay);
+        let version = if underlay == Underlay::V4 { "-4" } else { "-6" };
+        self.sh(&format!("ip {version} route del default dev {device}"));
+        self.must(&format!("ip {version} addr flush dev {device} scope global"));
+    }
+
+    /// Has them again.
+    pub(crate) fn regain(&self, underlay: Underlay) {
+        let (device, outlet, address) = self.device(underlay);
+        outlet.address(&self.netns, device, address);
+    }
+
+    /// The device with the address of this version of IP.
+    fn device(&self, underlay: Underlay) -> (&'static str, &Outlet, IpAddr) {
+        let second = self.second.iter().map(|(outlet, address)| ("eth1", outlet, *address));
+        let mut all = std::iter::once(("eth0", &self.outlet, self.ip)).chain(second);
+        all.find(|(.., address)| Underlay::of(*address) == underlay).unwrap()
     }
 
     /// Moves to another underlay address, as a laptop that changes networks does.

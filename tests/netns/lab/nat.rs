@@ -24,7 +24,7 @@ use crate::lab::{Lab, Machine, Underlay, command, inside, ip, next};
 
 /// The host part of the first address that a router gives to a machine behind it.
 const FIRST_HOST: u8 = 2;
-/// Added to the host part of a router's address when it gets another one; the addresses between belong to others.
+/// What changes in the host part of a router's address when it gets another one; a second time it has the first again.
 const RENUMBERED: u8 = 64;
 
 /// How a router treats what passes it. Mapping and filtering in the terms of RFC 4787.
@@ -248,7 +248,7 @@ impl<'lab> Router<'lab> {
             panic!("a router without translation would renumber all behind it")
         };
         let [a, b, c, host] = old.octets();
-        let new = IpAddr::V4(Ipv4Addr::new(a, b, c, host.checked_add(RENUMBERED).unwrap()));
+        let new = IpAddr::V4(Ipv4Addr::new(a, b, c, host ^ RENUMBERED));
         ip(&format!("-n {} addr del {old}/24 dev wan0", self.netns));
         self.outlet.address(&self.netns, "wan0", new);
         self.ip = new;
