@@ -8,6 +8,7 @@ use auramesh::proto::relay;
 use crate::host::{Machine, ms};
 use crate::nat::{NatId, NatKind};
 use crate::network::Conditions;
+use crate::packet;
 use crate::pair::ping;
 use crate::world::{HostId, World};
 
@@ -190,4 +191,45 @@ fn a_relay_that_carries_data_is_found_among_others_that_do_not() {
     }
     assert!(ping(&mut world, a, b, 2, Duration::from_secs(5)).is_some());
     assert_eq!(peer(&world, a, b).unwrap().via, Some((open, true)));
+}
+
+/// Pings each `gap` for some time; the longest time without an answer.
+fn longest_gap(world: &mut World, from: HostId, to: HostId, first: u16, gap: Duration, n: u16) -> Duration {
+    let start = world.now;
+    for sequence in first..first + n {
+        let request = packet::echo_request(world.address(from), world.address(to), 77, sequence, 56);
+        world.send(from, &request);
+        world.run_for(gap);
+    }
+    let mut answers: Vec<_> =
+        (first..first + n).filter_map(|sequence| world.host(from).echo_reply_at(77, sequence)).collect();
+    answers.sort_unstable();
+    let times: Vec<_> = std::iter::once(start).chain(answers).chain([world.now]).collect();
+    times.windows(2).map(|pair| pair[1].saturating_since(pair[0])).max().unwrap_or_default()
+}
+
+#[test]
+fn a_straight_way_that_is_cut_soon_after_a_pause_is_left_within_a_second() {
+    for (pause, gap) in [(5, 50), (1, 50), (8, 400)] {
+        let mut world = World::new(406, conditions());
+        let public = backbone(&mut world, 3, true);
+        let nats = [(); 2].map(|()| world.nat(NatKind::PortRestricted));
+        let [a, b] = [0, 1].map(|n| {
+            let bootstrap = vec![(world.id(public[n]), world.endpoint(public[n]))];
+            let machine = Machine { bootstrap, ..world.machine_behind(nats[n]) };
+            world.add(machine)
+        });
+        world.run_for(Duration::from_secs(10));
+        assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+        world.run_until(DIRECT, |world| is_direct(world, a, b) && is_direct(world, b, a)).unwrap();
+        world.run_for(Duration::from_secs(pause));
+        let gap = Duration::from_millis(gap);
+        let before = longest_gap(&mut world, a, b, 100, gap, (2000 / gap.as_millis()) as u16);
+        let outside = nats.map(|nat| world.nat_mut(nat).public());
+        world.filter(move |seen| !(outside.contains(&seen.from.ip()) && outside.contains(&seen.to.ip())));
+        let after = longest_gap(&mut world, a, b, 1000, gap, (4000 / gap.as_millis()) as u16);
+        println!("after a pause of {pause} s: {} before the cut, {} after", ms(before), ms(after));
+        assert!(is_relayed(&world, a, b));
+        assert!(after < Duration::from_millis(600) + 2 * gap, "{after:?}");
+    }
 }

@@ -26,9 +26,8 @@ const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 const CANDIDATES_GAP: Duration = Duration::from_millis(500);
 /// How long a packet waits for a way that carries data.
 const WAIT_FOR_WAY: Duration = Duration::from_secs(5);
-/// Least time between two races, and after one that the way in use has won.
+/// Least time between two races.
 const RACE_GAP: Duration = Duration::from_secs(1);
-const RACE_GAP_ANSWERED: Duration = Duration::from_secs(5);
 /// Relays among the ways that are tried at once.
 const RELAYED_MAX: usize = 3;
 /// Checks a second that go to endpoints, towards all peers, and how many at once.
@@ -210,8 +209,8 @@ impl Node {
     pub(super) fn doubt_way(&mut self, now: Instant, wall: WallTime, id: NodeId, source: Hop) {
         let Some(peer) = self.peers.of(&id) else { return };
         let elsewhere = peer.path.current().is_some_and(|current| current != source);
-        if elsewhere && peer.path.choice.is_known(now, source) {
-            // Who looks at all its ways asks on those that it does not use, too.
+        // Who looks at all its ways asks on those that it does not use, too.
+        if elsewhere && self.carries_data(source) {
             self.compare(now, id, source);
         } else if elsewhere && self.has_standby(now, peer) {
             self.race(now, wall, id, Reason::Left);
@@ -220,6 +219,7 @@ impl Node {
 
     /// Sends the checks that are due and notes when the next one is.
     pub(super) fn check(&mut self, now: Instant, id: NodeId) {
+        self.compare_if_due(now, id);
         loop {
             let Some(peer) = self.peers.of_mut(&id) else { return };
             let Some((hop, nonce)) = peer.path.checks.poll_transmit(now, &mut self.rng) else { break };
@@ -232,14 +232,12 @@ impl Node {
             }
         }
         self.fall_back(now, id);
-        match self.peers.of(&id).and_then(|peer| peer.path.checks.poll_timeout()) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let next = peer.path.checks.poll_timeout();
+        peer.racing &= next.is_some();
+        match next.into_iter().chain(peer.compare_at.map(|(at, _)| at)).min() {
             Some(at) => self.timers.arm(Timer::Checks(id), at),
-            None => {
-                if let Some(peer) = self.peers.of_mut(&id) {
-                    peer.racing = false;
-                }
-                self.timers.disarm(&Timer::Checks(id));
-            }
+            None => self.timers.disarm(&Timer::Checks(id)),
         }
     }
 
@@ -267,7 +265,7 @@ impl Node {
         }
         if current == Some(hop) {
             // The way was only slow: not so soon again.
-            peer.race_after = now + RACE_GAP_ANSWERED;
+            peer.race_after = now + RACE_GAP;
         } else if raced || better {
             if let Some(failed) = current.filter(|_| raced) {
                 peer.path.choice.forget(failed);

@@ -391,6 +391,7 @@ impl Node {
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
         (peer.active_at, peer.looked_at, peer.surveyed_at) = (None, None, None);
+        peer.compare_at = None;
         peer.path.checks.stop();
         peer.path.choice.clear();
         for session in sessions.into_iter().flatten() {

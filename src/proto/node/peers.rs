@@ -130,6 +130,8 @@ pub(super) struct Peer {
     /// Exchanges of candidates since the session went through a relay, and the data packets at the last one.
     pub(super) upgrades: u32,
     pub(super) upgraded_at_data: u64,
+    /// The last proof when something was first seen to wait for the next one, and since when it does.
+    pub(super) waiting: Option<(Instant, Instant)>,
     /// All ways are being tried, because the one in use is silent.
     pub(super) racing: bool,
     /// Why they are.
@@ -142,8 +144,9 @@ pub(super) struct Peer {
     pub(super) looked_at: Option<Instant>,
     pub(super) surveyed_at: Option<Instant>,
     pub(super) quick_looks: u32,
-    /// When two ways were last compared because the peer was heard on the other one.
+    /// When two ways were last compared because the peer was heard on the other one, and when which is to be next.
     pub(super) compared_at: Option<Instant>,
+    pub(super) compare_at: Option<(Instant, Hop)>,
     /// When it last told its candidates.
     pub(super) candidates_at: Option<Instant>,
     /// Its NAT gives every destination another port, as it says.
@@ -214,6 +217,7 @@ impl Peer {
             challenge: None,
             upgrades: 0,
             upgraded_at_data: 0,
+            waiting: None,
             racing: false,
             race_reason: Reason::Checked,
             race_after: now,
@@ -222,6 +226,7 @@ impl Peer {
             surveyed_at: None,
             quick_looks: 0,
             compared_at: None,
+            compare_at: None,
             candidates_at: None,
             maps_dependently: false,
             spray: None,
@@ -283,6 +288,18 @@ impl Peer {
     pub(super) fn awaits_answer(&self) -> bool {
         let sent = self.current.as_ref().and_then(Session::last_sent);
         sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
+    }
+
+    /// Since when something that we sent has not been answered; now, when nothing waits. What was sent after a pause waits
+    /// from then on, not since the last answer before the pause.
+    pub(super) fn unanswered_since(&mut self, now: Instant, pause: Duration) -> Instant {
+        let sent = self.current.as_ref().and_then(Session::last_sent).filter(|_| self.awaits_answer());
+        let (Some(proof), Some(sent)) = (self.last_proof(), sent) else { return now };
+        let new = (proof, if sent.saturating_since(proof) < pause { proof } else { sent });
+        if self.waiting.is_none_or(|(before, _)| before != proof) {
+            self.waiting = Some(new);
+        }
+        self.waiting.map_or(now, |(_, since)| since)
     }
 
     /// True when there is a session, and the peer has shown that it receives where we send.

@@ -110,7 +110,8 @@ impl Node {
         }
         let rtt = self.peers.of(&id).and_then(|peer| peer.rtt).unwrap_or_default();
         let patience = SUSPECT_AFTER.max(rtt * SUSPECT_RTTS);
-        let suspect = waits && now.saturating_since(proof) >= patience;
+        let since = self.peers.of_mut(&id).map_or(now, |peer| peer.unanswered_since(now, patience));
+        let suspect = waits && now.saturating_since(since) >= patience;
         let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(now, peer));
         if suspect && has_standby {
             self.race(now, wall, id, Reason::Silent(now.saturating_since(proof)));
@@ -125,7 +126,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let next = match peer.probe {
             Some(probe) if !lost => probe.sent + PROBE_PATIENCE,
-            None if waits && has_standby && !suspect => proof + patience,
+            None if waits && has_standby && !suspect => since + patience,
             None if waits => proof.max(session.last_sent().unwrap_or(proof)) + PROBE_PATIENCE,
             _ if active && has_standby => now + SESSION_LOOK_STANDBY,
             _ if active || peer.epoch_grace.is_some() => now + SESSION_LOOK,

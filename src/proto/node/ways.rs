@@ -29,8 +29,8 @@ const SURVEY_GAP: Duration = Duration::from_secs(60);
 const QUICK_LOOK: Duration = Duration::from_millis(500);
 const QUICK_LOOKS_MAX: u32 = 12;
 /// Least time between two comparisons, and in round trips: the other side's questions must not lead to ours for ever.
-const COMPARE_GAP: Duration = Duration::from_secs(1);
-const COMPARE_RTTS: u32 = 4;
+const COMPARE_GAP: Duration = Duration::from_millis(200);
+const COMPARE_RTTS: u32 = 2;
 
 /// True while there is data to or from a peer.
 pub(super) fn is_in_use(now: Instant, peer: &Peer) -> bool {
@@ -94,20 +94,30 @@ impl Node {
         }
     }
 
-    /// The peer was heard on another way than the one in use, and may have both; or nothing comes by ours. Both are asked.
+    /// The peer was heard on another way than the one in use, and may have both; or nothing comes by ours. Both are asked,
+    /// at once or soon.
     pub(super) fn compare(&mut self, now: Instant, id: NodeId, hop: Hop) {
         let possible = hop.direct().is_none_or(|endpoint| path::is_possible(&endpoint));
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        let Some(current) = peer.path.current().filter(|current| *current != hop) else { return };
-        let gap = COMPARE_GAP.max(COMPARE_RTTS * peer.rtt.unwrap_or_default());
-        let lately = peer.compared_at.is_some_and(|at| now.saturating_since(at) < gap);
-        if peer.racing || !possible || lately {
+        if !possible || peer.path.current().is_none_or(|current| current == hop) {
             return;
         }
+        let gap = COMPARE_GAP.max(COMPARE_RTTS * peer.rtt.unwrap_or_default());
+        let at = peer.compared_at.map_or(now, |at| now.max(at + gap));
+        peer.compare_at = Some((at, hop));
+        self.check(now, id);
+    }
+
+    /// Asks on the two ways that are to be compared.
+    pub(super) fn compare_if_due(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some((_, hop)) = peer.compare_at.take_if(|(at, _)| *at <= now) else { return };
+        let Some(current) = peer.path.current().filter(|current| *current != hop && !peer.racing) else {
+            return;
+        };
         peer.compared_at = Some(now);
         peer.path.checks.add(now, hop);
         peer.path.checks.add(now, current);
-        self.check(now, id);
     }
 
     /// Where we are has changed, or we slept: all ways to the peers in use are tried, and others learn where we are.
