@@ -17,6 +17,7 @@ use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
 use crate::tun::Device;
 use crate::udp;
+use crate::udp::UdpSocket;
 
 use super::Sockets;
 use super::handle::{Answer, Ask};
@@ -217,6 +218,19 @@ impl Control {
         }
     }
 
+    /// Sends from a port that nobody has sent to.
+    fn dial(&self, transmit: &Transmit) {
+        let sockets = self.sockets.iter().map(|socket| socket.local_addr().ip());
+        let own = sockets.filter(|ip| ip.is_ipv4() == transmit.to.is_ipv4()).min();
+        let sent = own.and_then(|ip| {
+            let socket = UdpSocket::bind(SocketAddr::new(ip, 0)).ok()?;
+            socket.send_to(&transmit.datagram, transmit.to).ok()
+        });
+        if sent.is_none() {
+            self.node.shared().drops.count(DropReason::Io);
+        }
+    }
+
     fn report(&mut self, event: Event) {
         match event {
             Event::ToInterface(packet) => {
@@ -224,6 +238,7 @@ impl Control {
                     self.node.shared().drops.count(DropReason::Io);
                 }
             }
+            Event::Dial(transmit) => self.dial(&transmit),
             Event::PeerUp(id) => tracing::debug!(peer = %id, "session established"),
             Event::RecordChanged => tracing::debug!("own record renewed"),
             Event::Guessed { peer, checks, took } => {

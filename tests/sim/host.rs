@@ -95,6 +95,8 @@ pub(crate) struct Host {
     sprays: BTreeMap<SocketId, u16>,
     kept: BTreeMap<SocketAddr, u16>,
     next_port: u16,
+    /// What is to be sent from a port of its own.
+    pub(crate) dialled: Vec<Transmit>,
     /// So many notices of the data path find no room in the inbox.
     pub(crate) notices_lost: u32,
     reception: Reception,
@@ -136,6 +138,7 @@ impl Host {
             sprays: BTreeMap::new(),
             kept: BTreeMap::new(),
             next_port: OTHER_PORTS,
+            dialled: Vec::new(),
             notices_lost: 0,
             reception: Reception::new(false),
             control_now: now,
@@ -350,6 +353,7 @@ impl Host {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
                 Event::PeerUp(_) | Event::RecordChanged | Event::SocketsMissing(_) => {}
                 Event::Guessed { checks, took, .. } => self.guessed.push((checks, took)),
+                Event::Dial(transmit) => self.dialled.push(transmit),
                 event @ (Event::Ping(..) | Event::Lookup(..)) => self.events.push((now, event)),
             }
         }

@@ -100,7 +100,7 @@ fn what_the_path_carries_is_found_within_seconds_of_traffic() {
             (1280, 1280, 2),
             (1400, 1400, 2),
             (1500, 1500, 1),
-            (9000, 9000, 1),
+            (9000, 9000, 2),
             // Silent: the own link carries more than the path.
             (1280, 1500, 10),
             (1300, 1500, 10),

@@ -233,3 +233,34 @@ fn a_straight_way_that_is_cut_soon_after_a_pause_is_left_within_a_second() {
         assert!(after < Duration::from_millis(600) + 2 * gap, "{after:?}");
     }
 }
+
+/// A node behind a NAT that translates IPv4, or at a firewall for IPv6, knows it and has relays.
+#[test]
+fn a_node_behind_a_firewall_finds_out_that_nobody_reaches_it() {
+    let mut world = World::new(407, conditions());
+    let mut public = Vec::<HostId>::new();
+    for _ in 0..4 {
+        let relay = relay::Config { strangers: true, ..relay::Config::default() };
+        let bootstrap = public.first().map(|id| (world.id(*id), world.endpoint(*id))).into_iter().collect();
+        let machine = Machine { relay, bootstrap, ..world.machine() };
+        public.push(world.add(machine));
+    }
+    let nats = [(); 2].map(|()| world.nat(NatKind::Firewall));
+    let [a, b] = [0, 1].map(|n: usize| {
+        let bootstrap = vec![(world.id(public[n]), world.endpoint(public[n]))];
+        let machine = Machine { bootstrap, ..world.machine_behind(nats[n]) };
+        world.add(machine)
+    });
+    world.run_for(Duration::from_secs(15));
+    for id in &public {
+        let status = world.host(*id).node.status(world.now);
+        assert_eq!((status.dht.mode, status.relays.len()), (auramesh::proto::dht::Mode::Server, 0));
+    }
+    for id in [a, b] {
+        let status = world.host(id).node.status(world.now);
+        assert_eq!((status.dht.mode, status.relays.len()), (auramesh::proto::dht::Mode::Client, 2));
+    }
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(1));
+    assert!(is_direct(&world, a, b) && is_direct(&world, b, a), "both open their firewalls");
+}

@@ -22,6 +22,8 @@ use crate::sites::{Realm, Sites};
 
 /// Port that every machine listens on.
 pub(crate) const PORT: u16 = 5747;
+/// And what it dials from.
+const DIAL_PORT: u16 = 40_000;
 
 /// The way of a datagram that stays in the network behind a NAT, where nothing is lost.
 const LOCAL_DELAY: Duration = Duration::from_micros(300);
@@ -521,6 +523,10 @@ impl World {
         }
         for (port, transmit) in out {
             self.transmit(SocketAddr::new(ip, port), transmit.to, transmit.datagram);
+        }
+        for transmit in std::mem::take(&mut self.host_mut(id).dialled) {
+            let from = SocketAddr::new(self.host(id).machine.endpoint.ip(), DIAL_PORT);
+            self.transmit(from, transmit.to, transmit.datagram);
         }
         if let Some(at) = wake {
             self.happens(at, Happening::Wake(id));

@@ -91,6 +91,7 @@ impl Node {
         (self.local, self.endpoints) = (local, endpoints);
         self.observed.clear();
         self.end_sprays(now);
+        self.reach = Default::default();
         // Whom we could not reach we may reach now.
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
         if !self.bootstrap.is_empty() {

@@ -21,7 +21,9 @@ use crate::proto::wire::envelope::{Envelope, Kind};
 use crate::proto::wire::handshake::Response;
 use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
-use crate::proto::wire::sealed::{Message, emit_record_reply, parse_record_reply, parse_record_request};
+use crate::proto::wire::sealed::{
+    Message, emit_record_reply, parse_dial, parse_record_reply, parse_record_request,
+};
 
 use super::history::Reason;
 use super::{Event, Node, PingReply, Timer};
@@ -252,6 +254,10 @@ impl Node {
                     parse_record_reply(&payload).map_err(|_| DropReason::Malformed)?;
                 self.fetched(now, wall, request, header.sender, record, source);
             }
+            Message::Dial => {
+                let nonce = parse_dial(&payload).map_err(|_| DropReason::Malformed)?;
+                return self.handle_dialled(now, wall, header.sender, source, nonce);
+            }
         }
         Ok(())
     }
@@ -419,6 +425,10 @@ impl Node {
                 self.dht.handle_reply(now, wall, id, Control::Found { request, record, contacts });
             }
             Control::Stored { .. } => self.dht.handle_reply(now, wall, id, message),
+            Control::Dial { nonce } => self.handle_dial(now, wall, id, source, nonce),
+            Control::Dialled { nonce } => {
+                self.reach.iter_mut().for_each(|reach| reach.handle_dialled(id, nonce));
+            }
         }
     }
 

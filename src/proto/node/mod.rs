@@ -13,8 +13,8 @@
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
 //! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that,
-//! `spray` the same where ports have to be guessed, `ways` which of several is used, `peers` the table, `history` what became
-//! of the ways to them.
+//! `spray` the same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked,
+//! `peers` the table, `history` what became of the ways to them.
 
 mod carrying;
 mod checks;
@@ -26,6 +26,7 @@ mod inbound;
 mod mtu;
 mod outbound;
 mod peers;
+mod reach;
 mod relays;
 mod snapshot;
 mod spray;
@@ -53,6 +54,7 @@ use crate::proto::identity::{Identity, MeshAddress, NodeId};
 use crate::proto::limit::TokenBucket;
 use crate::proto::path::LocalNetwork;
 use crate::proto::path::observed::Observed;
+use crate::proto::path::reach::Reach;
 use crate::proto::policy::Rules;
 use crate::proto::relay::{self, Relay};
 use crate::proto::session::gate::Gate;
@@ -125,6 +127,8 @@ pub enum Event {
     Ping(Ticket, Result<PingReply, PingFailure>),
     /// The lookup of a [`Command::Lookup`] ended.
     Lookup(Ticket, Box<Outcome>),
+    /// A datagram to send from a port that is used for nothing else.
+    Dial(Transmit),
     /// Our record changed: announce it on the links.
     RecordChanged,
     /// Ports were guessed until a straight way was found.
@@ -157,6 +161,8 @@ enum Timer {
     Spray(NodeId),
     /// The next look at the ways to a peer in use.
     Ways(NodeId),
+    /// A question whether we are reached.
+    Reach,
     /// A look at our relays.
     Relays,
     /// Our record is not true any more.
@@ -208,7 +214,11 @@ pub struct Node {
     looked_for_data: Option<Instant>,
     observed: Observed,
     sprays: Sprays,
-    /// A NAT is in between us and the internet.
+    /// Whether we are reached unasked over IPv4 and over IPv6.
+    reach: [Reach; 2],
+    /// What others have us dial.
+    dials: TokenBucket,
+    /// A NAT or a firewall is in between us and the internet.
     mapped: bool,
     resolving: BTreeMap<MeshAddress, Resolving>,
     unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
@@ -271,6 +281,8 @@ impl Node {
             looked_for_data: None,
             observed: Observed::default(),
             sprays: Sprays::default(),
+            reach: Default::default(),
+            dials: TokenBucket::new(reach::DIALS_PER_S, reach::DIALS_BURST, now),
             mapped: false,
             resolving: BTreeMap::new(),
             unreachable: BTreeMap::new(),

@@ -101,11 +101,11 @@ pub(super) struct ChannelWay {
 }
 
 impl Node {
-    /// True when nobody on the internet reaches us unasked, as far as we were told.
+    /// True when nobody on the internet reaches us unasked, as far as is known.
     pub(super) fn is_mapped(&self, now: Instant) -> bool {
         let networks = self.local.iter().map(|network| network.ip);
         let own: Vec<_> = networks.chain(self.endpoints.iter().map(|endpoint| endpoint.ip())).collect();
-        self.observed.is_mapped(now, &own)
+        self.observed.is_mapped(now, &own, |v4| self.reach_verdict(v4))
     }
 
     /// True for addresses of this machine.
@@ -117,6 +117,12 @@ impl Node {
     pub(super) fn handle_observed(&mut self, now: Instant, wall: WallTime, source: Hop, seen: SocketAddr) {
         let Hop::Direct(observer) = source else { return };
         self.observed.vote(now, observer, seen);
+        self.hurry_reach(now);
+        self.judge_place(now, wall);
+    }
+
+    /// Takes us for reachable, or not, as far as is known by now.
+    pub(super) fn judge_place(&mut self, now: Instant, wall: WallTime) {
         let mapped = self.is_mapped(now);
         if mapped == self.mapped {
             return self.refresh_record(now, wall);
@@ -232,7 +238,8 @@ impl Node {
             }
         }
         let others: Vec<_> = self.channels.values().map(|channel| channel.relay).collect();
-        let others = others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(now, id));
+        let others =
+            others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(now, id));
         for id in others.collect::<BTreeSet<_>>() {
             self.probe(now, id);
         }
@@ -454,7 +461,9 @@ impl Node {
     pub(super) fn has_standby(&self, now: Instant, peer: &super::peers::Peer) -> bool {
         let checked = peer.path.choice.standby(now, peer.path.current()).is_some();
         let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
-        checked || named || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
+        checked
+            || named
+            || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
     }
 
     fn free_slot(&mut self) -> Slot {

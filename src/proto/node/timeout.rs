@@ -54,6 +54,7 @@ impl Node {
                 Timer::Upgrade(id) => self.offer_candidates(now, id),
                 Timer::Spray(id) => self.tend_spray(now, wall, id),
                 Timer::Ways(id) => self.look_at_ways(now, wall, id),
+                Timer::Reach => self.look_at_reach(now, wall),
                 Timer::Relays => self.tend_relays(now, wall),
                 Timer::Record => self.refresh_record(now, wall),
                 Timer::Channels => self.end_channels(now),

@@ -12,11 +12,13 @@
 //! | `observed` | where others see us, and what kind of NAT that tells |
 //! | `pmtu` | how long a datagram may be |
 //! | `spray` | punching where one side has to guess a port |
+//! | `reach` | whether others reach us unasked |
 
 pub mod checks;
 pub mod choice;
 pub mod observed;
 pub mod pmtu;
+pub mod reach;
 pub mod spray;
 
 use std::net::{IpAddr, SocketAddr};

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::is_global;
+use super::reach::Verdict;
 use crate::proto::timer::Instant;
 
 /// Votes kept, one for each observer's network.
@@ -49,7 +50,7 @@ pub struct Observed {
 }
 
 /// Family and prefix.
-type Network = (bool, u32);
+pub(super) type Network = (bool, u32);
 
 impl Observed {
     /// Somebody at `observer` saw us at `seen`. Observers of our own network, who see another side of us, are left out.
@@ -117,23 +118,25 @@ impl Observed {
         }
     }
 
-    /// True when a NAT is in between us and all who observe us. Whoever has no global address and hears from one has a
-    /// NAT, whatever the observer says; of a global address of ours only several are believed that it is not seen.
-    pub fn is_mapped(&self, now: Instant, own: &[IpAddr]) -> bool {
-        let mapped = |v4: bool| {
+    /// True when nobody reaches us unasked: a NAT is in between us and all who observe us, or a firewall. Whoever has no
+    /// global address and hears from one has a NAT, whatever the observer says; of a global address of ours only several
+    /// are believed that it is not seen. An address of ours at which we are seen counts until others could not reach us
+    /// there; beside a NAT for the other family only when they could.
+    pub fn is_mapped(&self, now: Instant, own: &[IpAddr], verdict: impl Fn(bool) -> Verdict) -> bool {
+        let reached = |v4: bool| {
             let (endpoint, votes) = self.endpoint(now, v4)?;
             let mut own_of_family = own.iter().filter(|ip| ip.is_ipv4() == v4).peekable();
             own_of_family.peek()?;
             let has_global = own_of_family.any(|ip| is_global(*ip));
             let denied = votes >= VOTES_BELIEVED && !own.contains(&endpoint.ip());
-            Some(!has_global || denied)
+            Some(if !has_global || denied { Verdict::Closed } else { verdict(v4) })
         };
-        let families: Vec<_> = [true, false].into_iter().filter_map(mapped).collect();
-        !families.is_empty() && families.iter().all(|mapped| *mapped)
+        let families: Vec<_> = [true, false].into_iter().filter_map(reached).collect();
+        families.contains(&Verdict::Closed) && !families.contains(&Verdict::Open)
     }
 }
 
-fn network(ip: IpAddr) -> Network {
+pub(super) fn network(ip: IpAddr) -> Network {
     match ip.to_canonical() {
         IpAddr::V4(ip) => (true, ip.to_bits() >> 16),
         IpAddr::V6(ip) => (false, (ip.to_bits() >> 96) as u32),

@@ -23,6 +23,8 @@
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
 //! 19 Stored   request u64 ‖ outcome u8
+//! 32 Dial     nonce u64
+//! 33 Dialled  nonce u64
 //!
 //! contact      node ID 32 ‖ X25519 public key 32 ‖ endpoint
 //! ```
@@ -253,6 +255,16 @@ pub enum Control {
         /// What became of it.
         outcome: StoreOutcome,
     },
+    /// Asks to be sent a sealed packet from another port than that of the session, to where this came from.
+    Dial {
+        /// Comes in that packet.
+        nonce: u64,
+    },
+    /// Answers a dial: the packet is on its way.
+    Dialled {
+        /// From the dial.
+        nonce: u64,
+    },
 }
 
 const END: u8 = 0;
@@ -264,7 +276,9 @@ impl Control {
         let start = out.len();
         out.extend([self.number(), 0, 0]);
         match self {
-            Self::Ping { nonce } => out.extend(nonce.to_be_bytes()),
+            Self::Ping { nonce } | Self::Dial { nonce } | Self::Dialled { nonce } => {
+                out.extend(nonce.to_be_bytes());
+            }
             Self::Pong { nonce, observed } => {
                 out.extend(nonce.to_be_bytes());
                 endpoint::emit(observed, out);
@@ -413,6 +427,8 @@ impl Control {
             }
             18 => Self::Store { request: value.u64()?, record: record_bytes(value.rest())? },
             19 => Self::Stored { request: value.u64()?, outcome: StoreOutcome::from_number(value.u8()?)? },
+            32 => Self::Dial { nonce: value.u64()? },
+            33 => Self::Dialled { nonce: value.u64()? },
             _ => return Ok(None),
         };
         value.end()?;
@@ -440,6 +456,8 @@ impl Control {
             Self::Found { .. } => 17,
             Self::Store { .. } => 18,
             Self::Stored { .. } => 19,
+            Self::Dial { .. } => 32,
+            Self::Dialled { .. } => 33,
         }
     }
 }

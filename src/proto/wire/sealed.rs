@@ -5,7 +5,7 @@
 //! 0         version
 //! 1         flags, 0
 //! 2         hop limit           not covered by the signature: a forwarder lowers it
-//! 3         message             1 record request, 2 record reply
+//! 3         message             1 record request, 2 record reply, 3 dial
 //! 4..12     timestamp           ms since the Unix epoch
 //! 12..44    sender              Ed25519
 //! 44..76    recipient           Ed25519
@@ -51,6 +51,8 @@ pub enum Message {
     RecordRequest,
     /// The record.
     RecordReply,
+    /// "You are reached": answers [`super::control::Control::Dial`], from another port. Payload: nonce u64, padding.
+    Dial,
 }
 
 impl Message {
@@ -59,6 +61,7 @@ impl Message {
         match self {
             Self::RecordRequest => 1,
             Self::RecordReply => 2,
+            Self::Dial => 3,
         }
     }
 
@@ -67,6 +70,7 @@ impl Message {
         match number {
             1 => Ok(Self::RecordRequest),
             2 => Ok(Self::RecordReply),
+            3 => Ok(Self::Dial),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -152,6 +156,11 @@ pub fn parse_record_request(payload: &[u8]) -> Result<u64, Malformed> {
     if payload.len() < REQUEST_PAYLOAD_LEN {
         return Err(Malformed::Truncated);
     }
+    Reader::new(payload).u64()
+}
+
+/// Reads what was dialled: the nonce of the question.
+pub fn parse_dial(payload: &[u8]) -> Result<u64, Malformed> {
     Reader::new(payload).u64()
 }
 

@@ -3,4 +3,5 @@ mod choice;
 mod endpoints;
 mod observed;
 mod pmtu;
+mod reach;
 mod spray;

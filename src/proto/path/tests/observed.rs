@@ -1,7 +1,8 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::proto::path::observed::*;
+use crate::proto::path::reach::Verdict;
 use crate::proto::timer::Instant;
 
 const T0: Instant = Instant::from_nanos(1_000_000_000);
@@ -17,7 +18,7 @@ fn seen(votes: &[&str]) -> Observed {
 }
 
 fn is_mapped(votes: &[&str], own: &str) -> bool {
-    seen(votes).is_mapped(T0, &[own.parse::<IpAddr>().unwrap()])
+    seen(votes).is_mapped(T0, &[own.parse::<IpAddr>().unwrap()], |_| Verdict::Unknown)
 }
 
 #[test]
@@ -98,4 +99,23 @@ fn one_network_that_changes_its_mind_changes_no_others_votes() {
     assert_eq!(observed.latest(T0, true), Some(new.parse().unwrap()));
     vote(&mut observed, 1, new);
     assert_eq!(observed.endpoint(T0, true), Some((new.parse().unwrap(), 2)), "two see a new one");
+}
+
+#[test]
+fn a_firewall_counts_as_a_nat_and_an_open_address_as_none() {
+    let v4 = |octets: [u8; 4]| IpAddr::from(octets);
+    let v6: IpAddr = "2a0f:1::2".parse().unwrap();
+    let mut observed = Observed::default();
+    observed.vote(T0, "[2a0f:9::2]:5747".parse().unwrap(), SocketAddr::new(v6, 5747));
+    let is_mapped = |observed: &Observed, own: &[IpAddr], v6| {
+        observed.is_mapped(T0, own, |v4| if v4 { Verdict::Unknown } else { v6 })
+    };
+    assert!(!is_mapped(&observed, &[v6], Verdict::Unknown) && !is_mapped(&observed, &[v6], Verdict::Open));
+    assert!(is_mapped(&observed, &[v6], Verdict::Closed));
+    // And a NAT for IPv4.
+    observed.vote(T0, "20.9.0.2:5747".parse().unwrap(), "21.0.0.1:5747".parse().unwrap());
+    let own = [v4([192, 168, 1, 5]), v6];
+    assert!(is_mapped(&observed, &own, Verdict::Closed));
+    assert!(is_mapped(&observed, &own, Verdict::Unknown), "nobody has come in yet");
+    assert!(!is_mapped(&observed, &own, Verdict::Open));
 }

@@ -126,5 +126,7 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
             .prop_map(|(request, record, contacts)| Control::Found { request, record, contacts }),
         (any::<u64>(), record()).prop_map(|(request, record)| Control::Store { request, record }),
         (any::<u64>(), outcome).prop_map(|(request, outcome)| Control::Stored { request, outcome }),
+        any::<u64>().prop_map(|nonce| Control::Dial { nonce }),
+        any::<u64>().prop_map(|nonce| Control::Dialled { nonce }),
     ]
 }
