@@ -19,10 +19,11 @@
 //!   policy/    2   which inner packets may enter, and the flows that we started
 //!   dht/       2   Kademlia: k-buckets, lookups, records and their expiry
 //!   datapath/  3   packets to trains of datagrams and back, over a read-only snapshot of sessions, routes and rules
+//!   portmap/   3   a port of the router's that leads to us: PCP, NAT-PMP
 //!   node/      4   composes session, path, policy and dht; publishes snapshots
 //! tun/         5   the network interface: device and its queues, address, route, guard
 //! udp/         5   sockets towards the underlay
-//! host/        5   this machine: clock, entropy, privileges, priority, processor, changes of links and addresses
+//! host/        5   this machine: clock, entropy, privileges, priority, processor, router, changes of links and addresses
 //! store/       5   what survives a restart: the identity and the known contacts
 //! engine/      6   threads, queues and wake-ups that drive datapath and node; the `Handle`
 //! config/      9   configuration file and defaults

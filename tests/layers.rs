@@ -20,6 +20,7 @@ const RANKS: &[(&str, u8)] = &[
     ("proto::policy", 2),
     ("proto::dht", 2),
     ("proto::datapath", 3),
+    ("proto::portmap", 3),
     ("proto::node", 4),
     ("tun", 5),
     ("udp", 5),

@@ -12,6 +12,7 @@ pub mod limit;
 pub mod node;
 pub mod path;
 pub mod policy;
+pub mod portmap;
 pub mod relay;
 pub mod session;
 pub mod timer;

@@ -15,7 +15,8 @@
 //!
 //! Session packets carry inner packets in frames (`superframe.rs`); `gso.rs` is what the kernel has to know of them.
 //! Inside of these travel signed node records (`record.rs`), control messages between peers (`control.rs`) and inner
-//! IPv6 packets (`inner.rs`). `announce.rs` is the packet of link-local discovery, on a port of its own.
+//! IPv6 packets (`inner.rs`). `announce.rs` is the packet of link-local discovery, on a port of its own, and `portmap.rs`
+//! what a router is asked for.
 //!
 //! Masks ([`envelope::RecipientKey`]) leave no constant byte on the wire beyond the two family bits. They hide the
 //! protocol from who does not know the recipient; secrecy comes from the encryption inside.
@@ -29,6 +30,7 @@ pub mod envelope;
 pub mod gso;
 pub mod handshake;
 pub mod inner;
+pub mod portmap;
 pub mod record;
 pub mod relay;
 pub mod sealed;

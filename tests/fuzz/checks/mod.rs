@@ -10,6 +10,7 @@ mod inner;
 mod node;
 mod outer;
 mod payload;
+mod portmap;
 mod session;
 mod superframe;
 
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("inner", inner::inner),
     ("node", node::node),
     ("node_id", identity::node_id),
+    ("portmap", portmap::portmap),
     ("record", payload::record),
     ("sealed", outer::sealed),
     ("session", session::session),

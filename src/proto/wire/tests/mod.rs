@@ -9,6 +9,7 @@ mod handshake;
 mod icmp_error;
 mod inner;
 mod packets;
+mod portmap;
 mod record;
 mod relay;
 mod sealed;
