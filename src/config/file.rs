@@ -56,6 +56,7 @@ pub(super) struct NetTable {
     pub(super) listen: Option<Vec<ListenAddress>>,
     pub(super) bootstrap: Option<Vec<Bootstrap>>,
     pub(super) lan_discovery: Option<bool>,
+    pub(super) port_mapping: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

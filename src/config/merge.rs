@@ -149,6 +149,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     net.bootstrap = from.pick("net.bootstrap", set.bootstrap, file.net.bootstrap, net.bootstrap);
     net.lan_discovery =
         from.pick("net.lan_discovery", set.lan_discovery, file.net.lan_discovery, net.lan_discovery);
+    net.port_mapping = from.pick("net.port_mapping", None, file.net.port_mapping, net.port_mapping);
     dht.mode = from.pick("dht.mode", set.dht_mode, file.dht.mode, dht.mode);
     data.tun_offload =
         from.pick("data.tun_offload", set.tun_offload, file.data.tun_offload, data.tun_offload);
@@ -193,6 +194,7 @@ impl Config {
             ("net.listen", list(net.listen.iter().map(quoted))),
             ("net.bootstrap", list(net.bootstrap.iter().map(quoted))),
             ("net.lan_discovery", net.lan_discovery.to_string()),
+            ("net.port_mapping", net.port_mapping.to_string()),
             ("dht.mode", quoted(dht.mode)),
             ("data.tun_offload", quoted(data.tun_offload)),
             ("data.udp_offload", quoted(data.udp_offload)),

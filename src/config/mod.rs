@@ -121,6 +121,8 @@ pub struct Net {
     pub bootstrap: Vec<Bootstrap>,
     /// Whether nodes on the LAN are looked for.
     pub lan_discovery: bool,
+    /// Whether the router is asked for a port that leads to this node.
+    pub port_mapping: bool,
 }
 
 /// `[dht]`.
@@ -201,6 +203,7 @@ impl Default for Net {
             listen: any.iter().map(|ip| SocketAddr::new(*ip, DEFAULT_PORT)).collect(),
             bootstrap: Vec::new(),
             lan_discovery: true,
+            port_mapping: true,
         }
     }
 }

@@ -67,7 +67,7 @@ fn unknown_keys_are_refused_with_line_and_key() {
     refused("[tun]\nname = \"a\"\nmtuu = 1400\n", &["test.toml:3:1:", "mtuu"]);
     refused("[relay]\nenabled = true\nquota = 1\n", &["test.toml:3:1:", "quota"]);
     refused("[names]\nsuffix = \"x\"\n", &["names"]);
-    refused("[net]\nport_mapping = true\n", &["test.toml:2:1:", "port_mapping"]);
+    refused("[net]\nport_maping = true\n", &["test.toml:2:1:", "port_maping"]);
     refused("[policy]\nallow = [{ proto = \"tcp\", ports = 1 }]\n", &["test.toml:2:", "ports"]);
     refused("stray = 1\n", &["test.toml:1:1:", "stray"]);
 }

@@ -9,8 +9,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::message::{
-    DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, OwnNode, PeerStatus, PingOutcome,
-    ProbeReport, Readiness, Request, Response, Status,
+    DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, NetcheckReport, OwnNode, PeerStatus,
+    PingOutcome, ProbeReport, Readiness, Request, Response, Status,
 };
 use super::target::Target;
 use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
@@ -140,6 +140,8 @@ requests! {
     dht_status() -> DhtStatus = Request::DhtStatus;
     /// How far a connection gets.
     probe(target: Target) -> ProbeReport = Request::Probe { target };
+    /// What network the machine is in.
+    netcheck() -> NetcheckReport = Request::Netcheck;
     /// Firewall rules in force.
     firewall_list() -> Vec<FirewallRule> = Request::FirewallList;
     /// Adds a firewall rule.

@@ -63,6 +63,8 @@ pub enum Request {
         /// Whom.
         target: Target,
     },
+    /// [`NetcheckReport`].
+    Netcheck,
     /// [`Vec<FirewallRule>`], in order of `index`.
     FirewallList,
     /// [`FirewallRule`]: the rule as added, with its index.
@@ -96,6 +98,7 @@ impl Request {
             | Self::DhtLookup { .. }
             | Self::DhtStatus
             | Self::Probe { .. }
+            | Self::Netcheck
             | Self::FirewallList
             | Self::Wait { .. } => false,
         }
@@ -110,7 +113,7 @@ impl Request {
         match self {
             Self::Ping { timeout_ms, .. } => within(*timeout_ms, PING_TIMEOUT_MAX),
             Self::Wait { timeout_ms } => within(*timeout_ms, WAIT_TIMEOUT_MAX),
-            Self::DhtLookup { .. } | Self::Probe { .. } => Some(SEARCH_TIMEOUT),
+            Self::DhtLookup { .. } | Self::Probe { .. } | Self::Netcheck => Some(SEARCH_TIMEOUT),
             Self::Own
             | Self::Status
             | Self::Up
@@ -217,6 +220,20 @@ pub struct NatStatus {
     pub relayed_for: u64,
     /// Pairs of nodes that this one carries packets for.
     pub channels: u64,
+    /// A port that the router maps to this node.
+    #[serde(default)]
+    pub port_mapping: Option<PortMappingStatus>,
+}
+
+/// A port that the router maps to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappingStatus {
+    /// How it was got: `pcp` or `nat-pmp`.
+    pub protocol: String,
+    /// Where others may send.
+    pub endpoint: SocketAddr,
+    /// Others are told: they see this node at that address.
+    pub told: bool,
 }
 
 /// A relay of this node.
@@ -533,6 +550,58 @@ pub struct ProbeStage {
     pub fix: Option<String>,
     /// Duration in milliseconds.
     pub elapsed_ms: f64,
+}
+
+/// What network the machine is in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetcheckReport {
+    /// Where contacts see this node by IPv4.
+    pub global_v4: Option<SocketAddr>,
+    /// Where contacts see this node by IPv6.
+    pub global_v6: Option<SocketAddr>,
+    /// The verdicts: UDP, IPv4, IPv6, MappingVariesByDestIP, PortMapping, Relays, MTU.
+    pub checks: Vec<NetcheckEntry>,
+    /// Relays of this node.
+    pub relays: Vec<RelayCheck>,
+    /// Bytes of the largest inner packet that reaches a peer in one datagram.
+    pub mtu: Option<u16>,
+}
+
+/// One verdict on the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetcheckEntry {
+    /// What was checked.
+    pub name: String,
+    /// How it is.
+    pub verdict: NetcheckVerdict,
+    /// What was seen.
+    pub detail: String,
+    /// What to do, when something is to be done.
+    pub fix: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetcheckVerdict {
+    /// It is so.
+    Yes,
+    /// It is not.
+    No,
+    /// Evidence is missing.
+    Unknown,
+}
+
+/// A relay, and how far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayCheck {
+    /// Which node.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// It carries data.
+    pub data: bool,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
 }
 
 /// What a firewall rule lets in; a missing field matches anything.

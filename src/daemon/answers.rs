@@ -26,6 +26,8 @@ use super::data::Data;
 use super::firewall::Firewall;
 use super::health::{Facts, unanswered};
 use super::keeper::Keeper;
+use super::netcheck;
+use super::portmap::PortMapping;
 use super::probe::{self, node_target};
 use super::status;
 use super::why;
@@ -41,6 +43,7 @@ pub(super) struct Answers {
     facts: Facts,
     data: Data,
     listen: Vec<SocketAddr>,
+    mapping: Arc<PortMapping>,
 }
 
 impl Handler for Answers {
@@ -61,8 +64,9 @@ impl Answers {
         facts: Facts,
         data: Data,
         listen: Vec<SocketAddr>,
+        mapping: Arc<PortMapping>,
     ) -> Self {
-        Self { handle, keeper, firewall, facts, data, listen }
+        Self { handle, keeper, firewall, facts, data, listen, mapping }
     }
 
     async fn answer(&self, request: Request) -> Result<Value, Failure> {
@@ -102,7 +106,12 @@ impl Answers {
                 answer(&status::lookup(target, &outcome, clock::wall()))
             }
             Request::DhtStatus => answer(&status::dht_status(&self.node_status().await?.dht)),
-            Request::Probe { target } => answer(&probe::probe(&self.handle, &self.facts, target).await),
+            Request::Probe { target } => {
+                answer(&probe::probe(&self.handle, &self.facts, self.port(), target).await)
+            }
+            Request::Netcheck => {
+                answer(&netcheck::netcheck(&self.handle, &self.mapping, self.port()).await.map_err(stopped)?)
+            }
             Request::FirewallList => answer(&self.firewall.list()),
             Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {
@@ -214,7 +223,7 @@ impl Answers {
             listen: self.listen.clone(),
             endpoints: node.endpoints.clone(),
             dht: status::dht_summary(&node.dht),
-            nat: status::nat(&node),
+            nat: status::nat(&node, self.mapping.found()),
             data: self.data.status(),
             health: self.facts.judge(&node, interface.as_ref()),
             peers: node.peers.iter().map(|peer| status::peer(peer, now, self.port())).collect(),

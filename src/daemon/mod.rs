@@ -4,6 +4,7 @@
 //! start   state directory, identity ─► sockets ─► interface ─► guard ─► engine ─► control socket, metrics
 //! run     keeper     links, addresses, rule set changed ─► repair, tell the node
 //!         discovery  announcements on the links
+//!         portmap    a port of the router's ─► node
 //!         saver      contacts ─► state directory
 //!         answers    requests of the control socket
 //! stop    SIGTERM, SIGINT, or the interface is gone: goodbye to peers, and everything is taken away again
@@ -16,6 +17,8 @@ mod firewall;
 mod health;
 mod keeper;
 mod metrics;
+mod netcheck;
+mod portmap;
 mod probe;
 mod saver;
 mod status;
@@ -48,6 +51,7 @@ use data::Data;
 use discovery::Discovery;
 use firewall::Firewall;
 use keeper::Keeper;
+use portmap::PortMapping;
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +126,7 @@ struct Daemon {
     engine: Engine,
     keeper: Arc<Keeper>,
     state: Arc<StateDir>,
+    mapping: Arc<PortMapping>,
     tasks: JoinSet<()>,
 }
 
@@ -208,14 +213,21 @@ impl Daemon {
         keeper.look_around().await;
         let (links, link_changes) = tokio::sync::watch::channel(());
         tasks.spawn(keeper.clone().run(links));
+        let inside = listen.iter().find(|address| address.is_ipv4()).map(SocketAddr::port);
+        let mapping = PortMapping::new(config.net.port_mapping && inside.is_some());
+        if let Some(inside) = inside.filter(|_| config.net.port_mapping) {
+            tasks.spawn(mapping.clone().run(handle.clone(), inside, link_changes.clone()));
+        }
         if let Some(discovery) = discovery {
             tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
         let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
-        let answers = Arc::new(Answers::new(handle, keeper.clone(), firewall.clone(), health, data, listen));
-        let mut daemon = Self { engine, keeper, state, tasks };
+        let answers =
+            Answers::new(handle, keeper.clone(), firewall.clone(), health, data, listen, mapping.clone());
+        let answers = Arc::new(answers);
+        let mut daemon = Self { engine, keeper, state, mapping, tasks };
         if let Some(address) = config.metrics.listen {
             match control::metrics::bind(address).await {
                 Ok(listener) => {
@@ -239,6 +251,7 @@ impl Daemon {
     async fn stop(mut self) {
         tracing::info!("stopping");
         self.tasks.shutdown().await;
+        self.mapping.release().await;
         saver::save(&self.engine.handle(), &self.state).await;
         self.engine.stop().await;
         match Arc::into_inner(self.keeper) {

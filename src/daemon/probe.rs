@@ -17,6 +17,7 @@ use crate::proto::wire::session::OVERHEAD;
 
 use super::health::{Facts, IS_IT_OPEN, NAME_ONE, UNREACHABLE};
 use super::status::ms;
+use super::why;
 
 /// How long the handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(8);
@@ -31,6 +32,11 @@ const RTT_PATIENCE: Duration = Duration::from_secs(2);
 /// Round trips measured.
 const RTT_SAMPLES: usize = 3;
 
+/// How long checks of a given endpoint are answered for: they go out within 3.3 s.
+const TRY_PATIENCE: Duration = Duration::from_secs(4);
+/// How often it is looked whether one was.
+const TRY_LOOK: Duration = Duration::from_millis(50);
+
 /// What is said of our own address.
 pub(super) const OURSELVES: &str = "this is the node itself";
 /// What is said when others were asked in vain.
@@ -38,16 +44,16 @@ pub(super) const NOT_FOUND: &str = "no node that we know of has a record of it";
 
 struct Probe<'h> {
     handle: &'h Handle,
+    /// That we listen on.
+    port: u16,
     facts: &'h Facts,
     target: Target,
-    /// There was a session before.
-    had_session: bool,
     stages: Vec<ProbeStage>,
 }
 
 /// Goes through the stages up to the first that fails.
-pub(super) async fn probe(handle: &Handle, facts: &Facts, target: Target) -> ProbeReport {
-    let mut probe = Probe { handle, facts, target, had_session: false, stages: Vec::new() };
+pub(super) async fn probe(handle: &Handle, facts: &Facts, port: u16, target: Target) -> ProbeReport {
+    let mut probe = Probe { handle, port, facts, target, stages: Vec::new() };
     // Which stage ended it stands in the report.
     let _ = probe.run().await;
     ProbeReport { target, stages: probe.stages }
@@ -132,10 +138,19 @@ impl Probe<'_> {
 
     async fn candidates(&mut self) -> Option<()> {
         let since = clock::now();
-        let (candidates, had_session) = self.known().await;
-        self.had_session = had_session;
+        let (candidates, _) = self.known().await;
+        let address = self.target.address();
+        let facts = self.handle.with(move |node, now, _| node.status(now)).await.ok();
+        let peer = facts.as_ref().and_then(|status| status.peers.iter().find(|peer| peer.address == address));
         let list: Vec<_> = candidates.iter().map(ToString::to_string).collect();
-        let outcome = if list.is_empty() { Err(failed(UNREACHABLE, NAME_ONE)) } else { Ok(list.join(", ")) };
+        let relays = peer.map(|peer| peer.relays.as_slice()).unwrap_or_default();
+        let outcome = if list.is_empty() && relays.is_empty() {
+            Err(failed(UNREACHABLE, NAME_ONE))
+        } else {
+            let ways = list.into_iter().chain(relays.iter().map(|relay| format!("relay {relay}")));
+            let ways: Vec<_> = ways.collect();
+            Ok(ways.join(", ") + &facts.as_ref().map(|status| nats(status, peer)).unwrap_or_default())
+        };
         self.stage("candidates", since, outcome)
     }
 
@@ -143,7 +158,9 @@ impl Probe<'_> {
         let since = clock::now();
         let outcome = match self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await {
             Ok(reply) => {
-                Ok(format!("session with {} at {}{}", reply.node_id, reply.endpoint, self.elsewhere(&reply)))
+                let way = self.way(&reply).await;
+                let elsewhere = self.elsewhere(&reply).await;
+                Ok(format!("session with {} at {}{way}{elsewhere}", reply.node_id, reply.endpoint))
             }
             Err(error @ (AskError::Timeout(_) | AskError::Ping(node::PingFailure::NoAnswer))) => {
                 Err(match self.known().await {
@@ -156,12 +173,40 @@ impl Probe<'_> {
         self.stage("handshake", since, outcome)
     }
 
-    /// That it was not the given endpoint that answered.
-    fn elsewhere(&self, reply: &PingReply) -> String {
-        let untried =
-            if self.had_session { ", which was not tried: the session was there before" } else { "" };
-        let given = self.target.endpoint().filter(|given| *given != reply.endpoint);
-        given.map(|given| format!(", not at the given {given}{untried}")).unwrap_or_default()
+    /// That a relay is in between, why, and what would change it.
+    async fn way(&self, reply: &PingReply) -> String {
+        let (id, port) = (reply.node_id, self.port);
+        let Some(relay) = reply.via else { return String::new() };
+        let relayed = self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await;
+        let why = relayed.ok().flatten().map(|relayed| why::relayed(&relayed, port));
+        let why = why.map(|why| format!(": {}; to change that, {}", why.text, why.fix)).unwrap_or_default();
+        format!(" through the relay {relay}{why}")
+    }
+
+    /// That it was not the given endpoint that answered, and whether that one answers too.
+    async fn elsewhere(&self, reply: &PingReply) -> String {
+        let direct = reply.via.is_none();
+        let Some(given) = self.target.endpoint().filter(|given| !direct || *given != reply.endpoint) else {
+            return String::new();
+        };
+        match self.tried(given).await {
+            Some(rtt) => format!(", and at the given {given} in {} ms", ms(rtt)),
+            None => format!(", not at the given {given}: no check of it was answered"),
+        }
+    }
+
+    /// Has an endpoint tried beside the session that stands; how long it took to answer.
+    async fn tried(&self, endpoint: SocketAddr) -> Option<Duration> {
+        let (address, since) = (self.target.address(), clock::now());
+        let begun = self.handle.with(move |node, now, _| node.try_endpoint(now, address, endpoint)).await;
+        begun.ok().filter(|begun| *begun)?;
+        loop {
+            let answered = self.handle.with(move |node, _, _| node.tried(&address)).await.ok()?;
+            if answered.is_some() || clock::now().saturating_since(since) >= TRY_PATIENCE {
+                return answered;
+            }
+            sleep(TRY_LOOK).await;
+        }
     }
 
     async fn mtu(&mut self) -> Option<()> {
@@ -221,6 +266,18 @@ impl Probe<'_> {
         };
         self.stage("rtt", since, outcome)
     }
+}
+
+/// The NATs of both sides, as far as they are known.
+fn nats(status: &node::Status, peer: Option<&node::PeerStatus>) -> String {
+    let symmetric = |is: bool| if is { "symmetric NAT" } else { "NAT" };
+    let ours = status.mapped.map(|seen| {
+        format!("; this node is behind a {}, seen at {seen}", symmetric(status.maps_dependently))
+    });
+    let theirs = peer
+        .filter(|peer| !peer.relays.is_empty())
+        .map(|peer| format!("; the other one is behind a {}", symmetric(peer.maps_dependently)));
+    format!("{}{}", ours.unwrap_or_default(), theirs.unwrap_or_default())
 }
 
 fn failed(detail: impl ToString, fix: &str) -> (String, String) {

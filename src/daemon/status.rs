@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use crate::control::message::{
     Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
-    PeerState, PeerStatus, RelayStatus,
+    PeerState, PeerStatus, PortMappingStatus, RelayStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
 use crate::proto::node;
+use crate::proto::portmap::State;
 use crate::proto::timer::{Instant, WallTime};
 
+use super::portmap::Found;
 use super::why;
 
 /// Milliseconds with fractions.
@@ -73,7 +75,16 @@ fn path_change(change: &node::Change, now: Instant) -> PathChange {
     }
 }
 
-pub(super) fn nat(status: &node::Status) -> NatStatus {
+pub(super) fn nat(status: &node::Status, found: Found) -> NatStatus {
+    let told = status.port_mapping.is_some_and(|(_, told)| told);
+    let port_mapping = match found {
+        Found::Asked(_, State::Held(mapping)) => Some(PortMappingStatus {
+            protocol: mapping.protocol.name().into(),
+            endpoint: mapping.outside.into(),
+            told,
+        }),
+        Found::Asked(..) | Found::Off | Found::NotNeeded | Found::NoGateway => None,
+    };
     NatStatus {
         mapped: status.mapped,
         mapping_varies: status.maps_dependently,
@@ -84,6 +95,7 @@ pub(super) fn nat(status: &node::Status) -> NatStatus {
             .collect(),
         relayed_for: status.relayed.len() as u64,
         channels: status.channels as u64,
+        port_mapping,
     }
 }
 

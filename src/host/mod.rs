@@ -12,8 +12,9 @@
 //! | `descriptors` | how many sockets may still be opened | `getrlimit(2)`, `/proc/self/fd` |
 //! | `addresses` | which addresses do the interfaces have | `getifaddrs(3)` |
 //! | `changes` | what has just changed | rtnetlink(7) and nfnetlink multicast groups |
+//! | `gateway` | which router leads to the internet | rtnetlink(7) |
 //!
-//! Left out: port mapping, DNS, other systems than Linux. The one clock of the product is [`clock`]; `clippy.toml`
+//! Left out: DNS, other systems than Linux. The one clock of the product is [`clock`]; `clippy.toml`
 //! forbids every other.
 
 pub mod addresses;
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod cpu;
 pub mod descriptors;
 pub mod entropy;
+pub mod gateway;
 pub mod priority;
 pub mod privileges;
 

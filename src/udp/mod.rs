@@ -9,8 +9,6 @@
 //!   kernel reports them only to `IP_RECVERR` sockets, udp(7)); transient errors are skipped all the same.
 //! - **Nothing is fragmented** (`IP_PMTUDISC_PROBE`, ip(7)): what exceeds the local link is refused ([`is_too_big`]), what
 //!   exceeds a later one is lost. `path::pmtu` finds out what fits; ICMP "too big", which can be forged, is not believed.
-//!
-//! Left out for now: port mapping.
 
 mod lan;
 mod ready;

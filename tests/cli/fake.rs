@@ -142,6 +142,7 @@ impl Answers {
             Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
             Request::DhtStatus => answer(&dht()),
             Request::Probe { target } => answer(&probe(target, target != silent)),
+            Request::Netcheck => answer(&netcheck()),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
             Request::FirewallRemove { index: 8 } => answer(&Done {}),
@@ -178,6 +179,11 @@ impl Answers {
                 relays: vec![RelayStatus { node_id: node_id(4), data: true }],
                 relayed_for: 2,
                 channels: 1,
+                port_mapping: Some(PortMappingStatus {
+                    protocol: "pcp".into(),
+                    endpoint: "203.0.113.9:5747".parse().unwrap(),
+                    told: true,
+                }),
             },
             data: DataStatus {
                 tun_offload: "tcp-udp".into(),
@@ -254,6 +260,31 @@ fn dht() -> DhtStatus {
         network_size_estimate: None,
         buckets: vec![Bucket { distance_bits: 256, contacts: 20, replacements: 4 }],
         records_stored: 11,
+    }
+}
+
+fn netcheck() -> NetcheckReport {
+    let check = |name: &str, verdict, detail: &str, fix: Option<&str>| NetcheckEntry {
+        name: name.into(),
+        verdict,
+        detail: detail.into(),
+        fix: fix.map(Into::into),
+    };
+    NetcheckReport {
+        global_v4: Some(endpoint()),
+        global_v6: None,
+        checks: vec![
+            check("UDP", NetcheckVerdict::Yes, "2 contacts on the internet answered", None),
+            check("IPv6", NetcheckVerdict::No, "this machine does not have a global IPv6 address", None),
+            check(
+                "MappingVariesByDestIP",
+                NetcheckVerdict::Unknown,
+                "needs 2 contacts in different networks",
+                Some("azora peers add NODEID@IP:PORT"),
+            ),
+        ],
+        relays: vec![RelayCheck { node_id: node_id(4), data: true, rtt_ms: Some(1.5) }],
+        mtu: Some(1420),
     }
 }
 

@@ -21,6 +21,7 @@ const COMMANDS: &[(&str, bool)] = &[
     ("dht lookup", true),
     ("dht status", true),
     ("probe", true),
+    ("netcheck", true),
     ("firewall list", true),
     ("firewall add", false),
     ("firewall remove", false),

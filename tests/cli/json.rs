@@ -36,7 +36,8 @@ fn status_is_as_documented() {
     assert_eq!(status["dht"], json!({"mode": "server", "contacts": 37, "network_size_estimate": 120}));
     let relays = json!([{"node_id": id(4), "data": true}]);
     let nat = json!({
-        "mapped": "203.0.113.9:40001", "mapping_varies": false, "relays": relays, "relayed_for": 2, "channels": 1
+        "mapped": "203.0.113.9:40001", "mapping_varies": false, "relays": relays, "relayed_for": 2, "channels": 1,
+        "port_mapping": {"protocol": "pcp", "endpoint": "203.0.113.9:5747", "told": true}
     });
     assert_eq!(status["nat"], nat);
     let ciphers = ["aes-256-gcm", "chacha20-poly1305"];
@@ -138,6 +139,20 @@ fn dht_and_probe() {
     let failed = fake.azora(&["probe", &id(SILENT), "--json"]).exits(1).json();
     assert_eq!(failed["stages"][1]["ok"], false);
     assert_eq!(failed["stages"][1]["fix"], "open UDP port 5747 there");
+}
+
+#[test]
+fn netcheck_has_its_verdicts_in_order() {
+    let report = Fake::healthy().azora(&["netcheck", "--json"]).exits(0).json();
+    assert_eq!(report["global_v4"], "198.51.100.7:5747");
+    assert_eq!(report["global_v6"], Value::Null);
+    let first = json!({
+        "name": "UDP", "verdict": "yes", "detail": "2 contacts on the internet answered", "fix": null
+    });
+    assert_eq!(report["checks"][0], first);
+    assert_eq!(report["checks"][2]["verdict"], "unknown");
+    assert_eq!(report["relays"], json!([{"node_id": id(4), "data": true, "rtt_ms": 1.5}]));
+    assert_eq!(report["mtu"], 1420);
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          listen     0.0.0.0:5747, [::]:5747\n\
          seen as    203.0.113.7:5747\n\
          dht        server, 37 contacts, about 120 nodes in the network\n\
-         nat        seen at 203.0.113.9:40001, reached through {}, relay of 2 nodes, 1 channel open\n\
+         nat        seen at 203.0.113.9:40001, pcp maps 203.0.113.9:5747, reached through {}, relay of 2 nodes, 1 channel open\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
          peers      2, 1 with data in the last 30 s\n\
          drops      policy 3\n\
@@ -118,6 +118,21 @@ fn probe_names_the_fix() {
         last.contains("on that node, `azora firewall list`") && last.contains("refused by its rules"),
         "{out}"
     );
+}
+
+#[test]
+fn netcheck_is_a_table_with_what_to_do_below() {
+    let fake = Fake::healthy();
+    let out = fake.azora(&["netcheck"]).exits(0).out;
+    let expected = format!(
+        "UDP                    yes      2 contacts on the internet answered\n\
+         IPv6                   no       this machine does not have a global IPv6 address\n\
+         MappingVariesByDestIP  unknown  needs 2 contacts in different networks\n\
+         try: azora --socket {} peers add NODEID@IP:PORT\n",
+        fake.socket.display()
+    );
+    assert_eq!(out, expected);
+    assert_eq!(fake.asked(), [Request::Netcheck]);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are part of the result")]
 
 mod bench;
+mod diagnosis;
 mod failover;
 mod flood;
 mod guard;
@@ -24,6 +25,7 @@ mod nat;
 mod outages;
 mod places;
 mod policy;
+mod portmap;
 mod programs;
 mod reach;
 mod relays;

@@ -19,6 +19,7 @@ mod nat;
 mod network;
 mod packet;
 mod pair;
+mod portmap;
 mod refusals;
 mod relays;
 mod sessions;

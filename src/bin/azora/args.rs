@@ -107,6 +107,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Ask contacts what network this machine is in: UDP, IPv4, IPv6, NAT, port mapping, relays, MTU
+    Netcheck(Format),
     /// Show or change what others may open to this node
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Firewall {

@@ -7,6 +7,7 @@ mod firewall;
 mod generate;
 mod interface;
 mod key;
+mod netcheck;
 mod node;
 mod output;
 mod peers;
@@ -70,6 +71,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Command::Ping(arguments) => ping::run(&socket, &arguments).await,
         Command::Dht { command } => dht::run(&socket, command).await,
         Command::Probe { target, format } => probe::run(&socket, target, format).await,
+        Command::Netcheck(format) => netcheck::run(&socket, format).await,
         Command::Firewall { command } => firewall::run(&socket, command).await,
         Command::Config { command } => config::run(config, command),
         Command::Completions { shell } => generate::completions(shell),

@@ -9,7 +9,7 @@ use crate::config::load_if_usable;
 use crate::output::Fault;
 
 /// Commands in hints that ask the daemon of this machine.
-const ASKING: [&str; 8] = ["down", "dht", "firewall", "peers", "ping", "probe", "status", "up"];
+const ASKING: [&str; 9] = ["down", "dht", "firewall", "netcheck", "peers", "ping", "probe", "status", "up"];
 
 /// The daemon's socket; or, where a configuration was named that cannot be used, why not.
 pub(crate) struct Socket(Result<PathBuf, Fault>);

@@ -123,11 +123,16 @@ fn nat(nat: &NatStatus) -> String {
         [] => String::new(),
         _ => format!(", reached through {}", joined(relays)),
     };
+    let port = nat.port_mapping.as_ref().map(|mapping| {
+        let told = if mapping.told { "" } else { " (of no use: nobody sees this node there)" };
+        format!(", {} maps {}{told}", mapping.protocol, mapping.endpoint)
+    });
+    let port = port.unwrap_or_default();
     let carried = match nat.relayed_for {
         0 => String::new(),
         n => format!(", relay of {}, {} open", counted(n, "node"), counted(nat.channels, "channel")),
     };
-    format!("{mapped}{relays}{carried}")
+    format!("{mapped}{port}{relays}{carried}")
 }
 
 fn data(data: &DataStatus) -> String {

@@ -37,12 +37,18 @@ pub(super) const CHECKS_BURST: u32 = 800;
 const AGAIN_LATER: Duration = Duration::from_secs(60);
 
 impl Node {
-    /// Where we may be reached: what others see of us, and our own addresses.
+    /// Where we may be reached: a port that the router maps, what others see of us, and our own addresses.
     fn own_candidates(&self, now: Instant) -> Vec<SocketAddr> {
         let most = [true, false].into_iter().filter_map(|v4| self.observed.endpoint(now, v4)).map(|(e, _)| e);
         let latest = [true, false].into_iter().filter_map(|v4| self.observed.latest(now, v4));
         let mut candidates: Vec<SocketAddr> = Vec::new();
-        for endpoint in most.chain(latest).chain(self.endpoints.iter().copied()) {
+        for endpoint in self
+            .usable_mapping(now)
+            .into_iter()
+            .chain(most)
+            .chain(latest)
+            .chain(self.endpoints.iter().copied())
+        {
             if !candidates.contains(&endpoint) {
                 candidates.push(endpoint);
             }

@@ -92,6 +92,7 @@ impl Node {
         self.observed.clear();
         self.end_sprays(now);
         self.reach = Default::default();
+        self.port_mapping = None;
         // Whom we could not reach we may reach now.
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
         if !self.bootstrap.is_empty() {
@@ -142,14 +143,18 @@ impl Node {
         self.drain(now, wall);
     }
 
-    /// Where others may reach us: what enough of them see of us when a NAT gives all of them the same, and our own.
+    /// Where others may reach us: a port that the router maps, what enough of them see of us when a NAT gives all of them the same, and our own.
     fn reachable_endpoints(&self, now: Instant) -> Vec<SocketAddr> {
         let seen = [true, false].into_iter().filter_map(|v4| {
             let (endpoint, votes) = self.observed.endpoint(now, v4)?;
             let mapping = self.observed.mapping(now, v4, |ip| self.is_own(ip));
             (votes >= VOTES_BELIEVED && mapping == Mapping::Independent).then_some(endpoint)
         });
-        seen.chain(self.endpoints.iter().copied()).collect()
+        let mapped = self.usable_mapping(now);
+        let mut endpoints: Vec<_> = mapped.into_iter().chain(seen).collect();
+        endpoints.dedup();
+        endpoints.extend(&self.endpoints);
+        endpoints
     }
 
     /// The packet by which we make ourselves known on a link, for a socket that listens on `port`.

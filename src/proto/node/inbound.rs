@@ -390,7 +390,8 @@ impl Node {
                 self.doubt_way(now, wall, id, source);
             }
             Control::Pong { nonce, observed } => {
-                if self.handle_pong(now, id, nonce) {
+                let asked = self.handle_netcheck_pong(now, nonce, observed);
+                if self.handle_pong(now, id, nonce) || asked {
                     self.handle_observed(now, wall, source, observed);
                 }
             }
@@ -444,6 +445,9 @@ impl Node {
         }
         let guessed = peer.spray.as_mut().and_then(|spray| spray.handle_answer(now, nonce));
         let checked = peer.path.checks.handle_answer(now, nonce).or(guessed);
+        if let (Some((hop, rtt)), Some(trial)) = (checked, &mut peer.trial) {
+            trial.handle_answer(hop, rtt);
+        }
         let (hop, challenged) = (peer.path.current(), peer.challenge.is_some());
         if proven {
             // What we carry for it goes there now.

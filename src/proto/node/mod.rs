@@ -14,7 +14,7 @@
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
 //! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that,
 //! `spray` the same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked,
-//! `peers` the table, `history` what became of the ways to them.
+//! `netcheck` asks others where we are, `peers` is the table, `history` what became of the ways to them.
 
 mod carrying;
 mod checks;
@@ -23,9 +23,12 @@ mod connect;
 mod dispatch;
 mod history;
 mod inbound;
+mod mapping;
 mod mtu;
+mod netcheck;
 mod outbound;
 mod peers;
+mod probe;
 mod reach;
 mod relays;
 mod snapshot;
@@ -43,6 +46,7 @@ use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use history::{CHANGES_MAX, Change, Reason, Relayed, Way};
+pub use netcheck::{Netcheck, OBSERVERS_MAX, Observation};
 pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};
 pub use spray::{KEPT_MAX, SPRAY_AGAIN, SPRAY_AGAIN_PROVEN, SPRAYS_MAX, SocketOrder};
@@ -227,8 +231,12 @@ pub struct Node {
     bootstrap_wait: Duration,
     lookups: BTreeMap<LookupId, Purpose>,
     pings: BTreeMap<u64, (Ticket, Instant)>,
+    /// The last check of the network around us.
+    asking: netcheck::Asking,
     local: Vec<LocalNetwork>,
     endpoints: Vec<SocketAddr>,
+    /// A port of the router's that leads to us, as the router says.
+    port_mapping: Option<SocketAddr>,
     record: Option<NodeRecord>,
     /// Another machine with our key: where it was heard, and when last.
     twin: Option<(IpAddr, Instant)>,
@@ -291,8 +299,10 @@ impl Node {
             bootstrap_wait: timeout::BOOTSTRAP_WAIT_MIN,
             lookups: BTreeMap::new(),
             pings: BTreeMap::new(),
+            asking: netcheck::Asking::default(),
             local: Vec::new(),
             endpoints: Vec::new(),
+            port_mapping: None,
             record: None,
             twin: None,
             last_timestamp: WallTime::default(),

@@ -24,6 +24,7 @@ use crate::proto::wire::relay::Hop;
 
 use super::Ticket;
 use super::history::{History, Reason, Trials};
+use super::probe::Trial;
 use super::snapshot::Part;
 use super::spray::Kept;
 
@@ -193,6 +194,8 @@ pub(super) struct Peer {
     pub(super) history: History,
     /// The straight ways that were tried in vain.
     pub(super) trials: Trials,
+    /// An endpoint that the owner wants to know of.
+    pub(super) trial: Option<Trial>,
     /// What the data path was given.
     pub(super) part: Option<Part>,
 }
@@ -255,6 +258,7 @@ impl Peer {
             notices: 0,
             history: History::default(),
             trials: Trials::default(),
+            trial: None,
             part: None,
         }
     }

@@ -313,7 +313,7 @@ impl Node {
     }
 
     /// Nodes that could be asked, nearest first: they serve the DHT, and are where the internet can reach them.
-    fn possible_relays(&self, now: Instant) -> Vec<NodeId> {
+    pub(super) fn possible_relays(&self, now: Instant) -> Vec<NodeId> {
         let is_silent = |peer: &super::peers::Peer| {
             peer.awaits_answer()
                 && peer.last_proof().is_some_and(|proof| now.saturating_since(proof) >= SILENT)

@@ -70,6 +70,8 @@ pub struct PeerStatus {
     pub configured: bool,
     /// The last changes of the way to it, newest first.
     pub history: Vec<Change>,
+    /// Relays that it names.
+    pub relays: Vec<NodeId>,
     /// Why it is reached through a relay, if it is.
     pub relayed: Option<Relayed>,
     /// Its NAT gives every destination another port, as it says.
@@ -95,6 +97,8 @@ pub struct Status {
     pub mapped: Option<SocketAddr>,
     /// That NAT gives every destination another port.
     pub maps_dependently: bool,
+    /// A port that the router maps to us, and whether others are told of it.
+    pub port_mapping: Option<(SocketAddr, bool)>,
     /// By way of whom we are reached, and whether they carry data.
     pub relays: Vec<(NodeId, bool)>,
     /// Nodes that are reached by way of us.
@@ -119,6 +123,7 @@ impl Node {
             configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
             mapped: self.observed.endpoint(now, true).map(|(seen, _)| seen).filter(|_| self.mapped),
             maps_dependently: self.maps_dependently(now),
+            port_mapping: self.port_mapping.map(|mapping| (mapping, self.usable_mapping(now).is_some())),
             relays: self.relays().map(|(id, service)| (id, service == Service::Data)).collect(),
             relayed,
             channels,
@@ -157,6 +162,7 @@ impl Node {
             connecting: peer.effort.is_some(),
             configured: self.bootstrap.contains_key(&peer.id),
             history: peer.history.newest().collect(),
+            relays: peer.record.iter().flat_map(|r| &r.content().relays).map(|relay| relay.node_id).collect(),
             relayed: self.why_relayed(now, peer),
             maps_dependently: peer.maps_dependently,
         }

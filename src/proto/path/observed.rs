@@ -50,7 +50,7 @@ pub struct Observed {
 }
 
 /// Family and prefix.
-pub(super) type Network = (bool, u32);
+pub(crate) type Network = (bool, u32);
 
 impl Observed {
     /// Somebody at `observer` saw us at `seen`. Observers of our own network, who see another side of us, are left out.
@@ -100,6 +100,13 @@ impl Observed {
         counts.into_iter().max_by_key(|(_, votes)| *votes)
     }
 
+    /// The address that most say of one family, whatever the port.
+    pub fn address(&self, now: Instant, v4: bool) -> Option<IpAddr> {
+        let mut counts = BTreeMap::<IpAddr, usize>::new();
+        self.of(now, v4).for_each(|seen| *counts.entry(seen.ip()).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, votes)| *votes).map(|(ip, _)| ip)
+    }
+
     /// What was said last of one family.
     pub fn latest(&self, now: Instant, v4: bool) -> Option<SocketAddr> {
         let counts = |vote: &&Vote| vote.seen.is_ipv4() == v4 && now.saturating_since(vote.at) < VOTE_LIFE;
@@ -136,7 +143,8 @@ impl Observed {
     }
 }
 
-pub(super) fn network(ip: IpAddr) -> Network {
+/// The network of an observer: what one party can be expected to hold all of.
+pub(crate) fn network(ip: IpAddr) -> Network {
     match ip.to_canonical() {
         IpAddr::V4(ip) => (true, ip.to_bits() >> 16),
         IpAddr::V6(ip) => (false, (ip.to_bits() >> 96) as u32),

@@ -43,7 +43,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 static CHECKED: Once = Once::new();
 
 /// Programs that the tests call, and the Debian package of each.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
@@ -57,6 +57,7 @@ const TOOLS: [(&str, &str); 13] = [
     ("prlimit", "util-linux"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
+    ("miniupnpd", "miniupnpd-nftables"),
 ];
 
 /// The version of IP that carries the mesh's datagrams.

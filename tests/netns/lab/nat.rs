@@ -10,17 +10,19 @@
 //! Behind router R is 192.168.R.0/24, or, without address translation, 2a0f:N:1::/64.
 
 use std::cell::Cell;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use crate::lab::line::{Line, Weather};
 use crate::lab::node::Node;
 use crate::lab::plug::{Outlet, Provider, on};
-use crate::lab::process::run;
-use crate::lab::{Lab, Machine, Underlay, command, inside, ip, next};
+use crate::lab::process::{Process, run};
+use crate::lab::{Lab, Machine, Underlay, command, eventually, inside, ip, next};
 
 /// The host part of the first address that a router gives to a machine behind it.
 const FIRST_HOST: u8 = 2;
@@ -181,6 +183,29 @@ const NO_UDP: &str = "chain forward { type filter hook forward priority 0;
     iifname wan0 drop;
 }";
 
+/// The chains that miniupnpd fills, as its own scripts make them, without a policy of their own.
+const MINIUPNPD_CHAINS: &str = "table inet filter {
+    chain miniupnpd { }
+    chain prerouting_miniupnpd { }
+    chain postrouting_miniupnpd { }
+    chain forward { type filter hook forward priority 0; jump miniupnpd; }
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain postrouting { type nat hook postrouting priority 90; jump postrouting_miniupnpd; }
+}";
+
+const MINIUPNPD_CONFIG: &str = "ext_ifname=wan0
+listening_ip=br0
+enable_natpmp=yes
+enable_upnp=no
+secure_mode=yes
+uuid=00000000-0000-0000-0000-000000000001
+allow 1024-65535 192.168.0.0/16 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+";
+
+/// How long a router's daemon may take to start.
+const STARTED: Duration = Duration::from_secs(5);
+
 /// A router between a LAN and whatever it is plugged into.
 pub(crate) struct Router<'lab> {
     lab: &'lab Lab,
@@ -267,6 +292,33 @@ impl<'lab> Router<'lab> {
     /// Lays a line with distance to the outside, which lasts as long as the lab.
     pub(crate) fn lengthen(&self, weather: Weather, seed: u64) -> Rc<Line> {
         self.lab.keep(self.outlet.lengthen((&self.netns, "wan0"), self.ip, weather, seed))
+    }
+
+    /// Its address inside.
+    pub(crate) fn gateway(&self) -> IpAddr {
+        self.inside_address(1)
+    }
+
+    /// Maps ports to machines behind it that ask by PCP or NAT-PMP, until the value is dropped: miniupnpd, as many routers
+    /// have it. Not for kinds that redirect what comes in by themselves.
+    pub(crate) fn maps_ports(&self) -> Process {
+        assert!(
+            !self.nat.maps_endpoints(),
+            "what a {:?} router lets in would be more than it maps",
+            self.nat
+        );
+        nft(&self.netns, &format!("insert rule ip natlab forward ct status dnat accept; {MINIUPNPD_CHAINS}"));
+        let dir = self.lab.dir.path().join(format!("r{}", self.number));
+        fs::create_dir(&dir).unwrap();
+        let file = dir.join("miniupnpd.conf");
+        fs::write(&file, MINIUPNPD_CONFIG).unwrap();
+        let mut line = command(&self.netns, "miniupnpd");
+        line.arg("-d").arg("-f").arg(&file).arg("-P").arg(dir.join("pid"));
+        let daemon = Process::spawn(&mut line, &dir.join("miniupnpd.log"));
+        eventually(STARTED, "miniupnpd listens", || {
+            daemon.log().contains("traffic on port 5351").then_some(())
+        });
+        daemon
     }
 
     /// Drops what one address sends to the other, both as seen inside where they are inside; the internet goes on.
@@ -366,8 +418,8 @@ impl Lab {
 /// Forwards IPv4 and IPv6 in a namespace.
 fn route_both(netns: &str) {
     inside(netns, || {
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
     });
 }
 

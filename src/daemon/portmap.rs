@@ -1,0 +1,212 @@
+//! Asks the router for a port that leads to us, as long as this machine has no address of the internet itself.
+//!
+//! ```text
+//! links changed ─► which router, from which address? ─► `proto::portmap` ─► node: our record, our candidates
+//! clean stop    ─► the port is given back
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::engine::Handle;
+use crate::host::{addresses, clock, entropy, gateway};
+use crate::proto::path::is_global;
+use crate::proto::portmap::{Config, Mapping, PortMap, State};
+use crate::proto::wire::portmap::{PORTMAP_LEN_MAX, PORTMAP_PORT};
+
+/// How long the router may take to confirm that it has the port back.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(100);
+/// A router that cannot be found or reached is looked for again after this, if nothing changes before.
+const LOOK_AGAIN: Duration = Duration::from_secs(900);
+
+/// Why there is no mapping, or which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The owner does not want one.
+    Off,
+    /// This machine has an address of the internet.
+    NotNeeded,
+    /// There is no router to ask.
+    NoGateway,
+    /// What came of asking this router.
+    Asked(Ipv4Addr, State),
+}
+
+/// A mapping to be given back: where, and how.
+type Held = Option<(Route, Vec<u8>)>;
+
+/// What the task and the rest of the daemon share.
+pub(super) struct PortMapping {
+    found: Mutex<Found>,
+    held: Mutex<Held>,
+}
+
+/// A router, and our address on the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Route {
+    gateway: Ipv4Addr,
+    client: Ipv4Addr,
+}
+
+impl PortMapping {
+    pub(super) fn new(wanted: bool) -> Arc<Self> {
+        let found = if wanted { Found::NoGateway } else { Found::Off };
+        Arc::new(Self { found: Mutex::new(found), held: Mutex::new(None) })
+    }
+
+    /// What came of it so far.
+    pub(super) fn found(&self) -> Found {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, found: Found) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    fn hold(&self, held: Held) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// Keeps a mapping for `inside` until the task is ended.
+    pub(super) async fn run(self: Arc<Self>, handle: Handle, inside: u16, mut links: watch::Receiver<()>) {
+        loop {
+            let changed = match route().await {
+                Ok(Ok(route)) => self.keep(&handle, route, inside, &mut links).await,
+                Ok(Err(found)) => {
+                    self.set(found);
+                    waited(&mut links).await
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the router is not found");
+                    self.set(Found::NoGateway);
+                    waited(&mut links).await
+                }
+            };
+            // A mapping at the router that we have left ends by itself.
+            self.hold(None);
+            let told = handle.with(|node, now, wall| node.handle_mapping(now, wall, None)).await;
+            if told.is_err() || !changed {
+                return;
+            }
+        }
+    }
+
+    /// Keeps a mapping until the way to the router is another one; false when the daemon ends.
+    async fn keep(
+        &self,
+        handle: &Handle,
+        route: Route,
+        inside: u16,
+        links: &mut watch::Receiver<()>,
+    ) -> bool {
+        let socket = match open(route).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%error, "the router cannot be asked");
+                self.set(Found::NoGateway);
+                return waited(links).await;
+            }
+        };
+        let config = Config { client: route.client, inside };
+        let mut machine = PortMap::new(config, entropy::seed(), clock::now());
+        let mut buffer = [0; PORTMAP_LEN_MAX];
+        let mut told = None;
+        loop {
+            while let Some(datagram) = machine.poll_transmit() {
+                // What is not sent is sent again when it is not answered.
+                let _ = socket.send(&datagram).await;
+            }
+            self.set(Found::Asked(route.gateway, machine.state()));
+            self.hold(machine.release().map(|datagram| (route, datagram)));
+            let mapping = machine.mapping().map(|mapping| SocketAddr::V4(mapping.outside));
+            if mapping != told {
+                told = mapping;
+                log(machine.mapping());
+                if handle.with(move |node, now, wall| node.handle_mapping(now, wall, mapping)).await.is_err()
+                {
+                    return false;
+                }
+            }
+            let due = machine.poll_timeout().map(|at| at.saturating_since(clock::now()));
+            tokio::select! {
+                received = socket.recv(&mut buffer) => {
+                    // An error is that of a packet before: nobody listens there. It is no answer.
+                    if let Ok(len) = received {
+                        machine.handle_datagram(clock::now(), &buffer[..len]);
+                    }
+                }
+                () = sleep(due.unwrap_or(LOOK_AGAIN)) => machine.handle_timeout(clock::now()),
+                changed = links.changed() => {
+                    if changed.is_err() {
+                        return false;
+                    }
+                    if self::route().await.ok() != Some(Ok(route)) {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the port back.
+    pub(super) async fn release(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((route, datagram)) = held else { return };
+        let Ok(socket) = open(route).await else { return };
+        let mut buffer = [0; PORTMAP_LEN_MAX];
+        for _ in 0..2 {
+            if socket.send(&datagram).await.is_ok()
+                && matches!(timeout(RELEASE_PATIENCE, socket.recv(&mut buffer)).await, Ok(Ok(_)))
+            {
+                return;
+            }
+        }
+        tracing::debug!("the router has not confirmed that the mapping is gone");
+    }
+}
+
+fn log(mapping: Option<Mapping>) {
+    match mapping {
+        Some(Mapping { outside, protocol, .. }) => {
+            tracing::info!(
+                protocol = protocol.name(),
+                port = outside.port(),
+                "the router maps a port to this node"
+            );
+        }
+        None => tracing::info!("the router maps no port to this node any more"),
+    }
+}
+
+/// The router to ask, or why there is none.
+async fn route() -> io::Result<Result<Route, Found>> {
+    let global = |ip: IpAddr| ip.is_ipv4() && is_global(ip);
+    if addresses::local()?.iter().any(|address| address.up && global(address.ip)) {
+        return Ok(Err(Found::NotNeeded));
+    }
+    let Some(gateway) = gateway::default_v4().await? else { return Ok(Err(Found::NoGateway)) };
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect((gateway, PORTMAP_PORT)).await?;
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(client) => Ok(Ok(Route { gateway, client })),
+        IpAddr::V6(_) => Ok(Err(Found::NoGateway)),
+    }
+}
+
+/// A socket that hears nobody but the router.
+async fn open(route: Route) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((route.client, 0)).await?;
+    socket.connect((route.gateway, PORTMAP_PORT)).await?;
+    Ok(socket)
+}
+
+/// Waits for a change of the links, or long; false when the daemon ends.
+async fn waited(links: &mut watch::Receiver<()>) -> bool {
+    !matches!(timeout(LOOK_AGAIN, links.changed()).await, Ok(Err(_)))
+}
