@@ -403,7 +403,7 @@ impl Node {
         self.timers.disarm(&Timer::Upgrade(id));
         self.timers.disarm(&Timer::Ways(id));
         self.timers.disarm(&Timer::Unconfirmed(id));
-        self.forget_sockets(id);
+        self.forget_sockets(now, id);
         self.dirty = true;
         self.note_way(now, id, Reason::Ended);
     }

@@ -33,9 +33,13 @@ use super::{Event, Node, Timer};
 /// Least time between two sprays towards one peer, and towards one address.
 pub const SPRAY_AGAIN: Duration = Duration::from_secs(600);
 /// The same after one that found a way: it showed that the peer is there. The way was lost if there is another one.
-pub const SPRAY_AGAIN_PROVEN: Duration = Duration::from_secs(30);
+pub const SPRAY_AGAIN_PROVEN: Duration = Duration::from_secs(10);
+/// And after one that did not begin: relays were asked in vain, or the peer was not as far.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Sprays at once, of either side.
 pub const SPRAYS_MAX: usize = 2;
+/// Peers at once for which relays are asked, and those that are sprayed.
+const ASKED_MAX: usize = 8;
 /// Sockets kept for the ways that sprays have found.
 pub const KEPT_MAX: usize = 64;
 /// Relays of ours that have to see the peer where it says; all, if we have fewer.
@@ -131,8 +135,17 @@ impl Node {
         };
         let is_public = |endpoint: &&SocketAddr| endpoint.is_ipv4() && path::is_global(endpoint.ip());
         let Some(target) = endpoints.iter().find(is_public).copied() else { return };
+        let is_soon = now < peer.spray_after && peer.spray_after <= now + SPRAY_AGAIN_PROVEN;
+        if is_soon && peer.path.is_relayed() && peer.spray.is_none() {
+            let (timer, at) = (Timer::Upgrade(id), peer.spray_after);
+            if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
+                self.timers.arm(timer, at);
+            }
+            return;
+        }
         let possible = peer.path.is_relayed()
             && peer.spray.is_none()
+            && self.peers.iter().filter(|peer| peer.spray.is_some()).count() < ASKED_MAX
             && now >= peer.spray_after
             && path::is_admissible(&target, &self.local)
             && self.observed.endpoint(now, true).is_some_and(|(own, _)| own.ip() != target.ip())
@@ -143,14 +156,14 @@ impl Node {
         }
         self.sprays.count += 1;
         let spray = Spray::new(now, begins, side, self.sprays.count, target, &mut self.rng);
-        self.release(id);
+        self.release(now, id);
         if let Some(peer) = self.peers.of_mut(&id) {
             peer.spray = Some(spray);
         }
         self.tend_spray(now, wall, id);
     }
 
-    /// True when nobody else is at the target, and neither it nor the node has had too many sprays.
+    /// True when neither the target nor the node has had too many sprays.
     fn may_spray(&mut self, now: Instant, id: NodeId, target: SocketAddr) -> bool {
         self.sprays.targets.retain(|_, until| now < *until);
         let others = || self.peers.iter().filter(|peer| peer.id != id);
@@ -159,7 +172,6 @@ impl Node {
             && !targets.contains_key(&ip)
             && others().filter(|peer| is_spraying(peer)).count() < SPRAYS_MAX
             && others().filter(|peer| peer.kept.is_some()).count() < KEPT_MAX
-            && others().all(|peer| peer.path.endpoint() != Some(target))
     }
 
     /// Does what is due for a peer: of its spray, or for the socket that was kept of one.
@@ -282,8 +294,7 @@ impl Node {
         socket: SocketId,
     ) {
         let Some(id) = self.peers.at_index(index) else { return };
-        let is_taken = self.peers.iter().any(|peer| peer.id != id && peer.path.endpoint() == Some(source));
-        let Some(peer) = self.peers.of_mut(&id).filter(|_| !is_taken) else { return };
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(spray) = peer.spray.as_mut().filter(|spray| spray.number() == socket.spray) else { return };
         if !spray.handle_heard(now, source, socket.number) {
             return;
@@ -334,25 +345,37 @@ impl Node {
         if peer.spray.as_ref().is_some_and(|spray| spray.began().is_some()) && peer.path.is_relayed() {
             self.send_control(now, id, &[Control::Spray { step: SprayStep::Over }]);
         }
-        self.drop_spray(id);
+        if let Some(peer) = self.peers.of_mut(&id)
+            && peer.spray.as_ref().is_some_and(|spray| spray.began().is_none())
+        {
+            peer.spray_after = peer.spray_after.max(now + ASK_AGAIN);
+        }
+        self.drop_spray(now, id);
         self.tend_kept(now, id);
     }
 
     /// Ends a spray.
-    fn drop_spray(&mut self, id: NodeId) {
+    fn drop_spray(&mut self, now: Instant, id: NodeId) {
         self.timers.disarm(&Timer::Spray(id));
         let Some(spray) = self.peers.of_mut(&id).and_then(|peer| peer.spray.take()) else { return };
         if spray.side() == Side::Hard && spray.began().is_some() {
             self.order(SocketOrder::Close { spray: spray.number() });
-            self.release(id);
+            self.release(now, id);
         }
     }
 
     /// Gives the socket back that was kept for a peer.
-    fn release(&mut self, id: NodeId) {
-        if let Some(kept) = self.peers.of_mut(&id).and_then(|peer| peer.kept.take()) {
-            self.order(SocketOrder::Release { to: kept.to });
+    fn release(&mut self, now: Instant, id: NodeId) {
+        let Some(Kept { to, .. }) = self.peers.of_mut(&id).and_then(|peer| peer.kept.take()) else { return };
+        // A node that was started anew under another key is at the same endpoint.
+        let uses = |peer: &&super::peers::Peer| peer.path.endpoint() == Some(to) && peer.current.is_some();
+        let Some(heir) = self.peers.iter().find(uses).map(|peer| peer.id) else {
+            return self.order(SocketOrder::Release { to });
+        };
+        if let Some(heir) = self.peers.of_mut(&heir) {
+            heir.kept = Some(Kept { to, unused: None });
         }
+        self.timers.arm(Timer::Spray(heir), now);
     }
 
     /// We are somewhere else: no port counts any more.
@@ -363,9 +386,9 @@ impl Node {
     }
 
     /// The session with a peer has ended.
-    pub(super) fn forget_sockets(&mut self, id: NodeId) {
-        self.drop_spray(id);
-        self.release(id);
+    pub(super) fn forget_sockets(&mut self, now: Instant, id: NodeId) {
+        self.drop_spray(now, id);
+        self.release(now, id);
     }
 
     /// Keeps the mapping behind a kept socket, which nothing but itself keeps open, while the session lives: a new one
@@ -376,7 +399,7 @@ impl Node {
         let used = peer.path.current() == Some(Hop::Direct(kept.to));
         kept.unused = if used { None } else { Some(kept.unused.unwrap_or(now)) };
         if kept.unused.is_some_and(|since| now.saturating_since(since) >= KEPT_UNUSED) {
-            return self.release(id);
+            return self.release(now, id);
         }
         let sent = peer.current.as_ref().and_then(|session| session.last_sent()).unwrap_or_default();
         let quiet = now.saturating_since(sent) >= KEEPALIVE;

@@ -48,10 +48,10 @@ const CHECKS_TOGETHER: usize = 64;
 const CHECKS_PAUSE: Duration = Duration::from_millis(10);
 /// How long relays and the peer are asked.
 pub const ASK_LIFE: Duration = Duration::from_secs(3);
-/// How often relays and peer are asked, and how often the peer's relays are told of us.
-const ASK_AGAIN: Duration = Duration::from_millis(150);
-/// See [`ASK_AGAIN`].
-const INTRODUCE_AGAIN: Duration = Duration::from_millis(300);
+/// Waits before relays and peer are asked: whoever is named to us as a peer must not make us use up what our relays grant.
+const ASKS_MS: [u64; 6] = [150, 150, 150, 300, 600, 1200];
+/// And before the peer's relays are told of us.
+const INTRODUCTIONS_MS: [u64; 4] = [0, 300, 600, 1200];
 /// How long a socket that was hit may take to be proven.
 const PROOF_LIFE: Duration = Duration::from_secs(2);
 /// Lowest port that a NAT hands out (RFC 4787 REQ-3), and how many there are.
@@ -131,7 +131,11 @@ pub struct Spray {
     stage: Stage,
     /// Not before: ordinary checks may do.
     begins: Instant,
+    /// So often asked, and when next.
+    asks: usize,
     ask_at: Instant,
+    /// So often introduced, and when next.
+    introductions: usize,
     introduce_at: Instant,
     /// When it began to cost others something.
     began: Option<Instant>,
@@ -176,7 +180,9 @@ impl Spray {
             target,
             stage: Stage::Asking,
             begins,
-            ask_at: now + ASK_AGAIN,
+            asks: 0,
+            ask_at: now + Duration::from_millis(ASKS_MS[0]),
+            introductions: 0,
             introduce_at: now,
             began: None,
             until: begins.max(now) + ASK_LIFE,
@@ -312,13 +318,15 @@ impl Spray {
 
     fn ask(&mut self, now: Instant) -> Option<Action> {
         if now >= self.introduce_at {
-            self.introduce_at = now + INTRODUCE_AGAIN;
+            self.introductions += 1;
+            self.introduce_at = next(now, &INTRODUCTIONS_MS, self.introductions).unwrap_or(self.until);
             return Some(Action::Introduce);
         }
         if now < self.ask_at {
             return None;
         }
-        self.ask_at = now + ASK_AGAIN;
+        self.asks += 1;
+        self.ask_at = next(now, &ASKS_MS, self.asks).unwrap_or(self.until);
         match self.side {
             _ if !self.vouched => Some(Action::Ask),
             Side::Easy => Some(Action::Say(SprayStep::Ready)),
@@ -386,6 +394,11 @@ impl Spray {
         };
         next.unwrap_or(self.until).min(self.until)
     }
+}
+
+/// When something is done for the next time that was done so often.
+fn next(now: Instant, waits_ms: &[u64], done: usize) -> Option<Instant> {
+    waits_ms.get(done).map(|ms| now + Duration::from_millis(*ms))
 }
 
 fn due_check(since: Instant, round: usize, next: usize) -> Option<Instant> {
