@@ -16,6 +16,7 @@
 //!   session/   2   Noise handshake, transport keys, counters, replay window, cookies, ratchet
 //!   path/      2   where a peer can be reached, where it was last heard, how long its datagrams may be
 //!   relay/     2   whose packets we carry between other nodes, and how many
+//!   route/     2   searches for a way through several relays, ours and those that we pass on
 //!   policy/    2   which inner packets may enter, and the flows that we started
 //!   dht/       2   Kademlia: k-buckets, lookups, records and their expiry
 //!   datapath/  3   packets to trains of datagrams and back, over a read-only snapshot of sessions, routes and rules

@@ -17,6 +17,7 @@ const RANKS: &[(&str, u8)] = &[
     ("proto::session", 2),
     ("proto::path", 2),
     ("proto::relay", 2),
+    ("proto::route", 2),
     ("proto::policy", 2),
     ("proto::dht", 2),
     ("proto::datapath", 3),

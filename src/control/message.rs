@@ -412,9 +412,9 @@ impl PathStatus {
     /// No path.
     pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new() };
 
-    /// By way of a relay at an endpoint.
-    pub fn relayed(endpoint: SocketAddr, relay: NodeId) -> Self {
-        Self { kind: PathKind::Relay, endpoint: Some(endpoint), via: vec![relay] }
+    /// By way of relays, the first of them at an endpoint.
+    pub const fn relayed(endpoint: SocketAddr, via: Vec<NodeId>) -> Self {
+        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via }
     }
 
     /// Straight to an endpoint.
@@ -435,6 +435,17 @@ pub enum PathKind {
     Route,
     /// Not reachable now.
     None,
+}
+
+impl PathKind {
+    /// The kind of a path through so many other nodes.
+    pub const fn through(relays: usize) -> Self {
+        match relays {
+            0 => Self::Direct,
+            1 => Self::Relay,
+            _ => Self::Route,
+        }
+    }
 }
 
 /// What came of one ping.
@@ -464,6 +475,9 @@ pub struct PingReply {
     /// Why it came through a relay, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_relayed: Option<Cause>,
+    /// Nodes in between.
+    #[serde(with = "text::list", default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<NodeId>,
 }
 
 /// A ping without answer.

@@ -158,13 +158,15 @@ impl Answers {
     async fn ping(&self, target: Target, timeout_ms: u64, seq: u64) -> Result<PingOutcome, Failure> {
         let failure = match self.handle.ping(node_target(target), Duration::from_millis(timeout_ms)).await {
             Ok(reply) => {
+                let via: Vec<_> = reply.via.into_iter().chain(reply.beyond.iter().copied()).collect();
                 return Ok(PingOutcome::Reply(PingReply {
                     seq,
                     node_id: reply.node_id,
                     rtt_ms: status::ms(reply.rtt),
-                    path: if reply.via.is_some() { PathKind::Relay } else { PathKind::Direct },
+                    path: PathKind::through(via.len()),
                     endpoint: Some(reply.endpoint),
                     why_relayed: self.why_relayed(&reply).await?,
+                    via,
                 }));
             }
             Err(AskError::Ping(PingFailure::Ourselves)) => {

@@ -40,7 +40,10 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         path: match (peer.endpoint, peer.via) {
             (None, _) => PathStatus::NONE,
             (Some(endpoint), None) => PathStatus::direct(endpoint),
-            (Some(endpoint), Some((relay, _))) => PathStatus::relayed(endpoint, relay),
+            (Some(endpoint), Some((relay, _))) => {
+                let via = std::iter::once(relay).chain(peer.beyond.iter().copied()).collect();
+                PathStatus::relayed(endpoint, via)
+            }
         },
         standby: Vec::new(),
         rtt_ms: peer.rtt.map(ms),

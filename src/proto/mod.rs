@@ -14,6 +14,7 @@ pub mod path;
 pub mod policy;
 pub mod portmap;
 pub mod relay;
+pub mod route;
 pub mod session;
 pub mod timer;
 pub mod wire;

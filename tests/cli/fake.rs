@@ -138,6 +138,7 @@ impl Answers {
                 path: if seq == 1 { PathKind::Relay } else { PathKind::Direct },
                 endpoint: Some(endpoint()),
                 why_relayed: (seq == 1).then(symmetric),
+                via: Vec::new(),
             })),
             Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
             Request::DhtStatus => answer(&dht()),
@@ -229,7 +230,7 @@ pub(crate) fn symmetric() -> Cause {
 }
 
 fn change() -> PathChange {
-    let relayed = PathStatus::relayed("203.0.113.5:5747".parse().unwrap(), node_id(4));
+    let relayed = PathStatus::relayed("203.0.113.5:5747".parse().unwrap(), vec![node_id(4)]);
     PathChange {
         ago_s: 75.0,
         from: relayed,

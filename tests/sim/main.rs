@@ -22,6 +22,7 @@ mod pair;
 mod portmap;
 mod refusals;
 mod relays;
+mod routes;
 mod sessions;
 mod sites;
 mod spray;

@@ -59,6 +59,9 @@ impl Seen {
     }
 }
 
+/// Changes datagrams on their way and says how much later they arrive.
+pub(crate) type Tamper = Box<dyn FnMut(&mut Seen) -> Duration>;
+
 /// Looks at every datagram before the underlay does; false loses it.
 pub(crate) type Filter = Box<dyn FnMut(&Seen) -> bool>;
 
@@ -74,7 +77,10 @@ pub(crate) struct World {
     sequence: u64,
     /// Machines of which one side of a split consists.
     split: BTreeSet<IpAddr>,
+    /// Regions that an address is in, a bit each; all, unless it is said. Two that share none do not reach each other.
+    regions: BTreeMap<IpAddr, u8>,
     filter: Option<Filter>,
+    tamper: Option<Tamper>,
     /// Datagrams that arrived where no machine is, for endpoints that somebody listens at.
     taps: BTreeMap<SocketAddr, Vec<Seen>>,
     log: blake3::Hasher,
@@ -122,7 +128,9 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             split: BTreeSet::new(),
+            regions: BTreeMap::new(),
             filter: None,
+            tamper: None,
             taps: BTreeMap::new(),
             log: blake3::Hasher::new(),
             tickets: 0,
@@ -313,6 +321,18 @@ impl World {
         self.split = hosts.iter().map(|id| self.sites.public_address(self.endpoint(*id).ip())).collect();
     }
 
+    /// Puts machines into regions of the public underlay, a bit each, with all that share their addresses there.
+    pub(crate) fn place_in(&mut self, hosts: &[HostId], regions: u8) {
+        for id in hosts {
+            self.regions.insert(self.sites.public_address(self.endpoint(*id).ip()), regions);
+        }
+    }
+
+    fn is_cut(&self, a: IpAddr, b: IpAddr) -> bool {
+        let regions = |ip| self.regions.get(&ip).copied().unwrap_or(u8::MAX);
+        self.split.contains(&a) != self.split.contains(&b) || regions(a) & regions(b) == 0
+    }
+
     /// All machines sleep at once: what was on its way is lost, and all that was due is late.
     pub(crate) fn suspend(&mut self, duration: Duration) {
         self.now += duration;
@@ -326,9 +346,10 @@ impl World {
         }
     }
 
-    /// Ends the split.
+    /// Ends the split, and all regions.
     pub(crate) fn reunite(&mut self) {
         self.split.clear();
+        self.regions.clear();
     }
 
     /// Shows every datagram that is sent to `filter`, as it is where it meets its destination's network: behind the
@@ -337,8 +358,13 @@ impl World {
         self.filter = Some(Box::new(filter));
     }
 
+    /// Has `tamper` change every datagram, where [`Self::filter`] sees it.
+    pub(crate) fn tamper(&mut self, tamper: impl FnMut(&mut Seen) -> Duration + 'static) {
+        self.tamper = Some(Box::new(tamper));
+    }
+
     pub(crate) fn unfilter(&mut self) {
-        self.filter = None;
+        (self.filter, self.tamper) = (None, None);
     }
 
     /// Listens at an endpoint where no machine is.
@@ -364,10 +390,11 @@ impl World {
     }
 
     fn carry(&mut self, realm: Realm, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
-        let seen = Seen { at: self.now, from, to, datagram };
+        let mut seen = Seen { at: self.now, from, to, datagram };
         if self.filter.as_mut().is_some_and(|filter| !filter(&seen)) {
             return;
         }
+        let later = self.tamper.as_mut().map_or(Duration::ZERO, |tamper| tamper(&mut seen));
         let Seen { datagram, .. } = seen;
         let delays = match realm {
             Some(_) => vec![LOCAL_DELAY],
@@ -375,7 +402,7 @@ impl World {
         };
         for delay in delays {
             let arrival = Happening::Arrival { realm, from, to, datagram: datagram.clone() };
-            self.happens(self.now + delay, arrival);
+            self.happens(self.now + delay + later, arrival);
         }
     }
 
@@ -425,7 +452,7 @@ impl World {
 
     pub(crate) fn ping_outcome(&self, id: HostId, ticket: Ticket) -> Option<Result<PingReply, PingFailure>> {
         let mut outcomes = self.host(id).events.iter().filter_map(|(_, event)| {
-            if let Event::Ping(of, outcome) = event { Some((*of, *outcome)) } else { None }
+            if let Event::Ping(of, outcome) = event { Some((*of, outcome.clone())) } else { None }
         });
         outcomes.find(|(of, _)| *of == ticket).map(|(_, outcome)| outcome)
     }
@@ -475,7 +502,7 @@ impl World {
             self.taps.entry(to).and_modify(|seens| seens.push(seen));
             return;
         };
-        if realm.is_none() && self.split.contains(&from.ip()) != self.split.contains(&to.ip()) {
+        if realm.is_none() && self.is_cut(from.ip(), to.ip()) {
             return;
         }
         self.log.update(&self.now.as_nanos().to_be_bytes());

@@ -71,7 +71,7 @@ impl Node {
         peer?.path.endpoint()
     }
 
-    fn arm_relay(&mut self, now: Instant) {
+    pub(super) fn arm_relay(&mut self, now: Instant) {
         match self.relay.poll_timeout() {
             Some(at) => self.timers.arm(Timer::Channels, at.max(now)),
             None => self.timers.disarm(&Timer::Channels),

@@ -33,8 +33,10 @@ const RELAYED_MAX: usize = 3;
 /// Checks a second that go to endpoints, towards all peers, and how many at once.
 pub(super) const CHECKS_PER_S: u32 = 200;
 pub(super) const CHECKS_BURST: u32 = 800;
-/// And from then on, while there is data.
-const AGAIN_LATER: Duration = Duration::from_secs(60);
+/// And after an address that was not tried because it did not answer may be tried again.
+const EXHAUSTED_GAP: Duration = Duration::from_millis(100);
+/// And from then on, while there is data: a way that is open again is found within a minute.
+const AGAIN_LATER: Duration = Duration::from_secs(50);
 
 impl Node {
     /// Where we may be reached: a port that the router maps, what others see of us, and our own addresses.
@@ -88,7 +90,9 @@ impl Node {
         let used = std::mem::replace(&mut peer.upgraded_at_data, data) != data || !peer.staged.is_empty();
         peer.upgrades += 1;
         let wait = AGAIN.get(tries).copied().unwrap_or(AGAIN_LATER);
-        self.timers.arm(Timer::Upgrade(id), now + wait);
+        let exhausted = peer.path.checks.exhausted_until(now).filter(|_| tries >= AGAIN.len());
+        let at = exhausted.map_or(now + wait, |until| until + EXHAUSTED_GAP);
+        self.timers.arm(Timer::Upgrade(id), at);
         if tries <= AGAIN.len() || used {
             self.send_candidates(now, id, false);
         }
@@ -171,7 +175,8 @@ impl Node {
     /// How good a way is, as far as its kind tells.
     fn rank(&self, hop: Hop) -> u8 {
         match hop {
-            Hop::Direct(_) => 2,
+            Hop::Direct(_) => 3,
+            Hop::Relayed(_) if self.carries_data(hop) && self.beyond(hop).is_empty() => 2,
             Hop::Relayed(_) if self.carries_data(hop) => 1,
             Hop::Relayed(_) => 0,
         }

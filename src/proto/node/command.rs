@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 /// A ping that came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PingReply {
     /// Who answered.
     pub node_id: NodeId,
@@ -63,6 +63,8 @@ pub struct PingReply {
     pub endpoint: SocketAddr,
     /// The relay.
     pub via: Option<NodeId>,
+    /// More relays behind that one, nearest first.
+    pub beyond: Vec<NodeId>,
 }
 
 /// Why a ping did not come back.

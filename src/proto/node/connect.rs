@@ -13,15 +13,18 @@ use crate::proto::session::noise::Initiator;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
 use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::SETUP_LEN_MAX;
 use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control};
 use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
+use crate::proto::wire::routing::ROUTED_LEN_MAX;
 use crate::proto::wire::sealed::{Message, emit_record_request};
 
 use super::command::PingFailure;
 use super::history::Reason;
 use super::peers::{Effort, Pending};
+use super::seeking::ATTEMPTS_BEFORE_SEEK;
 use super::{Event, Node, Purpose, Timer};
 
 /// A record request is padded by less than this many bytes at random, within the longest setup packet.
@@ -128,7 +131,14 @@ impl Node {
             self.look_up_record(now, address);
         }
         let index = self.peers.allocate_index(id, &mut self.rng);
-        let carried = by_relays && has_relays;
+        if by_relays && attempt >= ATTEMPTS_BEFORE_SEEK {
+            self.seek(now, wall, id);
+        }
+        let len_max = match by_relays {
+            true if self.has_routes(now, id) => ROUTED_LEN_MAX,
+            true if has_relays => CARRIED_LEN_MAX,
+            true | false => SETUP_LEN_MAX,
+        };
         let started = loop {
             let started = Initiator::start(
                 &self.identity,
@@ -141,8 +151,7 @@ impl Node {
                 &mut self.rng,
             );
             // One in twenty is too long for a relay.
-            let fits = |packet: &[u8]| !carried || packet.len() <= CARRIED_LEN_MAX;
-            if started.as_ref().map_or(true, |(_, packet)| fits(packet)) {
+            if started.as_ref().map_or(true, |(_, packet)| packet.len() <= len_max) {
                 break started;
             }
         };
@@ -342,6 +351,7 @@ impl Node {
             Hop::Direct(_) => {
                 self.renew_at_relay(now, id);
                 self.retry_through(now, id);
+                self.sighted(now, id);
             }
         }
         self.drain(now, wall);

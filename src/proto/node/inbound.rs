@@ -21,11 +21,13 @@ use crate::proto::wire::envelope::{Envelope, Kind};
 use crate::proto::wire::handshake::Response;
 use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
+use crate::proto::wire::routing::Routing;
 use crate::proto::wire::sealed::{
     Message, emit_record_reply, parse_dial, parse_record_reply, parse_record_request,
 };
 
 use super::history::Reason;
+use super::routes::Wanted;
 use super::{Event, Node, PingReply, Timer};
 
 /// An answered handshake waits this long for its first packet.
@@ -402,6 +404,7 @@ impl Node {
             Control::Invite { slot, peer, service, mut datagram } => {
                 self.handle_invite(now, wall, id, (slot, peer, service), &mut datagram);
             }
+            Control::Routing(message) => self.handle_routing(now, wall, id, message),
             Control::Candidates { answer, dependent, endpoints } => {
                 self.handle_candidates(now, wall, id, answer, dependent, endpoints);
             }
@@ -433,6 +436,26 @@ impl Node {
         }
     }
 
+    /// What neighbours say to each other about routes.
+    fn handle_routing(&mut self, now: Instant, wall: WallTime, id: NodeId, message: Routing) {
+        match message {
+            Routing::Seek { nonce, ttl, target, relays } => {
+                self.handle_seek(now, wall, id, (nonce, ttl), target, &relays);
+            }
+            Routing::Sought { nonce, service, hops } => {
+                self.handle_sought(now, wall, id, (nonce, service), hops);
+            }
+            Routing::Bind { slot, origin, peer, service, next, passed, datagram } => {
+                let wanted = Wanted { slot, origin, peer, service, next, passed };
+                self.handle_route_bind(now, id, wanted, datagram);
+            }
+            Routing::Invite { slot, peer, service, passed, mut datagram } => {
+                self.handle_route_invite(now, wall, id, (slot, peer, service), &passed, &mut datagram);
+            }
+            Routing::Trace { .. } | Routing::Forward { .. } => {}
+        }
+    }
+
     /// True when it answers a ping of ours, from where the peer is known to receive.
     fn handle_pong(&mut self, now: Instant, id: NodeId, nonce: u64) -> bool {
         let Some(peer) = self.peers.of_mut(&id) else { return false };
@@ -457,15 +480,17 @@ impl Node {
         if let Some((hop, rtt)) = checked {
             self.handle_checked(now, id, hop, rtt);
         }
-        let reached = hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop))));
-        if let (Some((ticket, sent)), Some((endpoint, via))) = (self.pings.remove(&nonce), reached) {
+        let reached =
+            hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop), self.beyond(hop))));
+        if let (Some((ticket, sent)), Some((endpoint, via, beyond))) = (self.pings.remove(&nonce), reached) {
             let rtt = now.saturating_since(sent);
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.rtt = Some(rtt);
             }
             asked = true;
-            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint, via })));
+            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint, via, beyond })));
         }
+        self.sighted(now, id);
         (asked || checked.is_some()) && !challenged
     }
 

@@ -12,9 +12,10 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others, `carrying` what we carry for them, `checks` the way out of that,
-//! `spray` the same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked,
-//! `netcheck` asks others where we are, `peers` is the table, `history` what became of the ways to them.
+//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `carrying` what we carry
+//! for others, `checks` the way out of that, `spray` the same where ports have to be guessed, `ways` which of several is
+//! used, `reach` whether others reach us unasked, `netcheck` asks others where we are, `peers` is the table, `history` what
+//! became of the ways to them.
 
 mod carrying;
 mod checks;
@@ -31,6 +32,8 @@ mod peers;
 mod probe;
 mod reach;
 mod relays;
+mod routes;
+mod seeking;
 mod snapshot;
 mod spray;
 mod status;
@@ -61,6 +64,7 @@ use crate::proto::path::observed::Observed;
 use crate::proto::path::reach::Reach;
 use crate::proto::policy::Rules;
 use crate::proto::relay::{self, Relay};
+use crate::proto::route::Routes;
 use crate::proto::session::gate::Gate;
 use crate::proto::session::sealed::ReplayCache;
 use crate::proto::session::{self, Rng};
@@ -169,6 +173,10 @@ enum Timer {
     Reach,
     /// A look at our relays.
     Relays,
+    /// The next ring of a search for a route.
+    Seek(NodeId),
+    /// A sign of life of those who carry something.
+    Carriers,
     /// Our record is not true any more.
     Record,
     /// The end of channels that we carry.
@@ -214,6 +222,9 @@ pub struct Node {
     relay: Relay,
     allocations: BTreeMap<NodeId, Allocation>,
     channels: BTreeMap<Slot, Channel>,
+    routes: Routes,
+    /// Handshakes that searches of others bring about.
+    reach_outs: TokenBucket,
     /// When relays with data were last looked for although there were enough without.
     looked_for_data: Option<Instant>,
     observed: Observed,
@@ -286,6 +297,8 @@ impl Node {
             relay: Relay::new(config.relay),
             allocations: BTreeMap::new(),
             channels: BTreeMap::new(),
+            routes: Routes::new(node_id, now),
+            reach_outs: TokenBucket::new(seeking::REACH_OUTS_PER_S, seeking::REACH_OUTS_BURST, now),
             looked_for_data: None,
             observed: Observed::default(),
             sprays: Sprays::default(),

@@ -25,6 +25,7 @@ use crate::proto::wire::relay::Hop;
 use super::Ticket;
 use super::history::{History, Reason, Trials};
 use super::probe::Trial;
+use super::seeking::{SEEKS_BURST, SEEKS_PER_S};
 use super::snapshot::Part;
 use super::spray::Kept;
 
@@ -166,6 +167,8 @@ pub(super) struct Peer {
     pub(super) echo: Arc<EchoLimit>,
     /// Limit of the DHT requests that it may make.
     pub(super) requests: TokenBucket,
+    /// Limit of the searches for routes that it may bring to us.
+    pub(super) seeks: TokenBucket,
     /// Data packets of the current session at the last look.
     pub(super) seen_packets: u64,
     /// Control packets that went either way in the current session.
@@ -243,6 +246,7 @@ impl Peer {
             rtt: None,
             echo: Arc::default(),
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
+            seeks: TokenBucket::new(SEEKS_PER_S, SEEKS_BURST, now),
             seen_packets: 0,
             control_packets: 0,
             control_received: 0,

@@ -89,6 +89,8 @@ pub(super) struct Channel {
     pub(super) relay: NodeId,
     pub(super) peer: NodeId,
     pub(super) service: Service,
+    /// Of a route: its relays behind the first one, nearest first.
+    pub(super) beyond: Option<Vec<NodeId>>,
     key: RecipientKey,
     bound: Instant,
 }
@@ -385,6 +387,7 @@ impl Node {
                 self.connect_directly(now, wall, relay.node_id);
             }
         }
+        hops.extend(self.routes_to(now, id, datagram));
         hops
     }
 
@@ -424,15 +427,15 @@ impl Node {
         if datagram.len() > CARRIED_LEN_MAX {
             return None;
         }
-        let known =
-            self.channels.iter().find(|(_, c)| c.relay == relay && c.peer == peer).map(|(slot, _)| *slot);
+        let is_it = |c: &Channel| c.relay == relay && c.peer == peer && c.beyond.is_none();
+        let known = self.channels.iter().find(|(_, channel)| is_it(channel)).map(|(slot, _)| *slot);
         let slot = known.unwrap_or_else(|| self.free_slot());
         let message = Control::Bind { slot, peer, datagram: datagram.to_vec() };
         if !self.send_control(now, relay, &[message]) {
             return None;
         }
         if known.is_none() {
-            self.open_channel(now, slot, relay, peer, Service::Signals);
+            self.open_channel(now, slot, (relay, None), peer, Service::Signals);
         }
         Some(Hop::Relayed(slot))
     }
@@ -440,8 +443,8 @@ impl Node {
     /// The channels to a peer, renewed, and new ones through the relays that its record names; those that we have no
     /// session with are connected, and join in when they answer.
     pub(super) fn channels_to(&mut self, now: Instant, wall: WallTime, peer: NodeId) -> Vec<Hop> {
-        let open = self.channels.values().filter(|channel| channel.peer == peer).map(|channel| channel.relay);
-        let mut relays: Vec<_> = open.collect();
+        let open = self.channels.values().filter(|channel| channel.peer == peer && channel.beyond.is_none());
+        let mut relays: Vec<_> = open.map(|channel| channel.relay).collect();
         let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
         let named: Vec<_> = record.into_iter().flat_map(|record| record.content().relays.clone()).collect();
         relays.extend(named.iter().map(|contact| contact.node_id));
@@ -454,19 +457,18 @@ impl Node {
                 self.connect_directly(now, wall, contact.node_id);
             }
         }
-        relays.into_iter().filter_map(|relay| self.bind(now, relay, peer, &[])).collect()
+        let hops: Vec<_> = relays.into_iter().filter_map(|relay| self.bind(now, relay, peer, &[])).collect();
+        hops.into_iter().chain(self.routes_to(now, peer, &[])).collect()
     }
 
     /// True when there is another way to a peer if the one in use fails.
     pub(super) fn has_standby(&self, now: Instant, peer: &super::peers::Peer) -> bool {
         let checked = peer.path.choice.standby(now, peer.path.current()).is_some();
         let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
-        checked
-            || named
-            || !self.allocations.is_empty() && self.channels.values().any(|channel| channel.peer == peer.id)
+        checked || named || self.channels.values().any(|channel| channel.peer == peer.id)
     }
 
-    fn free_slot(&mut self) -> Slot {
+    pub(super) fn free_slot(&mut self) -> Slot {
         loop {
             let slot = Slot(self.rng.next_u64());
             if !self.channels.contains_key(&slot) && self.relay.is_free(slot) {
@@ -475,7 +477,15 @@ impl Node {
         }
     }
 
-    fn open_channel(&mut self, now: Instant, slot: Slot, relay: NodeId, peer: NodeId, service: Service) {
+    /// A channel by way of a relay, and of those beyond it if it is part of a route.
+    pub(super) fn open_channel(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        (relay, beyond): (NodeId, Option<Vec<NodeId>>),
+        peer: NodeId,
+        service: Service,
+    ) {
         if self.channels.len() >= SLOTS_MAX {
             let used = |slot: &Slot, channel: &Channel| {
                 let peer = self.peers.of(&channel.peer);
@@ -488,8 +498,9 @@ impl Node {
             self.channels.remove(&oldest);
         }
         let key = RecipientKey::new(&relay, &self.session_config.network);
-        self.channels.insert(slot, Channel { relay, peer, service, key, bound: now });
+        self.channels.insert(slot, Channel { relay, peer, service, beyond, key, bound: now });
         self.dirty = true;
+        self.keep_carriers_from(now);
     }
 
     /// The relay says what a channel that we asked for is good for.
@@ -502,11 +513,13 @@ impl Node {
         service: Service,
     ) {
         let Some(channel) = self.channels.get_mut(&slot).filter(|channel| channel.relay == relay) else {
-            return;
+            return self.handle_bound_beyond(now, relay, slot, service);
         };
-        let peer = channel.peer;
+        let (peer, routed) = (channel.peer, channel.beyond.is_some());
         if service == Service::None {
-            self.channels.remove(&slot);
+            if let Some(Channel { beyond: Some(beyond), .. }) = self.channels.remove(&slot) {
+                self.lose_route(now, peer, relay, &beyond);
+            }
             self.dirty = true;
             if self.peers.of(&peer).is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(slot))) {
                 self.shake_hands(now, wall, peer);
@@ -516,6 +529,9 @@ impl Node {
             self.dirty = true;
             self.release_staged(now, peer);
             self.check_hop(now, peer, Hop::Relayed(slot));
+        }
+        if routed && service != Service::None {
+            self.try_route(now, peer, Hop::Relayed(slot));
         }
     }
 
@@ -538,10 +554,14 @@ impl Node {
             return self.drop(DropReason::RateLimited);
         }
         if free {
-            self.open_channel(now, slot, relay, peer, service);
+            self.open_channel(now, slot, (relay, None), peer, service);
             self.check_hop(now, peer, Hop::Relayed(slot));
         }
-        // The rest is as if it had come by the channel itself.
+        self.handle_carried(now, wall, slot, datagram);
+    }
+
+    /// What came with an invite is as if it had come by the channel itself.
+    pub(super) fn handle_carried(&mut self, now: Instant, wall: WallTime, slot: Slot, datagram: &mut [u8]) {
         if family(datagram) == Some(Family::Setup) && self.own_key.open(datagram).is_ok() {
             self.handle_setup(now, wall, Hop::Relayed(slot), datagram, false);
         }
@@ -568,6 +588,21 @@ impl Node {
             Hop::Direct(endpoint) => Some(endpoint),
             Hop::Relayed(_) => self.peers.of(&self.relay_of(hop)?)?.path.endpoint(),
         }
+    }
+
+    /// All relays of a way, the nearest first.
+    pub(super) fn via(&self, hop: Hop) -> Vec<NodeId> {
+        let channel = hop.slot().and_then(|slot| self.channels.get(&slot));
+        let relays = |channel: &Channel| {
+            let beyond = channel.beyond.iter().flatten().copied();
+            std::iter::once(channel.relay).chain(beyond).collect()
+        };
+        channel.map(relays).unwrap_or_default()
+    }
+
+    /// The relays of a way behind the first one.
+    pub(super) fn beyond(&self, hop: Hop) -> Vec<NodeId> {
+        self.via(hop).into_iter().skip(1).collect()
     }
 
     /// The relay that a way leads through.

@@ -42,6 +42,8 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// The relay there, when the peer is behind it; and whether it carries data.
     pub via: Option<(NodeId, bool)>,
+    /// More relays behind that one, nearest first.
+    pub beyond: Vec<NodeId>,
     /// Endpoints worth trying.
     pub candidates: Vec<SocketAddr>,
     /// Last measured round trip.
@@ -148,6 +150,7 @@ impl Node {
             state,
             endpoint: session.and(hop).and_then(|hop| self.endpoint_of(hop)),
             via: session.and(hop).and_then(|hop| Some((self.relay_of(hop)?, self.carries_data(hop)))),
+            beyond: session.and(hop).map(|hop| self.beyond(hop)).unwrap_or_default(),
             candidates: peer.path.candidates().to_vec(),
             rtt: peer.rtt,
             loss_per_mille: session.and(peer.losses.per_mille(now)),

@@ -56,6 +56,8 @@ impl Node {
                 Timer::Ways(id) => self.look_at_ways(now, wall, id),
                 Timer::Reach => self.look_at_reach(now, wall),
                 Timer::Relays => self.tend_relays(now, wall),
+                Timer::Seek(id) => self.seek_ring(now, wall, id),
+                Timer::Carriers => self.keep_carriers(now),
                 Timer::Record => self.refresh_record(now, wall),
                 Timer::Channels => self.end_channels(now),
                 Timer::Unconfirmed(id) => self.forget_unconfirmed(id),
@@ -97,7 +99,9 @@ impl Node {
             self.report_traffic(now, id);
         }
         // Nothing is sent over a session with a relay of ours but what keeps it.
-        let in_use = active || self.is_relay_of_ours(&id) || self.carries_for_us(now, &id);
+        let carries =
+            |id: NodeId| self.carries_for_us(now, &id) || self.relay.route_ends(now).any(|end| end == id);
+        let in_use = active || self.is_relay_of_ours(&id) || carries(id);
         let Some(peer) = self.peers.of(&id) else { return };
         let (proof, waits) = (peer.last_proof().unwrap_or(now), peer.awaits_answer());
         let unanswered = waits && now.saturating_since(proof) >= PROBE_PATIENCE;
@@ -116,6 +120,9 @@ impl Node {
         let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(now, peer));
         if suspect && has_standby {
             self.race(now, wall, id, Reason::Silent(now.saturating_since(proof)));
+        }
+        if unanswered {
+            self.seek(now, wall, id);
         }
         if unanswered && (active || !lost) {
             self.probe(now, id);

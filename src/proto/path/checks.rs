@@ -27,6 +27,11 @@ const CHECKS_MS: [u64; 10] = [0, 50, 150, 300, 1000, 1100, 1300, 3000, 3100, 330
 pub const UNANSWERED_MAX: u32 = 20;
 /// See [`UNANSWERED_MAX`].
 pub const UNANSWERED_FOR: Duration = Duration::from_secs(60);
+/// Pings to an IP address after which it gets [`CHECKS_SHORT`] of them each time that it is tried: so there is something
+/// left of [`UNANSWERED_MAX`] whenever a way may have become open again.
+const CHECKS_FULL: u32 = CHECKS_MS.len() as u32;
+/// See [`CHECKS_FULL`].
+pub const CHECKS_SHORT: usize = 2;
 /// IP addresses remembered that have not answered; no others are tried meanwhile.
 pub const ADDRESSES_MAX: usize = 2 * TARGETS_MAX;
 /// Pings to one endpoint that does not answer.
@@ -39,11 +44,14 @@ struct Target {
     hop: Hop,
     since: Instant,
     sent: usize,
+    /// Pings that it gets.
+    most: usize,
 }
 
 impl Target {
     fn due(&self) -> Option<Instant> {
-        CHECKS_MS.get(self.sent).map(|ms| self.since + Duration::from_millis(*ms))
+        let next = CHECKS_MS.get(self.sent).filter(|_| self.sent < self.most);
+        next.map(|ms| self.since + Duration::from_millis(*ms))
     }
 }
 
@@ -69,7 +77,11 @@ impl Checks {
     pub fn add(&mut self, now: Instant, hop: Hop) {
         self.targets.retain(|target| target.due().is_some());
         if self.targets.len() < TARGETS_MAX && self.targets.iter().all(|target| target.hop != hop) {
-            self.targets.push(Target { hop, since: now, sent: 0 });
+            let tried =
+                |ip| self.unanswered.get(&ip).is_some_and(|(n, until)| now < *until && *n >= CHECKS_FULL);
+            let short = hop.direct().is_some_and(|endpoint| tried(endpoint.ip()));
+            let most = if short { CHECKS_SHORT } else { CHECKS_MS.len() };
+            self.targets.push(Target { hop, since: now, sent: 0, most });
         }
     }
 
@@ -147,6 +159,12 @@ impl Checks {
         let (pings, _) = self.unanswered.entry(ip).or_insert((0, now + UNANSWERED_FOR));
         *pings += 1;
         *pings <= UNANSWERED_MAX
+    }
+
+    /// When an address that has had its share of pings gets some again.
+    pub fn exhausted_until(&self, now: Instant) -> Option<Instant> {
+        let exhausted = |(pings, until): &&(u32, Instant)| *pings >= UNANSWERED_MAX && now < *until;
+        self.unanswered.values().filter(exhausted).map(|(_, until)| *until).max()
     }
 
     /// When to call [`Checks::poll_transmit`].

@@ -4,6 +4,8 @@
 //! client ── Allocate ──► relay          "others may reach me by way of you", renewed while it lasts
 //! peer ──── Bind ──────► relay ── Invite ──► client       a channel: a slot on each side
 //! peer ◄─── slot a ───── relay ──── slot b ──► client     packets, by `datapath`; quotas for each direction
+//! origin ─ a ─ relay ─ b ─ relay ─ c ─ peer               a route: a channel at each relay, to the next node with which
+//!                                                         it holds a session
 //! ```
 //!
 //! The terms are those of TURN (RFC 8656): an allocation is what a client has at its relay, a channel leads to one peer.
@@ -30,6 +32,8 @@ use super::wire::relay::Slot;
 pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
 /// How long a channel lasts that carries nothing (RFC 8656 §12: 10 minutes).
 pub const CHANNEL_LIFE: Duration = Duration::from_secs(600);
+/// A part of a route that carried nothing for this long does not keep sessions up.
+const ROUTE_USED: Duration = Duration::from_secs(60);
 /// Allocations of strangers at once.
 pub const STRANGERS_MAX: usize = 256;
 /// Allocations of strangers in one /24 of IPv4 or /48 of IPv6.
@@ -85,6 +89,8 @@ pub struct Channel {
     pub service: Service,
     /// What it may carry from each end.
     pub quotas: [Arc<SharedBucket>; 2],
+    /// The nodes between which it is part of a route; one of them may be an end.
+    pub route: Option<(NodeId, NodeId)>,
     renewed: Instant,
     until: Instant,
 }
@@ -139,6 +145,11 @@ impl Relay {
         if self.config.strangers || self.config.own.contains(node) { Service::Data } else { Service::Signals }
     }
 
+    /// What the packets that pass between two nodes may be.
+    pub fn service_between(&self, a: &NodeId, b: &NodeId) -> Service {
+        self.service_of(a).max(self.service_of(b))
+    }
+
     /// A node at `ip` asks to be reachable by way of us; what it gets, for [`ALLOCATION_LIFE`].
     pub fn allocate(&mut self, now: Instant, client: NodeId, ip: IpAddr) -> Service {
         let prefix = prefix(ip);
@@ -163,21 +174,52 @@ impl Relay {
         to: NodeId,
         rng: &mut impl Rng,
     ) -> Option<(End, Service)> {
-        if let Some(opener) = self.slots.get(&slot) {
-            let channel = self.channels.get_mut(opener)?;
-            let [a, b] = channel.ends;
-            let far = if a.slot == slot { b } else { a };
-            if [a, b].contains(&End { node: from, slot }) && far.node == to {
-                (channel.renewed, channel.until) = (now, now + CHANNEL_LIFE);
-                return Some((far, channel.service));
-            }
+        if self.slots.contains_key(&slot) {
+            return self.renew(now, from, slot, to);
+        }
+        if !self.allocations.contains_key(&to) {
             return None;
         }
-        if from == to || !self.allocations.contains_key(&to) {
+        self.open(now, End { node: from, slot }, to, None, rng)
+    }
+
+    /// The same for a part of the route between `ends`, to the next node on it; that we hold a session with it is
+    /// enough.
+    pub fn bind_route(
+        &mut self,
+        now: Instant,
+        near: End,
+        to: NodeId,
+        ends: (NodeId, NodeId),
+        rng: &mut impl Rng,
+    ) -> Option<(End, Service)> {
+        if self.slots.contains_key(&near.slot) {
+            return self.renew(now, near.node, near.slot, to);
+        }
+        self.open(now, near, to, Some(ends), rng)
+    }
+
+    fn renew(&mut self, now: Instant, from: NodeId, slot: Slot, to: NodeId) -> Option<(End, Service)> {
+        let channel = self.channels.get_mut(self.slots.get(&slot)?)?;
+        let far = far_end(channel, End { node: from, slot }).filter(|far| far.node == to)?;
+        (channel.renewed, channel.until) = (now, now + CHANNEL_LIFE);
+        Some((far, channel.service))
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        near: End,
+        to: NodeId,
+        route: Option<(NodeId, NodeId)>,
+        rng: &mut impl Rng,
+    ) -> Option<(End, Service)> {
+        let (from, slot) = (near.node, near.slot);
+        if from == to {
             return None;
         }
         // A pair needs no two: who lost the slot gets another.
-        let same_pair = |c: &&Channel| (c.ends[0].node, c.ends[1].node) == (from, to);
+        let same_pair = |c: &&Channel| (c.ends[0].node, c.ends[1].node, c.route) == (from, to, route);
         if let Some(old) = self.channels.values().find(same_pair).map(|channel| channel.ends[0].slot) {
             self.end(old);
         }
@@ -185,7 +227,7 @@ impl Relay {
             return None;
         }
         let far = End { node: to, slot: self.free_slot(rng) };
-        let service = self.service_of(&from).max(self.service_of(&to));
+        let service = self.service_between(&from, &to);
         let own = !self.is_stranger(&from) || !self.is_stranger(&to);
         let quota = || {
             Arc::new(match (service, own) {
@@ -198,11 +240,34 @@ impl Relay {
                 }
             })
         };
-        let (ends, quotas) = ([End { node: from, slot }, far], [quota(), quota()]);
-        self.channels
-            .insert(slot, Channel { ends, service, quotas, renewed: now, until: now + CHANNEL_LIFE });
+        let (ends, quotas) = ([near, far], [quota(), quota()]);
+        let (renewed, until) = (now, now + CHANNEL_LIFE);
+        self.channels.insert(slot, Channel { ends, service, quotas, route, renewed, until });
         self.slots.extend([(slot, slot), (far.slot, slot)]);
         Some((far, service))
+    }
+
+    /// The other end of the channel that a node and we name `near.slot`, and what we carry on it.
+    pub fn across(&self, near: End) -> Option<(End, Service)> {
+        let channel = self.channels.get(self.slots.get(&near.slot)?)?;
+        Some((far_end(channel, near)?, channel.service))
+    }
+
+    /// Ends the channel that a node and we name so.
+    pub fn close(&mut self, near: End) {
+        if self.across(near).is_some()
+            && let Some(opener) = self.slots.get(&near.slot).copied()
+        {
+            self.end(opener);
+        }
+    }
+
+    /// Nodes at the ends of those parts of routes that carried something lately.
+    pub fn route_ends(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        let used = move |channel: &&Channel| {
+            channel.route.is_some() && now.saturating_since(channel.last_used()) < ROUTE_USED
+        };
+        self.channels.values().filter(used).flat_map(|channel| channel.ends.map(|end| end.node))
     }
 
     /// Sees to it that one more channel may be opened: strangers open no more than their share, have no more than theirs
@@ -287,6 +352,16 @@ impl Relay {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let allocations = self.allocations.values().map(|allocation| allocation.until);
         allocations.chain(self.channels.values().map(|channel| channel.until)).min()
+    }
+}
+
+/// The end of a channel that is not `near`, if `near` is one.
+fn far_end(channel: &Channel, near: End) -> Option<End> {
+    let [a, b] = channel.ends;
+    match () {
+        () if a == near => Some(b),
+        () if b == near => Some(a),
+        () => None,
     }
 }
 

@@ -142,3 +142,33 @@ fn what_is_not_used_ends() {
     assert_eq!((relay.channels().count(), relay.is_free(Slot(7))), (0, true));
     assert_eq!(relay.poll_timeout(), None);
 }
+
+#[test]
+fn a_part_of_a_route_needs_no_allocation_and_is_renewed_and_ended_from_both_sides() {
+    let mut relay = Relay::new(Config { strangers: true, ..Config::default() });
+    let mut rng = rng();
+    let near = End { node: node(1), slot: Slot(7) };
+    let bind = |relay: &mut Relay, near, to: u16, ends: (u16, u16), rng: &mut TestRng| {
+        relay.bind_route(T0, near, node(to), (node(ends.0), node(ends.1)), rng)
+    };
+    let (far, service) = bind(&mut relay, near, 2, (1, 3), &mut rng).unwrap();
+    assert_eq!((far.node, service), (node(2), Service::Data));
+    assert_eq!(bind(&mut relay, near, 2, (1, 3), &mut rng), Some((far, service)), "again");
+    assert_eq!(bind(&mut relay, far, 1, (3, 1), &mut rng), Some((near, service)), "from the other side");
+    assert_eq!(bind(&mut relay, near, 4, (1, 3), &mut rng), None, "it leads elsewhere");
+    let foreign = End { node: node(5), slot: Slot(7) };
+    assert_eq!(bind(&mut relay, foreign, 2, (5, 3), &mut rng), None, "somebody else's slot");
+    let other = End { node: node(1), slot: Slot(8) };
+    assert!(bind(&mut relay, other, 2, (6, 3), &mut rng).is_some(), "another route by the same two");
+    assert!(
+        bind(&mut relay, End { node: node(1), slot: Slot(9) }, 1, (1, 3), &mut rng).is_none(),
+        "to itself"
+    );
+    assert_eq!(relay.channels().count(), 2);
+    assert_eq!(relay.route_ends(T0).collect::<BTreeSet<_>>(), BTreeSet::from([node(1), node(2)]));
+    assert_eq!(relay.route_ends(T0 + ROUTE_USED).count(), 0, "not used any more");
+    relay.close(foreign);
+    assert_eq!(relay.across(near), Some((far, service)));
+    relay.close(far);
+    assert_eq!((relay.across(near), relay.channels().count()), (None, 1));
+}

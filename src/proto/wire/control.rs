@@ -23,6 +23,7 @@
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
 //! 19 Stored   request u64 ‖ outcome u8
+//! 20 to 25    about routes through several relays: [`super::routing`]
 //! 32 Dial     nonce u64
 //! 33 Dialled  nonce u64
 //!
@@ -34,6 +35,7 @@ use std::net::SocketAddr;
 use super::cursor::Reader;
 use super::record::RECORD_LEN_MAX;
 use super::relay::Slot;
+use super::routing::Routing;
 use super::{Malformed, endpoint};
 use crate::proto::identity::{NodeId, Position};
 
@@ -265,10 +267,13 @@ pub enum Control {
         /// From the dial.
         nonce: u64,
     },
+    /// About routes through several relays.
+    Routing(Routing),
 }
 
 const END: u8 = 0;
-const MESSAGE_HEADER_LEN: usize = 3;
+/// Bytes before the value of a message.
+pub(super) const MESSAGE_HEADER_LEN: usize = 3;
 
 impl Control {
     /// Appends the message; contacts beyond what fits into [`CONTROL_LEN_MAX`] are left out.
@@ -343,6 +348,7 @@ impl Control {
                 out.extend(request.to_be_bytes());
                 out.push(outcome.number());
             }
+            Self::Routing(message) => message.emit(out),
         }
         let len = (out.len() - start - MESSAGE_HEADER_LEN) as u16;
         out[start + 1..start + MESSAGE_HEADER_LEN].copy_from_slice(&len.to_be_bytes());
@@ -429,6 +435,9 @@ impl Control {
             19 => Self::Stored { request: value.u64()?, outcome: StoreOutcome::from_number(value.u8()?)? },
             32 => Self::Dial { nonce: value.u64()? },
             33 => Self::Dialled { nonce: value.u64()? },
+            number if Routing::NUMBERS.contains(&number) => {
+                Self::Routing(Routing::parse(number, &mut value)?)
+            }
             _ => return Ok(None),
         };
         value.end()?;
@@ -458,6 +467,7 @@ impl Control {
             Self::Stored { .. } => 19,
             Self::Dial { .. } => 32,
             Self::Dialled { .. } => 33,
+            Self::Routing(message) => message.number(),
         }
     }
 }
@@ -537,7 +547,7 @@ impl SprayStep {
 }
 
 impl Service {
-    const fn number(self) -> u8 {
+    pub(super) const fn number(self) -> u8 {
         match self {
             Self::None => 0,
             Self::Signals => 1,
@@ -545,7 +555,7 @@ impl Service {
         }
     }
 
-    const fn from_number(number: u8) -> Result<Self, Malformed> {
+    pub(super) const fn from_number(number: u8) -> Result<Self, Malformed> {
         match number {
             0 => Ok(Self::None),
             1 => Ok(Self::Signals),
@@ -556,14 +566,14 @@ impl Service {
 }
 
 impl Want {
-    const fn number(self) -> u8 {
+    pub(super) const fn number(self) -> u8 {
         match self {
             Self::Contacts => 1,
             Self::Record => 2,
         }
     }
 
-    const fn from_number(number: u8) -> Result<Self, Malformed> {
+    pub(super) const fn from_number(number: u8) -> Result<Self, Malformed> {
         match number {
             1 => Ok(Self::Contacts),
             2 => Ok(Self::Record),

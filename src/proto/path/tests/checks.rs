@@ -62,10 +62,34 @@ fn an_endpoint_heard_meanwhile_is_tried_once_and_late_answers_count() {
     let sent = all(&mut checks);
     assert_eq!(sent.len(), 2 * CHECKS_PER_TARGET);
     checks.add(T0 + Duration::from_secs(5), at(1));
-    assert_eq!(all(&mut checks).len(), CHECKS_PER_TARGET, "anew, once it was given up");
+    assert_eq!(all(&mut checks).len(), CHECKS_SHORT, "anew, once it was given up");
     checks.stop();
     let (_, to, nonce) = sent[sent.len() - 1];
     assert_eq!(checks.handle_answer(T0 + Duration::from_secs(9), nonce).map(|(to, _)| to), Some(to));
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_tried_now_and_then_all_the_time() {
+    let mut checks = Checks::default();
+    let mut last = T0;
+    for round in 0..100u64 {
+        let now = T0 + Duration::from_secs(25 * round);
+        checks.add(now, at(1));
+        let sent = all(&mut checks);
+        assert!(sent.len() >= CHECKS_SHORT, "round {round}");
+        assert_eq!(checks.exhausted_until(now), None);
+        last = sent.last().map_or(last, |(when, ..)| *when);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for port in 0..40u16 {
+        last += Duration::from_millis(60);
+        checks.add(last, Hop::Direct(format!("20.0.0.1:{}", 2000 + port).parse().unwrap()));
+        while checks.poll_transmit(last, &mut rng).is_some() {}
+    }
+    let until = checks.exhausted_until(last).unwrap();
+    assert!(until > last && until <= last + UNANSWERED_FOR);
+    checks.begin(until, [at(1)]);
+    assert_eq!(all(&mut checks).len(), CHECKS_PER_TARGET, "forgotten");
 }
 
 #[test]

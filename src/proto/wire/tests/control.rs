@@ -8,6 +8,7 @@ use crate::proto::wire::control::{
     CONTACTS_MAX, CONTROL_LEN_MAX, CONTROL_MESSAGES_MAX, Contact, Control, StoreOutcome,
 };
 use crate::proto::wire::record::RECORD_LEN_MAX;
+use crate::proto::wire::routing::ROUTED_LEN_MAX;
 
 fn emitted(messages: &[Control]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -61,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_a_known_type_is_survived(kind in 0u8..20, value in vec(any::<u8>(), 0..200)) {
+    fn any_value_of_a_known_type_is_survived(kind in 0u8..26, value in vec(any::<u8>(), 0..200)) {
         let bytes = [&[kind][..], &(value.len() as u16).to_be_bytes(), &value].concat();
         let _ = Control::parse_all(&bytes);
     }
@@ -108,6 +109,33 @@ fn more_contacts_than_k_are_refused() {
     let len = (plaintext.len() - 3) as u16;
     plaintext[1..3].copy_from_slice(&len.to_be_bytes());
     assert_eq!(Control::parse_all(&plaintext), Err(Malformed::TooLong));
+}
+
+#[test]
+fn routes_are_no_longer_than_they_may_be() {
+    let bytes =
+        |number: u8, value: &[u8]| [&[number][..], &(value.len() as u16).to_be_bytes(), value].concat();
+    let check = |number, value: &[u8], expected| {
+        assert_eq!(Control::parse_all(&bytes(number, value)), Err(expected), "{number}");
+    };
+    let seek = |ttl: u8, relays: usize| [&[0; 8][..], &[ttl], &[1; 32], &[2; 32].repeat(relays)].concat();
+    check(20, &seek(0, 0), Malformed::Field("hops left"));
+    check(20, &seek(4, 0), Malformed::Field("hops left"));
+    check(20, &seek(3, 4), Malformed::TooLong);
+    check(21, &[&[0; 8][..], &[2], &[2; 32].repeat(4)].concat(), Malformed::TooLong);
+    let bind = |next: u8, passed: u8| {
+        let nodes = [3; 32].repeat(usize::from(next) + usize::from(passed));
+        [&[0; 8][..], &[1; 64], &[2, next, passed], &nodes].concat()
+    };
+    assert!(Control::parse_all(&bytes(22, &bind(1, 2))).is_ok());
+    check(22, &bind(2, 2), Malformed::TooLong);
+    check(22, &bind(255, 255), Malformed::TooLong);
+    check(22, &[&bind(1, 1)[..], &[9; ROUTED_LEN_MAX + 1]].concat(), Malformed::TooLong);
+    let invite = |n: u8| [&[0; 8][..], &[1; 32], &[2, n], &[3; 32].repeat(n.into())].concat();
+    check(23, &invite(0), Malformed::Field("relays passed"));
+    check(23, &invite(5), Malformed::Field("relays passed"));
+    check(24, &[&[2][..], &[0; 17]].concat(), Malformed::Field("flags"));
+    check(24, &[&[0; 17][..], &[4]].concat(), Malformed::Field("relays left"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::proto::wire::record::{
     Content, NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_RELAYS_MAX, RECORD_TTL_MAX,
 };
 use crate::proto::wire::relay::Slot;
+use crate::proto::wire::routing::{OTHERS_MAX, ROUTED_LEN_MAX, Routing, SEEK_HOPS_MAX};
 
 /// Bytes of any length up to a little more than any datagram.
 pub(super) fn junk() -> impl Strategy<Value = Vec<u8>> {
@@ -74,6 +75,46 @@ pub(super) fn contact() -> impl Strategy<Value = Contact> {
     })
 }
 
+fn service() -> impl Strategy<Value = Service> {
+    prop_oneof![Just(Service::None), Just(Service::Signals), Just(Service::Data)]
+}
+
+/// A message about routes.
+pub(super) fn routing() -> impl Strategy<Value = Routing> {
+    let slot = || any::<u64>().prop_map(Slot);
+    let nodes = |max| vec(node_id(), 0..=max);
+    let datagram = || vec(any::<u8>(), 0..=ROUTED_LEN_MAX);
+    let want = prop_oneof![Just(Want::Contacts), Just(Want::Record)];
+    let bind = (slot(), node_id(), node_id(), service(), nodes(OTHERS_MAX), 0..=OTHERS_MAX, datagram());
+    prop_oneof![
+        (any::<u64>(), 1..=SEEK_HOPS_MAX, node_id(), nodes(RECORD_RELAYS_MAX))
+            .prop_map(|(nonce, ttl, target, relays)| Routing::Seek { nonce, ttl, target, relays }),
+        (any::<u64>(), service(), nodes(OTHERS_MAX)).prop_map(|(nonce, service, hops)| Routing::Sought {
+            nonce,
+            service,
+            hops
+        }),
+        bind.prop_map(|(slot, origin, peer, service, mut next, at, datagram)| {
+            let passed = next.split_off(at.min(next.len()));
+            Routing::Bind { slot, origin, peer, service, next, passed, datagram }
+        }),
+        (slot(), node_id(), service(), vec(node_id(), 1..=OTHERS_MAX + 1), datagram()).prop_map(
+            |(slot, peer, service, passed, datagram)| Routing::Invite {
+                slot,
+                peer,
+                service,
+                passed,
+                datagram
+            }
+        ),
+        (any::<bool>(), any::<u64>(), slot(), 0..=OTHERS_MAX as u8)
+            .prop_map(|(answer, nonce, slot, left)| Routing::Trace { answer, nonce, slot, left }),
+        (any::<u64>(), node_id(), want, any::<[u8; 32]>()).prop_map(|(request, to, want, target)| {
+            Routing::Forward { request, to, want, target: Position(target) }
+        }),
+    ]
+}
+
 /// A control message that fits into a plaintext of its own.
 pub(super) fn control() -> impl Strategy<Value = Control> {
     let record = || vec(any::<u8>(), 1..=RECORD_LEN_MAX);
@@ -86,11 +127,11 @@ pub(super) fn control() -> impl Strategy<Value = Control> {
         Just(StoreOutcome::Refused),
     ];
     let step = prop_oneof![Just(SprayStep::Ready), Just(SprayStep::Open), Just(SprayStep::Over)];
-    let service = || prop_oneof![Just(Service::None), Just(Service::Signals), Just(Service::Data)];
     let datagram = || vec(any::<u8>(), 0..=CARRIED_LEN_MAX);
     let slot = || any::<u64>().prop_map(Slot);
     prop_oneof![
         Just(Control::Allocate),
+        routing().prop_map(Control::Routing),
         (any::<u16>(), service()).prop_map(|(seconds, service)| Control::Allocated { seconds, service }),
         (slot(), node_id(), datagram()).prop_map(|(slot, peer, datagram)| Control::Bind {
             slot,

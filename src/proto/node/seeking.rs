@@ -1,0 +1,215 @@
+//! The search for a route to a peer that is not reached any more, and our part in the searches of others.
+//!
+//! ```text
+//! session silent, handshake unanswered ─► rings of seeks to neighbours ─► sought ─► a channel by the route (`routes`)
+//! seek of a neighbour ─► a sign of life of its target, or of a relay of that ─► sought
+//!                    └─► passed on to neighbours, if we would carry data between them
+//! ```
+
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use crate::proto::datapath::DropReason;
+use crate::proto::identity::NodeId;
+use crate::proto::path;
+use crate::proto::route::{ASKED_MAX, Answer, PASSED_MAX};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{Control, Service};
+use crate::proto::wire::routing::Routing;
+
+use super::peers::{Peer, last_heard};
+use super::{Node, Timer};
+
+/// A peer that owes us an answer for this long is looked for by way of others.
+pub(super) const SEEK_AFTER: Duration = Duration::from_millis(900);
+/// Attempts of a handshake before its peer is looked for by way of others.
+pub(super) const ATTEMPTS_BEFORE_SEEK: u32 = 2;
+/// A neighbour that was heard within this time is there.
+const FRESH: Duration = Duration::from_secs(2);
+/// A node that was asked for a sign of life is not asked again for this long.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// A neighbour that was not heard for this long is asked after the others.
+const QUIET: Duration = Duration::from_secs(30);
+/// Who owes us an answer for this long is no neighbour.
+const SILENT: Duration = Duration::from_secs(1);
+/// With fewer neighbours than this, some that we know are connected.
+const NEIGHBOURS_WANTED: usize = 4;
+/// Seeks that a neighbour may send us a second, and at once.
+pub(super) const SEEKS_PER_S: u32 = 8;
+/// See [`SEEKS_PER_S`].
+pub(super) const SEEKS_BURST: u32 = 32;
+/// Handshakes a second that seeks of others bring about, and at once.
+pub(super) const REACH_OUTS_PER_S: u32 = 4;
+/// See [`REACH_OUTS_PER_S`].
+pub(super) const REACH_OUTS_BURST: u32 = 16;
+
+impl Node {
+    /// True while something waits for a peer and nothing comes from it.
+    pub(super) fn is_missed(&self, now: Instant, peer: &Peer) -> bool {
+        match &peer.current {
+            None => peer.effort.is_some() && peer.is_awaited(),
+            Some(_) => {
+                let silent = peer.last_proof().is_some_and(|at| now.saturating_since(at) >= SEEK_AFTER);
+                peer.awaits_answer() && silent && peer.data_packets() > 0
+            }
+        }
+    }
+
+    /// Looks for a route to a peer that is missed.
+    pub(super) fn seek(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        let missed = self.peers.of(&id).is_some_and(|peer| self.is_missed(now, peer));
+        if missed && !self.stopping && self.routes.begin(now, id) {
+            self.seek_ring(now, wall, id);
+        }
+    }
+
+    /// The next ring of a search, or its end.
+    pub(super) fn seek_ring(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        if self.peers.of(&id).is_none_or(|peer| !self.is_missed(now, peer)) {
+            self.routes.end(now, id);
+        }
+        if let Some(ring) = self.routes.poll_ring(now, id, &mut self.rng) {
+            let record = self.peers.of(&id).and_then(|peer| peer.record.as_ref());
+            let contacts = record.into_iter().flat_map(|record| &record.content().relays);
+            let relays: Vec<_> = contacts.map(|contact| contact.node_id).collect();
+            let mut neighbours = self.neighbours(now, &[id]);
+            if neighbours.len() < NEIGHBOURS_WANTED {
+                self.meet_known(now, wall);
+            }
+            neighbours.truncate(ASKED_MAX);
+            self.routes.asked(&id, &neighbours);
+            let seek = Routing::Seek { nonce: ring.nonce, ttl: ring.ttl, target: id, relays };
+            for neighbour in neighbours {
+                self.send_control(now, neighbour, &[Control::Routing(seek.clone())]);
+            }
+        }
+        match self.routes.poll_timeout(&id) {
+            Some(at) => self.timers.arm(Timer::Seek(id), at.max(now)),
+            None => self.timers.disarm(&Timer::Seek(id)),
+        }
+    }
+
+    /// Peers that a question can go to, in a random order, those heard lately first.
+    fn neighbours(&mut self, now: Instant, except: &[NodeId]) -> Vec<NodeId> {
+        let mut neighbours: Vec<_> = Vec::new();
+        for peer in self.peers.iter() {
+            let Some(session) = &peer.current else { continue };
+            let since = |at: Instant| now.saturating_since(at);
+            let silent = peer.awaits_answer() && peer.last_proof().is_some_and(|at| since(at) >= SILENT);
+            let direct = peer.path.endpoint().is_some() && peer.challenge.is_none();
+            if direct && !silent && !except.contains(&peer.id) {
+                neighbours.push((since(last_heard(session)) >= QUIET, self.rng.next_u32(), peer.id));
+            }
+        }
+        neighbours.sort_unstable();
+        neighbours.into_iter().map(|(.., id)| id).collect()
+    }
+
+    /// Opens sessions with nodes that have answered before.
+    fn meet_known(&mut self, now: Instant, wall: WallTime) {
+        let has_session = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
+        let known = self.dht.known().filter(|contact| !has_session(&contact.node_id));
+        for contact in known.take(NEIGHBOURS_WANTED).collect::<Vec<_>>() {
+            if path::is_admissible(&contact.endpoint, &self.local) && self.learn_contact(now, &contact) {
+                self.connect_directly(now, wall, contact.node_id);
+            }
+        }
+    }
+
+    /// A neighbour looks for somebody.
+    pub(super) fn handle_seek(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        from: NodeId,
+        (nonce, ttl): (u64, u8),
+        target: NodeId,
+        relays: &[NodeId],
+    ) {
+        let Some(peer) = self.peers.of_mut(&from) else { return };
+        if peer.path.is_relayed() || peer.challenge.is_some() || !peer.seeks.take(now) {
+            return self.drop(DropReason::RateLimited);
+        }
+        let own = self.node_id();
+        if target == own || target == from || !self.routes.handle_seek(now, from, nonce) {
+            return self.drop(DropReason::Relay);
+        }
+        self.look_for(now, wall, nonce, target, Vec::new());
+        for relay in relays.iter().filter(|relay| ![own, from, target].contains(relay)) {
+            self.look_for(now, wall, nonce, *relay, vec![*relay]);
+        }
+        if ttl > 1 {
+            let except: Vec<_> = relays.iter().copied().chain([from, target]).collect();
+            let mut neighbours = self.neighbours(now, &except);
+            neighbours.retain(|next| self.relay.service_between(&from, next) == Service::Data);
+            for next in neighbours.into_iter().take(PASSED_MAX) {
+                if !self.routes.pass(now, nonce, next) {
+                    break;
+                }
+                let seek = Routing::Seek { nonce, ttl: ttl - 1, target, relays: relays.to_vec() };
+                self.send_control(now, next, &[Control::Routing(seek)]);
+            }
+        }
+    }
+
+    /// Answers a question with `hops` as soon as `node` has shown that it is there. Only whoever has answered us before
+    /// is asked or connected: an endpoint that nobody has proven may be anybody's.
+    fn look_for(&mut self, now: Instant, wall: WallTime, nonce: u64, node: NodeId, hops: Vec<NodeId>) {
+        let peer = self.peers.of(&node);
+        let session = peer.and_then(|peer| peer.current.as_ref());
+        if let Some((peer, session)) = peer.zip(session) {
+            if peer.path.endpoint().is_none() || peer.challenge.is_some() {
+                return;
+            }
+            let fresh = now.saturating_since(last_heard(session)) < FRESH && !peer.awaits_answer();
+            let asked = peer.probe.is_some_and(|probe| now.saturating_since(probe.sent) < ASK_AGAIN);
+            self.routes.wait_for(nonce, node, hops);
+            if fresh {
+                self.sighted(now, node);
+            } else if !asked {
+                self.probe(now, node);
+            }
+            return;
+        }
+        let contact = self.dht.contact(node);
+        let proven = contact.is_some() || peer.is_some_and(|peer| peer.path.endpoint().is_some());
+        if !proven || !self.reach_outs.take(now) {
+            return;
+        }
+        if contact.is_none_or(|contact| self.learn_contact(now, &contact)) {
+            self.routes.wait_for(nonce, node, hops);
+            self.connect_directly(now, wall, node);
+        }
+    }
+
+    /// A node has shown that it is there: whoever looks for it by way of us is told.
+    pub(super) fn sighted(&mut self, now: Instant, node: NodeId) {
+        if !self.routes.awaits(&node) || self.reaches(&node).is_none() {
+            return;
+        }
+        for (to, nonce, hops) in self.routes.handle_seen(now, node) {
+            let service = self.relay.service_between(&to, &node);
+            self.send_control(now, to, &[Control::Routing(Routing::Sought { nonce, service, hops })]);
+        }
+    }
+
+    /// A neighbour reaches somebody that we, or another neighbour, asked for.
+    pub(super) fn handle_sought(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        from: NodeId,
+        (nonce, service): (u64, Service),
+        hops: Vec<NodeId>,
+    ) {
+        match self.routes.handle_sought(now, from, nonce, service, hops) {
+            Answer::Found(target, route) => self.take_route(now, wall, target, &route),
+            Answer::Back { to, nonce, hops } => {
+                let service = service.min(self.relay.service_between(&to, &from));
+                self.send_control(now, to, &[Control::Routing(Routing::Sought { nonce, service, hops })]);
+            }
+            Answer::Refused => self.drop(DropReason::Relay),
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Searches for a route: a way through several relays, for when nothing shorter is left.
+//!
+//! ```text
+//! ours      idle ─begin─► ring 1 ─0.3 s─► ring 2 ─0.6 s─► ring 3 ─► ended ─1, 2, 4 .. 60 s─► idle
+//!                           └──────────────┴───── a sought ─┴─► a route, kept for [`ROUTE_LIFE`]
+//! others'   seek ─► noted once ─┬─► we reach the target (or a relay of it): sought
+//!                               └─► passed on, to neighbours whose packets we would carry ─► their sought goes back
+//! ```
+//!
+//! An expanding ring (RFC 3561 §6.4), each with a question of its own. A node takes part in a question once, so the
+//! ways that it goes are a tree and no route has a loop. An answer goes back the way of its question, and each node adds the neighbour
+//! that it came from: nobody can name a relay in front of itself. What a stranger can make us send is bounded twice,
+//! by the neighbour that it comes from and in all ([`PASSED_PER_S`]).
+//!
+//! Deliberately left out: who is a neighbour, what we would carry, and how routes are set up, which are `node`'s.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::identity::NodeId;
+use super::limit::TokenBucket;
+use super::timer::Instant;
+use super::wire::control::Service;
+use super::wire::relay::HOPS_MAX;
+use super::wire::routing::SEEK_HOPS_MAX;
+
+/// When the rings of a search begin, counted from its start, and when it ends.
+const RINGS_MS: [u64; SEEK_HOPS_MAX as usize] = [0, 300, 900];
+/// See [`RINGS_MS`].
+const SEARCH_TIME: Duration = Duration::from_millis(2500);
+/// Waits until the next search for a node that was not found, doubled from the first to the last.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+/// See [`AGAIN_MIN`].
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// Nodes that are searched for, or were lately.
+pub const SEARCHES_MAX: usize = 128;
+/// Searches of ours that begin a second, and at once.
+pub const SEARCHES_PER_S: u32 = 4;
+/// See [`SEARCHES_PER_S`].
+pub const SEARCHES_BURST: u32 = 32;
+/// Neighbours that a question of ours goes to.
+pub const ASKED_MAX: usize = 16;
+/// Neighbours that a question of somebody else is passed on to.
+pub const PASSED_MAX: usize = 8;
+/// Questions that are passed on a second, to all neighbours and from all together, and at once.
+pub const PASSED_PER_S: u32 = 200;
+/// See [`PASSED_PER_S`].
+pub const PASSED_BURST: u32 = 800;
+/// Questions of others that are remembered.
+pub const QUESTIONS_MAX: usize = 1024;
+/// Of these, questions that came by one neighbour.
+pub const QUESTIONS_PER_NODE_MAX: usize = 128;
+/// How long a question is remembered.
+pub const QUESTION_LIFE: Duration = Duration::from_secs(5);
+/// Answers to one question that go back.
+const ANSWERS_MAX: u8 = 3;
+/// How long a route that was found is worth a try.
+pub const ROUTE_LIFE: Duration = Duration::from_secs(600);
+/// Routes kept for one target.
+pub const ROUTES_MAX: usize = 3;
+/// Targets that routes are kept for.
+const TARGETS_MAX: usize = 256;
+
+/// A way to a node: who carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Relays, the nearest first; at least one, at most [`HOPS_MAX`].
+    pub relays: Vec<NodeId>,
+    /// What it is good for, as they say.
+    pub service: Service,
+    until: Instant,
+}
+
+/// A question of ours, to be sent to [`ASKED_MAX`] neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Names it.
+    pub nonce: u64,
+    /// Sessions that it goes along.
+    pub ttl: u8,
+}
+
+/// What to do with an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A route to this node.
+    Found(NodeId, Route),
+    /// It is for a neighbour.
+    Back {
+        /// Which.
+        to: NodeId,
+        /// From its question.
+        nonce: u64,
+        /// Relays beyond us.
+        hops: Vec<NodeId>,
+    },
+    /// Nobody asked for it, it comes from whom nobody asked, or it is no route.
+    Refused,
+}
+
+#[derive(Debug)]
+struct Search {
+    started: Instant,
+    /// Of the rings so far.
+    nonces: Vec<u64>,
+    /// Who was asked.
+    asked: Vec<NodeId>,
+    /// A route that carries data was found.
+    found: bool,
+    /// Searches before that found nothing.
+    failures: u32,
+    /// Ended: no other one before this.
+    next: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Question {
+    from: NodeId,
+    passed: Vec<NodeId>,
+    /// Nodes that it is answered for when they show that they are there: the target or one of its relays, and the
+    /// relays in between.
+    waits: Vec<(NodeId, Vec<NodeId>)>,
+    answers: u8,
+    until: Instant,
+}
+
+/// All searches that we take part in.
+#[derive(Debug)]
+pub struct Routes {
+    own: NodeId,
+    searches: BTreeMap<NodeId, Search>,
+    starts: TokenBucket,
+    questions: BTreeMap<u64, Question>,
+    passing: TokenBucket,
+    routes: BTreeMap<NodeId, Vec<Route>>,
+}
+
+impl Routes {
+    /// Nothing is searched for yet.
+    pub const fn new(own: NodeId, now: Instant) -> Self {
+        Self {
+            own,
+            searches: BTreeMap::new(),
+            starts: TokenBucket::new(SEARCHES_PER_S, SEARCHES_BURST, now),
+            questions: BTreeMap::new(),
+            passing: TokenBucket::new(PASSED_PER_S, PASSED_BURST, now),
+            routes: BTreeMap::new(),
+        }
+    }
+
+    /// Begins a search, unless one runs or the last one has failed lately. Call [`Self::poll_ring`] then.
+    pub fn begin(&mut self, now: Instant, target: NodeId) -> bool {
+        let before = self.searches.get(&target);
+        if before.is_some_and(|search| search.next.is_none_or(|next| now < next)) {
+            return false;
+        }
+        let failures = before.map_or(0, |search| search.failures);
+        if before.is_none() && !self.make_room() || !self.starts.take(now) {
+            return false;
+        }
+        let (nonces, asked) = (Vec::new(), Vec::new());
+        let search = Search { started: now, nonces, asked, found: false, failures, next: None };
+        self.searches.insert(target, search);
+        true
+    }
+
+    fn make_room(&mut self) -> bool {
+        let ended = self.searches.iter().filter_map(|(id, search)| Some((search.next?, *id)));
+        let oldest = ended.min();
+        if self.searches.len() >= SEARCHES_MAX
+            && let Some((_, oldest)) = oldest
+        {
+            self.searches.remove(&oldest);
+        }
+        self.searches.len() < SEARCHES_MAX
+    }
+
+    /// The next ring of a search, when it is due. A search that has found a route, or all of whose rings were in vain,
+    /// ends.
+    pub fn poll_ring(&mut self, now: Instant, target: NodeId, rng: &mut impl Rng) -> Option<Ring> {
+        let search = self.searches.get_mut(&target).filter(|search| search.next.is_none())?;
+        let ring = search.nonces.len();
+        let due = |at: Duration| now.saturating_since(search.started) >= at;
+        match RINGS_MS.get(ring) {
+            Some(ms) if !search.found => {
+                if !due(Duration::from_millis(*ms)) {
+                    return None;
+                }
+                let nonce = rng.next_u64();
+                search.nonces.push(nonce);
+                Some(Ring { nonce, ttl: ring as u8 + 1 })
+            }
+            _ if due(SEARCH_TIME) => {
+                self.end(now, target);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// When [`Self::poll_ring`] has something to do for this target.
+    pub fn poll_timeout(&self, target: &NodeId) -> Option<Instant> {
+        let search = self.searches.get(target).filter(|search| search.next.is_none())?;
+        let ring = RINGS_MS.get(search.nonces.len()).filter(|_| !search.found);
+        Some(search.started + ring.map_or(SEARCH_TIME, |ms| Duration::from_millis(*ms)))
+    }
+
+    /// The target is not missing any more, or the time of its search is over.
+    pub fn end(&mut self, now: Instant, target: NodeId) {
+        if let Some(search) = self.searches.get_mut(&target).filter(|search| search.next.is_none()) {
+            search.failures = if search.found { 0 } else { search.failures.saturating_add(1) };
+            let doublings = search.failures.saturating_sub(1).min(16);
+            search.next = Some(now + (AGAIN_MIN * (1 << doublings)).min(AGAIN_MAX));
+        }
+    }
+
+    /// These neighbours were asked for the target.
+    pub fn asked(&mut self, target: &NodeId, neighbours: &[NodeId]) {
+        if let Some(search) = self.searches.get_mut(target) {
+            search
+                .asked
+                .extend(neighbours.iter().filter(|id| !search.asked.contains(id)).collect::<Vec<_>>());
+        }
+    }
+
+    /// A neighbour asks. False when we take no part: it is not new, it is ours, or there is no room for it.
+    pub fn handle_seek(&mut self, now: Instant, from: NodeId, nonce: u64) -> bool {
+        self.questions.retain(|_, question| now < question.until);
+        let of_neighbour = self.questions.values().filter(|question| question.from == from).count();
+        let full = self.questions.len() >= QUESTIONS_MAX || of_neighbour >= QUESTIONS_PER_NODE_MAX;
+        if full || self.questions.contains_key(&nonce) || self.is_ours(nonce) {
+            return false;
+        }
+        let (passed, waits) = (Vec::new(), Vec::new());
+        self.questions
+            .insert(nonce, Question { from, passed, waits, answers: 0, until: now + QUESTION_LIFE });
+        true
+    }
+
+    fn is_ours(&self, nonce: u64) -> bool {
+        self.searches.values().any(|search| search.nonces.contains(&nonce))
+    }
+
+    /// Notes that a question is about to be passed on to a neighbour; false when we have passed on enough.
+    pub fn pass(&mut self, now: Instant, nonce: u64, to: NodeId) -> bool {
+        let Some(question) = self.questions.get_mut(&nonce) else { return false };
+        if question.passed.len() >= PASSED_MAX || !self.passing.take(now) {
+            return false;
+        }
+        question.passed.push(to);
+        true
+    }
+
+    /// A question is answered with `hops` when `node` shows that it is there.
+    pub fn wait_for(&mut self, nonce: u64, node: NodeId, hops: Vec<NodeId>) {
+        if let Some(question) = self.questions.get_mut(&nonce) {
+            question.waits.push((node, hops));
+        }
+    }
+
+    /// True while a question waits for a sign of life of `node`.
+    pub fn awaits(&self, node: &NodeId) -> bool {
+        self.questions.values().any(|question| question.waits.iter().any(|(waits, _)| waits == node))
+    }
+
+    /// `node` has shown that it is there: what is to be answered now, to whom, with which relays beyond us.
+    pub fn handle_seen(&mut self, now: Instant, node: NodeId) -> Vec<(NodeId, u64, Vec<NodeId>)> {
+        let mut answers = Vec::new();
+        for (nonce, question) in &mut self.questions {
+            let Some(at) = question.waits.iter().position(|(waits, _)| *waits == node) else { continue };
+            let (_, hops) = question.waits.remove(at);
+            if now < question.until && question.answers < ANSWERS_MAX {
+                question.answers += 1;
+                answers.push((question.from, *nonce, hops));
+            }
+        }
+        answers
+    }
+
+    /// A neighbour says by whom it reaches the target of a question that we sent or passed on to it.
+    pub fn handle_sought(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        nonce: u64,
+        service: Service,
+        hops: Vec<NodeId>,
+    ) -> Answer {
+        let mut relays = vec![from];
+        relays.extend(hops);
+        let own = self.searches.iter_mut().find(|(_, search)| search.nonces.contains(&nonce));
+        if let Some((target, search)) = own {
+            let target = *target;
+            let fits = is_route(&relays, &[self.own, target]) && relays.len() <= usize::from(HOPS_MAX);
+            if !search.asked.contains(&from) || !fits || service == Service::None {
+                return Answer::Refused;
+            }
+            search.found |= service == Service::Data;
+            let route = Route { relays, service, until: now + ROUTE_LIFE };
+            self.keep(now, target, &route);
+            return Answer::Found(target, route);
+        }
+        let fits = is_route(&relays, &[self.own]) && relays.len() < usize::from(HOPS_MAX);
+        match self.questions.get_mut(&nonce) {
+            Some(question) if question.passed.contains(&from) && fits && now < question.until => {
+                if question.answers >= ANSWERS_MAX || relays.contains(&question.from) {
+                    return Answer::Refused;
+                }
+                question.answers += 1;
+                Answer::Back { to: question.from, nonce, hops: relays }
+            }
+            Some(_) | None => Answer::Refused,
+        }
+    }
+
+    /// Keeps a route, in front of those that do less or are longer.
+    fn keep(&mut self, now: Instant, target: NodeId, route: &Route) {
+        if self.routes.len() >= TARGETS_MAX && !self.routes.contains_key(&target) {
+            self.routes.retain(|_, routes| routes.iter().any(|route| now < route.until));
+            if self.routes.len() >= TARGETS_MAX {
+                self.routes.pop_first();
+            }
+        }
+        let routes = self.routes.entry(target).or_default();
+        routes.retain(|known| now < known.until && known.relays != route.relays);
+        routes.push(route.clone());
+        routes.sort_by_key(|route| (std::cmp::Reverse(route.service), route.relays.len()));
+        routes.truncate(ROUTES_MAX);
+    }
+
+    /// Routes that were found to a node, the best first.
+    pub fn known(&self, now: Instant, target: &NodeId) -> Vec<Route> {
+        let routes = self.routes.get(target).into_iter().flatten();
+        routes.filter(|route| now < route.until).cloned().collect()
+    }
+
+    /// A route does not work: it is not tried again, and another one may be looked for at once.
+    pub fn forget(&mut self, now: Instant, target: &NodeId, relays: &[NodeId]) {
+        if let Some(routes) = self.routes.get_mut(target) {
+            routes.retain(|route| route.relays != relays);
+            if routes.is_empty() {
+                self.routes.remove(target);
+            }
+        }
+        if let Some(search) = self.searches.get_mut(target)
+            && std::mem::take(&mut search.found)
+            && search.next.is_some()
+        {
+            search.next = Some(now);
+        }
+    }
+}
+
+/// True when no node is twice on the way.
+pub fn is_route(relays: &[NodeId], ends: &[NodeId]) -> bool {
+    let all: Vec<_> = relays.iter().chain(ends).collect();
+    all.iter().enumerate().all(|(n, node)| !all[..n].contains(node))
+}
+
+#[cfg(test)]
+mod tests;
