@@ -294,7 +294,6 @@ fn node_config(
     remembered: Vec<crate::proto::wire::control::Contact>,
     firewall: &Firewall,
 ) -> node::Config {
-    let bootstrap = || config.net.bootstrap.iter().map(|contact| contact.node_id);
     node::Config {
         identity,
         session,
@@ -306,7 +305,7 @@ fn node_config(
         relay: relay::Config {
             strangers: config.relay.enabled,
             stranger_bits_per_s: u64::from(config.relay.limits.kbit_s) * 1000,
-            own: config.relay.peers.iter().copied().chain(bootstrap()).collect(),
+            own: config.relay.peers.iter().copied().collect(),
         },
         rules: firewall.rules(),
         mtu: usize::from(config.tun.mtu),

@@ -61,7 +61,7 @@ pub struct Config {
     pub strangers: bool,
     /// Bits a second in each direction of a stranger's channel for data.
     pub stranger_bits_per_s: u64,
-    /// Our own peers: data is carried for them, without a limit.
+    /// Our own peers whatever else becomes of them: data is carried for them, without a limit.
     pub own: BTreeSet<NodeId>,
 }
 
@@ -113,6 +113,8 @@ struct Allocation {
 #[derive(Debug)]
 pub struct Relay {
     config: Config,
+    /// Our own peers that the configuration of the relay does not name.
+    added: BTreeSet<NodeId>,
     allocations: BTreeMap<NodeId, Allocation>,
     /// By the slot of the end that opened it.
     channels: BTreeMap<Slot, Channel>,
@@ -123,7 +125,13 @@ pub struct Relay {
 impl Relay {
     /// A relay that carries nothing yet.
     pub const fn new(config: Config) -> Self {
-        Self { config, allocations: BTreeMap::new(), channels: BTreeMap::new(), slots: BTreeMap::new() }
+        Self {
+            config,
+            added: BTreeSet::new(),
+            allocations: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        }
     }
 
     /// What the owner allows.
@@ -131,18 +139,19 @@ impl Relay {
         &self.config
     }
 
-    /// Makes a node one of our own peers, or a stranger again; what stands keeps its service.
+    /// Makes a node one of our own peers, or a stranger again unless the configuration names it; what stands keeps its
+    /// service.
     pub fn set_own(&mut self, node: NodeId, own: bool) {
         if own {
-            self.config.own.insert(node);
+            self.added.insert(node);
         } else {
-            self.config.own.remove(&node);
+            self.added.remove(&node);
         }
     }
 
     /// What a node may have carried, with others or alone.
     fn service_of(&self, node: &NodeId) -> Service {
-        if self.config.strangers || self.config.own.contains(node) { Service::Data } else { Service::Signals }
+        if self.config.strangers || !self.is_stranger(node) { Service::Data } else { Service::Signals }
     }
 
     /// What the packets that pass between two nodes may be.
@@ -322,7 +331,7 @@ impl Relay {
     }
 
     fn is_stranger(&self, node: &NodeId) -> bool {
-        !self.config.own.contains(node)
+        !self.config.own.contains(node) && !self.added.contains(node)
     }
 
     /// All channels, in order of their slots.

@@ -172,3 +172,19 @@ fn a_part_of_a_route_needs_no_allocation_and_is_renewed_and_ended_from_both_side
     relay.close(far);
     assert_eq!((relay.across(near), relay.channels().count()), (None, 1));
 }
+
+#[test]
+fn a_peer_that_is_removed_stays_our_own_when_the_configuration_names_it() {
+    let mut relay = with_own(&[1]);
+    let check =
+        |relay: &mut Relay, n, expected| assert_eq!(relay.allocate(T0, node(n), ip(1, 1)), expected, "{n}");
+    check(&mut relay, 2, Service::Signals);
+    relay.set_own(node(2), true);
+    relay.set_own(node(1), true);
+    check(&mut relay, 1, Service::Data);
+    check(&mut relay, 2, Service::Data);
+    relay.set_own(node(1), false);
+    relay.set_own(node(2), false);
+    check(&mut relay, 1, Service::Data);
+    check(&mut relay, 2, Service::Signals);
+}
