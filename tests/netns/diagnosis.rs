@@ -105,4 +105,18 @@ fn a_ping_waits_for_a_direct_path_or_says_why_there_is_none() {
     assert_eq!(kind(&hard, &harder), "relay");
     let why = hard.peer(&harder).unwrap()["why_relayed"]["text"].clone();
     assert!(why.as_str().is_some_and(|why| why.starts_with("both sides")), "{why}");
+
+    let report = hard.json(&["probe", &harder.id]);
+    let stage = |name: &str| {
+        let stages = report["stages"].as_array().unwrap();
+        let stage = stages.iter().find(|stage| stage["name"] == name).unwrap_or_else(|| panic!("{report}"));
+        stage["detail"].as_str().unwrap().to_owned()
+    };
+    for words in ["relay ", "this node is behind a symmetric NAT", "the other one is behind a symmetric NAT"]
+    {
+        assert!(stage("candidates").contains(words), "{words}: {}", stage("candidates"));
+    }
+    for words in ["through the relay", "both sides are behind symmetric NATs", "forward UDP port 5747"] {
+        assert!(stage("handshake").contains(words), "{words}: {}", stage("handshake"));
+    }
 }

@@ -1,8 +1,9 @@
 //! Any node reaches any other by address, knowing one neighbour or nobody.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::lab::node::Node;
+use crate::lab::node::{Node, PORT};
 use crate::lab::{Lab, Underlay, eventually, percentile};
 
 const FIRST_REPLY_MS: f64 = 1000.0;
@@ -231,6 +232,13 @@ fn an_endpoint_that_was_given_is_not_said_to_answer_when_another_does() {
     let (candidates, said) = handshake(&wrong);
     assert!(candidates.starts_with(&format!("{}:4, ", one.ip)), "{candidates}");
     assert!(said.contains(&format!("at {}, not at the given {}:4", one.endpoint(), one.ip)), "{said}");
+    assert!(said.contains("no check of it was answered"), "{said}");
     let said = two.azora(&["ping", &wrong, "-c", "1"]).out;
     assert!(said.contains(&format!("not at the given {}:4", one.ip)), "{said}");
+
+    // It is tried although the session stands elsewhere.
+    let second = IpAddr::from([10, 77, 0, 99]);
+    one.add_address(second);
+    let (_, said) = handshake(&format!("{}@{second}:{PORT}", one.id));
+    assert!(said.contains(&format!("at {}, and at the given {second}:{PORT} in ", one.endpoint())), "{said}");
 }
