@@ -13,14 +13,16 @@ use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::node::{Netcheck, Observation};
 use crate::proto::path::is_global;
+use crate::proto::path::reach::Verdict;
 use crate::proto::portmap::State;
 
 use super::portmap::{Found, PortMapping};
 use super::status::ms;
 
-/// How long contacts may take, and the router: a handshake that loses its first packets, a question, three of each way to
-/// ask for a port.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long contacts may take: a handshake that loses its first packets, and a question.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the router may take, from the start or a change of links on: three requests of each protocol, and UPnP.
+const ROUTER_PATIENCE: Duration = Duration::from_secs(8);
 /// How often it is looked whether all have answered.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,7 +39,9 @@ pub(super) async fn netcheck(
     loop {
         let found = handle.with(|node, now, _| node.netcheck(now)).await?;
         let asking = matches!(mapping.found(), Found::Asked(_, State::Asking));
-        if found.waiting == 0 && !asking || clock::now().saturating_since(start) >= PATIENCE {
+        let waited = clock::now().saturating_since(start);
+        let settled = found.waiting == 0 || waited >= PATIENCE;
+        if settled && (!asking || waited >= ROUTER_PATIENCE) {
             let told = handle.with(|node, now, _| node.status(now).port_mapping).await?;
             return Ok(judge(&found, mapping.found(), told.is_some_and(|(_, told)| told), port));
         }
@@ -106,7 +110,12 @@ fn version(found: &Netcheck, v4: bool) -> NetcheckEntry {
     let contacts = found.contacts[usize::from(!v4)];
     match (most(&found.answers, v4), own.as_slice()) {
         (Some((seen, _, _)), own) if own.contains(&&seen.ip()) => {
-            entry(name, Yes, format!("{seen}, an address of this machine"), None)
+            let unasked = match found.reach[usize::from(!v4)] {
+                Verdict::Unknown => "",
+                Verdict::Open => ", open to everybody",
+                Verdict::Closed => "; a firewall lets in only what was asked for",
+            };
+            entry(name, Yes, format!("{seen}, an address of this machine{unasked}"), None)
         }
         (Some((seen, _, _)), _) => entry(name, Yes, format!("seen at {seen}, behind a NAT"), None),
         (None, []) => entry(name, No, format!("this machine does not have {wanted}"), None),
@@ -168,20 +177,19 @@ fn port_mapping(found: Found, told: bool, port: u16) -> NetcheckEntry {
             let fix = "azora netcheck again in a few seconds".to_owned();
             (Unknown, format!("the router {gateway} is being asked"), Some(fix))
         }
-        Found::Asked(_, State::Held(mapping)) if told => {
-            (Yes, format!("{} maps {}", mapping.protocol.name(), mapping.outside), None)
+        Found::Asked(_, State::Held(_)) | Found::Upnp(..) => {
+            let Some((protocol, outside)) = found.mapping() else { return entry(NAME, No, "none", None) };
+            let of_use = format!("{protocol} maps {outside}");
+            if told {
+                return entry(NAME, Yes, of_use, None);
+            }
+            let fix = "is there another NAT behind the router? Then ask its owner to forward the port";
+            let detail =
+                format!("{of_use}, but no contact sees this node at that address: others are not told of it");
+            (Yes, detail, Some(fix.to_owned()))
         }
-        Found::Asked(_, State::Held(mapping)) => (
-            Yes,
-            format!(
-                "{} maps {}, but no contact sees this node at that address: others are not told of it",
-                mapping.protocol.name(),
-                mapping.outside
-            ),
-            Some("is there another NAT behind the router? Then ask its owner to forward the port".to_owned()),
-        ),
         Found::Asked(gateway, State::Silent) => {
-            let detail = format!("the router {gateway} answers neither PCP nor NAT-PMP");
+            let detail = format!("the router {gateway} answers neither PCP nor NAT-PMP nor UPnP");
             (No, detail, Some(format!("switch it on in the router, or {by_hand}")))
         }
         Found::Asked(gateway, State::Refused(protocol, code)) => {

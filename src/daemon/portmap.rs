@@ -1,12 +1,14 @@
 //! Asks the router for a port that leads to us, as long as this machine has no address of the internet itself.
 //!
 //! ```text
-//! links changed ─► which router, from which address? ─► `proto::portmap` ─► node: our record, our candidates
+//! links changed ─► which router, from which address? ─► `proto::portmap`, else `upnp` ─► node: our record, our candidates
 //! clean stop    ─► the port is given back
 //! ```
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +19,17 @@ use tokio::time::{sleep, timeout};
 use crate::engine::Handle;
 use crate::host::{addresses, clock, entropy, gateway};
 use crate::proto::path::is_global;
-use crate::proto::portmap::{Config, Mapping, PortMap, State};
+use crate::proto::portmap::{Config, PortMap, State};
 use crate::proto::wire::portmap::{PORTMAP_LEN_MAX, PORTMAP_PORT};
+
+use super::upnp;
 
 /// How long the router may take to confirm that it has the port back.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(100);
 /// A router that cannot be found or reached is looked for again after this, if nothing changes before.
 const LOOK_AGAIN: Duration = Duration::from_secs(900);
+/// After an error of the socket nothing is read for so long.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why there is no mapping, or which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +42,35 @@ pub(super) enum Found {
     NoGateway,
     /// What came of asking this router.
     Asked(Ipv4Addr, State),
+    /// It maps a port by UPnP.
+    Upnp(Ipv4Addr, SocketAddrV4),
 }
 
-/// A mapping to be given back: where, and how.
-type Held = Option<(Route, Vec<u8>)>;
+impl Found {
+    /// How a port was got, and which.
+    pub(super) const fn mapping(self) -> Option<(&'static str, SocketAddrV4)> {
+        match self {
+            Self::Asked(_, State::Held(mapping)) => Some((mapping.protocol.name(), mapping.outside)),
+            Self::Upnp(_, outside) => Some(("upnp", outside)),
+            Self::Asked(..) | Self::Off | Self::NotNeeded | Self::NoGateway => None,
+        }
+    }
+}
+
+/// A mapping to be given back.
+enum Held {
+    /// By this datagram.
+    Datagram(Route, Vec<u8>),
+    Upnp(upnp::Mapped),
+}
+
+/// A question by UPnP under way.
+type Search = Pin<Box<dyn Future<Output = Option<upnp::Mapped>> + Send>>;
 
 /// What the task and the rest of the daemon share.
 pub(super) struct PortMapping {
     found: Mutex<Found>,
-    held: Mutex<Held>,
+    held: Mutex<Option<Held>>,
 }
 
 /// A router, and our address on the way to it.
@@ -69,7 +95,7 @@ impl PortMapping {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
-    fn hold(&self, held: Held) {
+    fn hold(&self, held: Option<Held>) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
@@ -116,18 +142,31 @@ impl PortMapping {
         let config = Config { client: route.client, inside };
         let mut machine = PortMap::new(config, entropy::seed(), clock::now());
         let mut buffer = [0; PORTMAP_LEN_MAX];
-        let mut told = None;
+        let (mut told, mut search, mut upnp) = (None, None::<Search>, None::<upnp::Mapped>);
+        let mut before = machine.state();
         loop {
             while let Some(datagram) = machine.poll_transmit() {
                 // What is not sent is sent again when it is not answered.
                 let _ = socket.send(&datagram).await;
             }
-            self.set(Found::Asked(route.gateway, machine.state()));
-            self.hold(machine.release().map(|datagram| (route, datagram)));
-            let mapping = machine.mapping().map(|mapping| SocketAddr::V4(mapping.outside));
+            let state = machine.state();
+            let ended = std::mem::replace(&mut before, state) != state;
+            if ended && matches!(state, State::Silent | State::Refused(..)) {
+                search = Some(Box::pin(upnp::map(route.gateway, route.client, inside)));
+            }
+            let found = match (state, &upnp) {
+                (State::Held(_), _) => Found::Asked(route.gateway, state),
+                (_, Some(mapped)) => Found::Upnp(route.gateway, mapped.outside),
+                (_, None) if search.is_some() => Found::Asked(route.gateway, State::Asking),
+                (_, None) => Found::Asked(route.gateway, state),
+            };
+            self.set(found);
+            let datagram = machine.release().map(|datagram| Held::Datagram(route, datagram));
+            self.hold(datagram.or_else(|| upnp.clone().map(Held::Upnp)));
+            let mapping = found.mapping().map(|(_, outside)| SocketAddr::V4(outside));
             if mapping != told {
                 told = mapping;
-                log(machine.mapping());
+                log(found);
                 if handle.with(move |node, now, wall| node.handle_mapping(now, wall, mapping)).await.is_err()
                 {
                     return false;
@@ -136,12 +175,20 @@ impl PortMapping {
             let due = machine.poll_timeout().map(|at| at.saturating_since(clock::now()));
             tokio::select! {
                 received = socket.recv(&mut buffer) => {
-                    // An error is that of a packet before: nobody listens there. It is no answer.
-                    if let Ok(len) = received {
-                        machine.handle_datagram(clock::now(), &buffer[..len]);
+                    match received {
+                        Ok(len) => machine.handle_datagram(clock::now(), &buffer[..len]),
+                        // Of a packet before: nobody listens there.
+                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                            machine.handle_unreachable(clock::now());
+                        }
+                        Err(_) => sleep(ERROR_PAUSE).await,
                     }
                 }
                 () = sleep(due.unwrap_or(LOOK_AGAIN)) => machine.handle_timeout(clock::now()),
+                mapped = searched(&mut search) => {
+                    upnp = mapped;
+                    search = None;
+                }
                 changed = links.changed() => {
                     if changed.is_err() {
                         return false;
@@ -157,7 +204,11 @@ impl PortMapping {
     /// Gives the port back.
     pub(super) async fn release(&self) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((route, datagram)) = held else { return };
+        let (route, datagram) = match held {
+            Some(Held::Datagram(route, datagram)) => (route, datagram),
+            Some(Held::Upnp(mapped)) => return mapped.release().await,
+            None => return,
+        };
         let Ok(socket) = open(route).await else { return };
         let mut buffer = [0; PORTMAP_LEN_MAX];
         for _ in 0..2 {
@@ -171,14 +222,18 @@ impl PortMapping {
     }
 }
 
-fn log(mapping: Option<Mapping>) {
-    match mapping {
-        Some(Mapping { outside, protocol, .. }) => {
-            tracing::info!(
-                protocol = protocol.name(),
-                port = outside.port(),
-                "the router maps a port to this node"
-            );
+/// The end of the question that is under way, if one is.
+async fn searched(search: &mut Option<Search>) -> Option<upnp::Mapped> {
+    match search {
+        Some(search) => search.await,
+        None => pending().await,
+    }
+}
+
+fn log(found: Found) {
+    match found.mapping() {
+        Some((protocol, outside)) => {
+            tracing::info!(protocol, port = outside.port(), "the router maps a port to this node");
         }
         None => tracing::info!("the router maps no port to this node any more"),
     }

@@ -11,7 +11,6 @@ use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
 use crate::proto::node;
-use crate::proto::portmap::State;
 use crate::proto::timer::{Instant, WallTime};
 
 use super::portmap::Found;
@@ -80,14 +79,11 @@ fn path_change(change: &node::Change, now: Instant) -> PathChange {
 
 pub(super) fn nat(status: &node::Status, found: Found) -> NatStatus {
     let told = status.port_mapping.is_some_and(|(_, told)| told);
-    let port_mapping = match found {
-        Found::Asked(_, State::Held(mapping)) => Some(PortMappingStatus {
-            protocol: mapping.protocol.name().into(),
-            endpoint: mapping.outside.into(),
-            told,
-        }),
-        Found::Asked(..) | Found::Off | Found::NotNeeded | Found::NoGateway => None,
-    };
+    let port_mapping = found.mapping().map(|(protocol, outside)| PortMappingStatus {
+        protocol: protocol.into(),
+        endpoint: outside.into(),
+        told,
+    });
     NatStatus {
         mapped: status.mapped,
         mapping_varies: status.maps_dependently,

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::diagnosis::verdict;
-use crate::lab::nat::Nat;
+use crate::lab::nat::{Mapper, Nat};
 use crate::lab::node::{Node, PORT};
 use crate::lab::process::run;
 use crate::lab::{Lab, command, eventually, inside};
@@ -37,10 +37,19 @@ fn told(node: &Node) -> Option<SocketAddr> {
 
 #[test]
 fn a_port_that_the_router_maps_makes_two_symmetric_nats_meet_and_is_given_back() {
+    meets_and_gives_back(Mapper::Pcp, "pcp");
+}
+
+#[test]
+fn a_router_that_speaks_only_upnp_is_asked_too() {
+    meets_and_gives_back(Mapper::Upnp, "upnp");
+}
+
+fn meets_and_gives_back(by: Mapper, name: &str) {
     let lab = Lab::new();
     let public = backbone(&lab, 3);
     let (router, other) = (lab.router(Nat::Symmetric), lab.router(Nat::Symmetric));
-    let daemon = router.maps_ports();
+    let daemon = router.maps_ports(by);
     let mut node = joined(router.node().knows(&public[0]).started(), 2);
     let peer = joined(other.node().knows(&public[1]).started(), 2);
     let outside = SocketAddr::new(router.ip, PORT);
@@ -51,14 +60,14 @@ fn a_port_that_the_router_maps_makes_two_symmetric_nats_meet_and_is_given_back()
     });
     println!("in the record {:?} later", told.1);
     let (answer, detail) = verdict(&node.json(&["netcheck"]), "PortMapping");
-    assert_eq!((answer.as_str(), detail), ("yes", format!("pcp maps {outside}")));
+    assert_eq!((answer.as_str(), detail), ("yes", format!("{name} maps {outside}")));
 
     peer.reaches(&node, Duration::from_secs(5));
     let both = || (kind(&peer, &node) == "direct" && kind(&node, &peer) == "direct").then_some(());
     let (_, took) = eventually(Duration::from_secs(5), "both send straight", both);
     println!("direct {took:?} after the first reply");
     let silent = verdict(&peer.json(&["netcheck"]), "PortMapping");
-    assert!(silent.0 == "no" && silent.1.contains("answers neither PCP nor NAT-PMP"), "{silent:?}");
+    assert!(silent.0 == "no" && silent.1.contains("answers neither PCP nor NAT-PMP nor UPnP"), "{silent:?}");
 
     let rules = || run(command(&router.netns, "nft").args(["list", "ruleset"])).out;
     let mapped = |rules: &str| rules.contains(&format!("dport {PORT} dnat"));
@@ -73,7 +82,7 @@ fn a_mapping_is_not_asked_for_when_it_is_not_wanted_or_not_needed() {
     let lab = Lab::new();
     let public = backbone(&lab, 1);
     let router = lab.router(Nat::PlainConntrack);
-    let daemon = router.maps_ports();
+    let daemon = router.maps_ports(Mapper::Pcp);
     let node = unmapped(router.node()).knows(&public[0]).started();
     let (_, detail) = verdict(&node.json(&["netcheck"]), "PortMapping");
     assert_eq!(detail, "switched off");

@@ -9,6 +9,7 @@ use rand_core::Rng as _;
 use crate::proto::identity::NodeId;
 use crate::proto::path;
 use crate::proto::path::observed::network;
+use crate::proto::path::reach::Verdict;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Control};
 use crate::proto::wire::relay::Hop;
@@ -46,6 +47,8 @@ pub struct Netcheck {
     pub contacts: [usize; 2],
     /// Our own addresses.
     pub own: Vec<IpAddr>,
+    /// Whether others reach our own global addresses unasked, IPv4 and IPv6.
+    pub reach: [Verdict; 2],
     /// Relays of ours, whether they carry data, and how far they are.
     pub relays: Vec<(NodeId, bool, Option<Duration>)>,
     /// Nodes that could be asked to relay.
@@ -118,6 +121,7 @@ impl Node {
             waiting,
             contacts: [true, false].map(|v4| self.contacts_of(v4)),
             own: self.local.iter().map(|network| network.ip).collect(),
+            reach: [true, false].map(|v4| self.reach_verdict(v4)),
             relays: relays.collect(),
             possible_relays: self.possible_relays(now).len(),
             mapped: self.mapped,

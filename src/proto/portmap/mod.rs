@@ -186,6 +186,13 @@ impl PortMap {
         }
     }
 
+    /// Nobody listens at the router, as the system says: it need not be waited for.
+    pub fn handle_unreachable(&mut self, now: Instant) {
+        if self.state == State::Asking {
+            self.wait(now, State::Silent);
+        }
+    }
+
     /// The router says something.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
         let Ok(response) = Response::parse(datagram) else { return };

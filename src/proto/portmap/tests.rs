@@ -117,6 +117,17 @@ fn a_router_that_is_silent_gets_few_packets() {
 }
 
 #[test]
+fn a_router_where_nobody_listens_is_left_alone() {
+    let mut asking = machine();
+    asking.handle_unreachable(at(1));
+    assert_eq!((asking.state(), asking.poll_timeout()), (State::Silent, Some(at(1) + AGAIN_AFTER)));
+    let mut held = held(1200);
+    let due = held.poll_timeout();
+    held.handle_unreachable(at(1));
+    assert!(held.mapping().is_some() && held.poll_timeout() == due, "a mapping that stands is not given up");
+}
+
+#[test]
 fn nat_pmp_is_asked_when_pcp_is_not_spoken_or_refused() {
     for answer in [vec![0, 129, 0, 1, 0, 0, 0, 5], vec![0; 0], vec![2, 0x81, 0, 1, 0, 0, 0, 9]] {
         let mut machine = machine();

@@ -183,6 +183,25 @@ const NO_UDP: &str = "chain forward { type filter hook forward priority 0;
     iifname wan0 drop;
 }";
 
+/// How a router is asked for a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mapper {
+    /// PCP and NAT-PMP.
+    Pcp,
+    /// UPnP and nothing else.
+    Upnp,
+}
+
+impl Mapper {
+    /// What miniupnpd logs when it can be asked.
+    const fn listens(self) -> &'static str {
+        match self {
+            Self::Pcp => "traffic on port 5351",
+            Self::Upnp => "HTTP listening on port",
+        }
+    }
+}
+
 /// The chains that miniupnpd fills, as its own scripts make them, without a policy of their own.
 const MINIUPNPD_CHAINS: &str = "table inet filter {
     chain miniupnpd { }
@@ -195,8 +214,6 @@ const MINIUPNPD_CHAINS: &str = "table inet filter {
 
 const MINIUPNPD_CONFIG: &str = "ext_ifname=wan0
 listening_ip=br0
-enable_natpmp=yes
-enable_upnp=no
 secure_mode=yes
 uuid=00000000-0000-0000-0000-000000000001
 allow 1024-65535 192.168.0.0/16 1024-65535
@@ -299,9 +316,9 @@ impl<'lab> Router<'lab> {
         self.inside_address(1)
     }
 
-    /// Maps ports to machines behind it that ask by PCP or NAT-PMP, until the value is dropped: miniupnpd, as many routers
+    /// Maps ports to machines behind it that ask, until the value is dropped: miniupnpd, as many routers
     /// have it. Not for kinds that redirect what comes in by themselves.
-    pub(crate) fn maps_ports(&self) -> Process {
+    pub(crate) fn maps_ports(&self, by: Mapper) -> Process {
         assert!(
             !self.nat.maps_endpoints(),
             "what a {:?} router lets in would be more than it maps",
@@ -311,13 +328,15 @@ impl<'lab> Router<'lab> {
         let dir = self.lab.dir.path().join(format!("r{}", self.number));
         fs::create_dir(&dir).unwrap();
         let file = dir.join("miniupnpd.conf");
-        fs::write(&file, MINIUPNPD_CONFIG).unwrap();
+        let protocol = match by {
+            Mapper::Pcp => "enable_natpmp=yes\nenable_upnp=no\n",
+            Mapper::Upnp => "enable_natpmp=no\nenable_upnp=yes\n",
+        };
+        fs::write(&file, protocol.to_owned() + MINIUPNPD_CONFIG).unwrap();
         let mut line = command(&self.netns, "miniupnpd");
         line.arg("-d").arg("-f").arg(&file).arg("-P").arg(dir.join("pid"));
         let daemon = Process::spawn(&mut line, &dir.join("miniupnpd.log"));
-        eventually(STARTED, "miniupnpd listens", || {
-            daemon.log().contains("traffic on port 5351").then_some(())
-        });
+        eventually(STARTED, "miniupnpd listens", || daemon.log().contains(by.listens()).then_some(()));
         daemon
     }
 
