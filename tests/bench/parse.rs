@@ -50,6 +50,7 @@ fn record() -> Vec<u8> {
         capabilities: CAPABILITY_DHT_SERVER,
         endpoints: endpoints.iter().map(|text| text.parse::<SocketAddr>().expect("an address")).collect(),
         relays: Vec::new(),
+        streams: Vec::new(),
     };
     NodeRecord::sign(&identity(9), content).bytes().to_vec()
 }

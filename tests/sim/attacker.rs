@@ -88,6 +88,7 @@ impl Attacker {
             capabilities: CAPABILITY_DHT_SERVER,
             endpoints: vec![self.endpoint],
             relays: Vec::new(),
+            streams: Vec::new(),
         };
         NodeRecord::sign(&self.identity, content)
     }

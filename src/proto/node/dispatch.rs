@@ -131,6 +131,7 @@ impl Node {
             capabilities,
             endpoints: self.reachable_endpoints(now),
             relays: self.relay_contacts(),
+            streams: Vec::new(),
         };
         let record = NodeRecord::sign(&self.identity, content);
         let hello = Control::Hello { record: record.bytes().to_vec() };

@@ -33,6 +33,7 @@ const HEADER_CONTEXT: &str = "auramesh v1 header mask";
 const MASK_CONTEXT: &str = "auramesh v1 mask";
 const MAC1_CONTEXT: &str = "auramesh v1 mac1";
 const REPLY_CONTEXT: &str = "auramesh v1 cookie reply";
+const STREAM_CONTEXT: &str = "auramesh v1 stream ticket";
 
 /// What a setup packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,11 @@ impl RecipientKey {
         let mut block = sample.into();
         self.header.encrypt_block(&mut block);
         block.into()
+    }
+
+    /// What only those can compute who know the recipient's ID: for whoever asks it for a stream.
+    pub(super) fn stream_mac(&self, said: &[u8]) -> [u8; MAC_LEN] {
+        truncate(Hasher::new_keyed(&blake3::derive_key(STREAM_CONTEXT, &self.mac)).update(said).finalize())
     }
 
     fn mac1(&self, first: u8, body: &[u8]) -> [u8; MAC_LEN] {

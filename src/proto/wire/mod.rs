@@ -16,7 +16,8 @@
 //! Session packets carry inner packets in frames (`superframe.rs`); `gso.rs` is what the kernel has to know of them.
 //! Inside of these travel signed node records (`record.rs`), control messages between peers (`control.rs`, and
 //! `routing.rs` for those about routes) and inner IPv6 packets (`inner.rs`). `announce.rs` is the packet of link-local
-//! discovery, on a port of its own, and `portmap.rs` what a router is asked for.
+//! discovery, on a port of its own, and `portmap.rs` what a router is asked for. Where UDP does not get through, datagrams
+//! travel in the messages of a stream (`stream.rs`).
 //!
 //! Masks ([`envelope::RecipientKey`]) leave no constant byte on the wire beyond the two family bits. They hide the
 //! protocol from who does not know the recipient; secrecy comes from the encryption inside.
@@ -36,6 +37,7 @@ pub mod relay;
 pub mod routing;
 pub mod sealed;
 pub mod session;
+pub mod stream;
 pub mod superframe;
 
 /// Version of every format here; a packet of another version is a counted drop.

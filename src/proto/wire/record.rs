@@ -9,8 +9,8 @@
 //! 16..48    node ID             Ed25519
 //! 48..80    X25519 public key   for handshakes
 //! 80..82    capabilities        bit 0: serves the DHT
-//! 82..n-64  items               type u8 ‖ length u8 ‖ value: 1 = endpoint, 2 = contact of a relay; others are
-//!                               skipped
+//! 82..n-64  items               type u8 ‖ length u8 ‖ value: 1 = endpoint, 2 = contact of a relay,
+//!                               3 = TCP endpoint of streams; others are skipped
 //! n-64..n   signature           Ed25519 over "auramesh v1 node record" ‖ all before it
 //! ```
 
@@ -29,6 +29,8 @@ pub const RECORD_LEN_MAX: usize = 640;
 pub const RECORD_ENDPOINTS_MAX: usize = 6;
 /// Most relays in a record.
 pub const RECORD_RELAYS_MAX: usize = 3;
+/// Most TCP endpoints in a record.
+pub const RECORD_STREAMS_MAX: usize = 2;
 /// Longest time to live that is believed.
 pub const RECORD_TTL_MAX: Duration = Duration::from_secs(7200);
 /// How far ahead of our clock a record may be issued: clocks differ.
@@ -41,6 +43,7 @@ const SIGNATURE_LEN: usize = 64;
 const SIGNATURE_DOMAIN: &[u8] = b"auramesh v1 node record";
 const ITEM_ENDPOINT: u8 = 1;
 const ITEM_RELAY: u8 = 2;
+const ITEM_STREAM: u8 = 3;
 
 /// Why a record does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +78,8 @@ pub struct Content {
     pub endpoints: Vec<SocketAddr>,
     /// By way of whom it can be reached, at most [`RECORD_RELAYS_MAX`].
     pub relays: Vec<Contact>,
+    /// Where it takes streams (TCP) from nodes whose UDP does not get through, at most [`RECORD_STREAMS_MAX`].
+    pub streams: Vec<SocketAddr>,
 }
 
 /// A record whose signature was checked, with the exact bytes that were signed.
@@ -87,7 +92,7 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// Signs a record of one's own. What the format cannot hold is left out: endpoints and relays beyond their limits,
+    /// Signs a record of one's own. What the format cannot hold is left out: endpoints, relays and streams beyond their limits,
     /// milliseconds, a time to live beyond [`RECORD_TTL_MAX`].
     pub fn sign(identity: &Identity, content: Content) -> Self {
         let mut bytes = vec![VERSION, 0];
@@ -98,12 +103,16 @@ impl NodeRecord {
         bytes.extend(identity.node_id().as_bytes());
         bytes.extend(identity.x25519_public());
         bytes.extend(content.capabilities.to_be_bytes());
-        for socket_addr in content.endpoints.iter().take(RECORD_ENDPOINTS_MAX) {
+        let mut emit_endpoint = |kind, socket_addr| {
             let mut value = Vec::with_capacity(endpoint::ENDPOINT_LEN_MAX);
             endpoint::emit(socket_addr, &mut value);
-            bytes.extend([ITEM_ENDPOINT, value.len() as u8]);
+            bytes.extend([kind, value.len() as u8]);
             bytes.extend(value);
-        }
+        };
+        let endpoints = content.endpoints.iter().take(RECORD_ENDPOINTS_MAX);
+        endpoints.for_each(|endpoint| emit_endpoint(ITEM_ENDPOINT, endpoint));
+        let streams = content.streams.iter().take(RECORD_STREAMS_MAX);
+        streams.for_each(|endpoint| emit_endpoint(ITEM_STREAM, endpoint));
         for relay in content.relays.iter().take(RECORD_RELAYS_MAX) {
             let mut value = Vec::new();
             relay.emit(&mut value);
@@ -151,8 +160,8 @@ impl NodeRecord {
         }
         let (node_id, x25519) = (NodeId(reader.array()?), reader.array()?);
         let capabilities = reader.u16()?;
-        let (endpoints, relays) = parse_items(&mut reader)?;
-        let content = Content { sequence, issued, ttl, capabilities, endpoints, relays };
+        let Items { endpoints, relays, streams } = Items::parse(&mut reader)?;
+        let content = Content { sequence, issued, ttl, capabilities, endpoints, relays, streams };
         Ok(Self { node_id, x25519, content, bytes: bytes.into() })
     }
 
@@ -198,21 +207,36 @@ impl NodeRecord {
     }
 }
 
-fn parse_items(reader: &mut Reader<'_>) -> Result<(Vec<SocketAddr>, Vec<Contact>), Malformed> {
-    let (mut endpoints, mut relays) = (Vec::new(), Vec::new());
-    while !reader.is_empty() {
-        let kind = reader.u8()?;
-        let len = reader.u8()?;
-        let mut value = Reader::new(reader.take(usize::from(len))?);
-        match kind {
-            ITEM_ENDPOINT => endpoints.push(endpoint::parse(&mut value)?),
-            ITEM_RELAY => relays.push(Contact::parse(&mut value)?),
-            _ => continue,
+/// What the items of a record say.
+#[derive(Default)]
+struct Items {
+    endpoints: Vec<SocketAddr>,
+    relays: Vec<Contact>,
+    streams: Vec<SocketAddr>,
+}
+
+impl Items {
+    fn parse(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut items = Self::default();
+        while !reader.is_empty() {
+            let kind = reader.u8()?;
+            let len = reader.u8()?;
+            let mut value = Reader::new(reader.take(usize::from(len))?);
+            match kind {
+                ITEM_ENDPOINT => items.endpoints.push(endpoint::parse(&mut value)?),
+                ITEM_RELAY => items.relays.push(Contact::parse(&mut value)?),
+                ITEM_STREAM => items.streams.push(endpoint::parse(&mut value)?),
+                _ => continue,
+            }
+            value.end()?;
+            let Self { endpoints, relays, streams } = &items;
+            if endpoints.len() > RECORD_ENDPOINTS_MAX
+                || relays.len() > RECORD_RELAYS_MAX
+                || streams.len() > RECORD_STREAMS_MAX
+            {
+                return Err(Malformed::TooLong);
+            }
         }
-        value.end()?;
-        if endpoints.len() > RECORD_ENDPOINTS_MAX || relays.len() > RECORD_RELAYS_MAX {
-            return Err(Malformed::TooLong);
-        }
+        Ok(items)
     }
-    Ok((endpoints, relays))
 }

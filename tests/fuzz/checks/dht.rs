@@ -37,7 +37,15 @@ impl Other {
             let (capabilities, endpoints) = (CAPABILITY_DHT_SERVER, vec![endpoint]);
             NodeRecord::sign(
                 &identity,
-                Content { sequence, issued, ttl, capabilities, endpoints, relays: Vec::new() },
+                Content {
+                    sequence,
+                    issued,
+                    ttl,
+                    capabilities,
+                    endpoints,
+                    relays: Vec::new(),
+                    streams: Vec::new(),
+                },
             )
         };
         let contact = Contact { node_id: identity.node_id(), x25519: identity.x25519_public(), endpoint };

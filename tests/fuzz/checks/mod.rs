@@ -35,6 +35,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("sealed", outer::sealed),
     ("session", session::session),
     ("session_header", outer::session_header),
+    ("stream", payload::stream),
     ("superframe", superframe::superframe),
 ];
 

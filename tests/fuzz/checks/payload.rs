@@ -8,9 +8,13 @@ use auramesh::proto::wire::announce::Announce;
 use auramesh::proto::wire::control::{CONTROL_LEN_MAX, Control};
 use auramesh::proto::wire::cursor::Reader;
 use auramesh::proto::wire::endpoint as wire_endpoint;
+use auramesh::proto::wire::envelope::{NetworkSecret, RecipientKey};
 use auramesh::proto::wire::record::{NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_TTL_MAX};
+use auramesh::proto::wire::stream::{DATAGRAMS_MAX, Datagrams, is_ticket};
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::from_seed([1; 32]));
+static KEY: LazyLock<RecipientKey> =
+    LazyLock::new(|| RecipientKey::new(&IDENTITY.node_id(), &NetworkSecret::default()));
 
 /// An announcement has one spelling.
 pub(crate) fn announce(data: &[u8]) {
@@ -81,4 +85,14 @@ fn check_record(record: &NodeRecord, bytes: &[u8]) {
             assert!(left <= RECORD_TTL_MAX);
         }
     }
+}
+
+/// A message of a stream has one spelling, and few datagrams; no bytes are a ticket by chance.
+pub(crate) fn stream(data: &[u8]) {
+    assert!(!is_ticket(&KEY, 1_800_000_000_000, data));
+    let Ok(datagrams) = Datagrams::parse(&KEY, data) else { return };
+    assert!(datagrams.bytes.chunks(datagrams.datagram_len).count() <= DATAGRAMS_MAX);
+    let mut again = Vec::new();
+    datagrams.emit(&KEY, &mut again);
+    assert_eq!(again, data);
 }

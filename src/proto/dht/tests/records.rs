@@ -30,7 +30,15 @@ fn dated(identity: &Identity, issued_ms: u64, ttl: Duration) -> NodeRecord {
     let issued = WallTime::from_unix_ms(issued_ms);
     NodeRecord::sign(
         identity,
-        Content { sequence: 1, issued, ttl, capabilities: 1, endpoints: Vec::new(), relays: Vec::new() },
+        Content {
+            sequence: 1,
+            issued,
+            ttl,
+            capabilities: 1,
+            endpoints: Vec::new(),
+            relays: Vec::new(),
+            streams: Vec::new(),
+        },
     )
 }
 

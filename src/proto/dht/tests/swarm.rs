@@ -43,6 +43,7 @@ pub(super) fn record_of(
         capabilities: CAPABILITY_DHT_SERVER,
         endpoints: vec![endpoint],
         relays: Vec::new(),
+        streams: Vec::new(),
     };
     NodeRecord::sign(identity, content)
 }

@@ -15,6 +15,7 @@ mod relay;
 mod sealed;
 mod session;
 mod strategies;
+mod stream;
 mod vectors;
 
 use super::{Family, family};

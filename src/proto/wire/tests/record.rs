@@ -27,6 +27,7 @@ fn plain() -> Content {
         capabilities: 1,
         endpoints: vec!["192.0.2.1:5747".parse().unwrap(), "[2001:db8::1]:5747".parse().unwrap()],
         relays: Vec::new(),
+        streams: Vec::new(),
     }
 }
 

@@ -13,7 +13,8 @@ use crate::proto::wire::control::{
 };
 use crate::proto::wire::handshake::Suite;
 use crate::proto::wire::record::{
-    Content, NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_RELAYS_MAX, RECORD_TTL_MAX,
+    Content, NodeRecord, RECORD_ENDPOINTS_MAX, RECORD_LEN_MAX, RECORD_RELAYS_MAX, RECORD_STREAMS_MAX,
+    RECORD_TTL_MAX,
 };
 use crate::proto::wire::relay::Slot;
 use crate::proto::wire::routing::{OTHERS_MAX, ROUTED_LEN_MAX, Routing, SEEK_HOPS_MAX};
@@ -50,16 +51,17 @@ pub(super) fn signature() -> impl Strategy<Value = [u8; 64]> {
 pub(super) fn content() -> impl Strategy<Value = Content> {
     let endpoints = vec(endpoint(), 0..=RECORD_ENDPOINTS_MAX);
     let relays = vec(contact(), 0..=RECORD_RELAYS_MAX);
-    (any::<u64>(), any::<u32>(), 0..=RECORD_TTL_MAX.as_secs(), any::<u16>(), endpoints, relays).prop_map(
-        |(sequence, issued_s, ttl_s, capabilities, endpoints, relays)| Content {
+    let streams = vec(endpoint(), 0..=RECORD_STREAMS_MAX);
+    (any::<u64>(), any::<u32>(), 0..=RECORD_TTL_MAX.as_secs(), any::<u16>(), endpoints, relays, streams)
+        .prop_map(|(sequence, issued_s, ttl_s, capabilities, endpoints, relays, streams)| Content {
             sequence,
             issued: WallTime::from_unix_ms(u64::from(issued_s) * 1000),
             ttl: Duration::from_secs(ttl_s),
             capabilities,
             endpoints,
             relays,
-        },
-    )
+            streams,
+        })
 }
 
 pub(super) fn record() -> impl Strategy<Value = NodeRecord> {

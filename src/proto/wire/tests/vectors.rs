@@ -112,6 +112,7 @@ fn records() {
             capabilities: case.number("capabilities"),
             endpoints: serde_json::from_value(case.0["endpoints"].clone()).unwrap(),
             relays: Vec::new(),
+            streams: Vec::new(),
         };
         let record = NodeRecord::sign(&Identity::from_seed(case.array("seed")), content);
         assert_eq!(record.bytes(), case.bytes("bytes"));
