@@ -27,6 +27,7 @@
 //! host/        5   this machine: clock, entropy, privileges, priority, processor, router, changes of links and addresses
 //! store/       5   what survives a restart: the identity and the known contacts
 //! engine/      6   threads, queues and wake-ups that drive datapath and node; the `Handle`
+//! stream/      7   WebSocket over TCP, where no UDP gets through
 //! config/      9   configuration file and defaults
 //! control/     9   local API: message types, server, client
 //! daemon/      10  composition root: builds everything from the configuration, owns start and shutdown
@@ -57,6 +58,8 @@ pub mod engine;
 pub mod host;
 #[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod stream;
 #[cfg(feature = "daemon")]
 pub mod tun;
 #[cfg(feature = "daemon")]

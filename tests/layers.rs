@@ -28,6 +28,7 @@ const RANKS: &[(&str, u8)] = &[
     ("host", 5),
     ("store", 5),
     ("engine", 6),
+    ("stream", 7),
     ("config", 9),
     ("control", 9),
     ("daemon", 10),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::value::Bootstrap;
-use super::{ALLOW_MAX, BOOTSTRAP_MAX, Config, LISTEN_MAX, RELAY_PEERS_MAX};
+use super::{ALLOW_MAX, BOOTSTRAP_MAX, Config, LISTEN_MAX, RELAY_PEERS_MAX, STREAM_PORTS_MAX};
 
 /// Values that are right alone and wrong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,12 @@ pub enum Conflict {
     /// One listen address twice.
     #[error("net.listen names {0} twice")]
     ListenTwice(SocketAddr),
+    /// One address for streams twice.
+    #[error("net.stream_listen names {0} twice")]
+    StreamTwice(SocketAddr),
+    /// A certificate without its key, or the other way round.
+    #[error("net.stream_cert and net.stream_key belong together: one of them is missing")]
+    HalfCertificate,
     /// One bootstrap entry twice.
     #[error("net.bootstrap names {0} twice")]
     BootstrapTwice(Box<Bootstrap>),
@@ -46,6 +52,8 @@ pub(super) fn check(config: &Config) -> Result<(), Conflict> {
         ("net.listen", listen.len(), LISTEN_MAX),
         ("net.bootstrap", bootstrap.len(), BOOTSTRAP_MAX),
         ("policy.allow", allow.len(), ALLOW_MAX),
+        ("net.stream_listen", config.net.stream_listen.len(), LISTEN_MAX),
+        ("net.stream_ports", config.net.stream_ports.len(), STREAM_PORTS_MAX),
         ("relay.peers", config.relay.peers.len(), RELAY_PEERS_MAX),
     ] {
         if count > max {
@@ -55,6 +63,14 @@ pub(super) fn check(config: &Config) -> Result<(), Conflict> {
     let fixed: Vec<_> = listen.iter().filter(|address| address.port() != 0).collect();
     if let Some(twice) = repeated(&fixed) {
         return Err(Conflict::ListenTwice(**twice));
+    }
+    let net = &config.net;
+    let fixed: Vec<_> = net.stream_listen.iter().filter(|address| address.port() != 0).collect();
+    if let Some(twice) = repeated(&fixed) {
+        return Err(Conflict::StreamTwice(**twice));
+    }
+    if net.stream_cert.is_some() != net.stream_key.is_some() {
+        return Err(Conflict::HalfCertificate);
     }
     if let Some(twice) = repeated(bootstrap) {
         return Err(Conflict::BootstrapTwice(Box::new(*twice)));

@@ -57,6 +57,14 @@ pub(super) struct NetTable {
     pub(super) bootstrap: Option<Vec<Bootstrap>>,
     pub(super) lan_discovery: Option<bool>,
     pub(super) port_mapping: Option<bool>,
+    pub(super) stream_listen: Option<Vec<StreamAddress>>,
+    #[serde(deserialize_with = "ports")]
+    pub(super) stream_ports: Option<Vec<u16>>,
+    pub(super) stream_tls: Option<bool>,
+    #[serde(deserialize_with = "file_path")]
+    pub(super) stream_cert: Option<Option<PathBuf>>,
+    #[serde(deserialize_with = "file_path")]
+    pub(super) stream_key: Option<Option<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +121,19 @@ impl TryFrom<String> for ListenAddress {
     }
 }
 
+/// A TCP address for streams, checked while its line is known.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct StreamAddress(pub(super) SocketAddr);
+
+impl TryFrom<String> for StreamAddress {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
+        value::stream_address(&text).map(Self)
+    }
+}
+
 impl<'de> Deserialize<'de> for AllowRule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -144,6 +165,16 @@ fn node_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Nod
     let texts = Vec::<String>::deserialize(deserializer)?;
     let ids: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
     ids.map(Some).map_err(de::Error::custom)
+}
+
+fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u16>>, D::Error> {
+    let ports = Vec::<u16>::deserialize(deserializer)?;
+    if ports.contains(&0) { Err(de::Error::custom(InvalidValue::NoPort)) } else { Ok(Some(ports)) }
+}
+
+/// The empty text is no file.
+fn file_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<PathBuf>>, D::Error> {
+    checked(deserializer, |text| if text.is_empty() { Ok(None) } else { value::file_path(text).map(Some) })
 }
 
 fn checked<'de, D: Deserializer<'de>, T>(

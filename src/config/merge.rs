@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::file::ConfigFile;
 use super::value::{Bootstrap, Cipher, DhtMode, Inbound, LogLevel, TunOffload, UdpOffload};
@@ -74,6 +74,8 @@ pub struct Overrides {
     pub bootstrap: Option<Given<Vec<Bootstrap>>>,
     /// `net.lan_discovery`.
     pub lan_discovery: Option<Given<bool>>,
+    /// `net.stream_listen`.
+    pub stream_listen: Option<Given<Vec<SocketAddr>>>,
     /// `dht.mode`.
     pub dht_mode: Option<Given<DhtMode>>,
     /// `data.tun_offload`.
@@ -150,6 +152,12 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     net.lan_discovery =
         from.pick("net.lan_discovery", set.lan_discovery, file.net.lan_discovery, net.lan_discovery);
     net.port_mapping = from.pick("net.port_mapping", None, file.net.port_mapping, net.port_mapping);
+    let listen = file.net.stream_listen.map(|list| list.into_iter().map(|address| address.0).collect());
+    net.stream_listen = from.pick("net.stream_listen", set.stream_listen, listen, net.stream_listen);
+    net.stream_ports = from.pick("net.stream_ports", None, file.net.stream_ports, net.stream_ports);
+    net.stream_tls = from.pick("net.stream_tls", None, file.net.stream_tls, net.stream_tls);
+    net.stream_cert = from.pick("net.stream_cert", None, file.net.stream_cert, net.stream_cert);
+    net.stream_key = from.pick("net.stream_key", None, file.net.stream_key, net.stream_key);
     dht.mode = from.pick("dht.mode", set.dht_mode, file.dht.mode, dht.mode);
     data.tun_offload =
         from.pick("data.tun_offload", set.tun_offload, file.data.tun_offload, data.tun_offload);
@@ -195,6 +203,11 @@ impl Config {
             ("net.bootstrap", list(net.bootstrap.iter().map(quoted))),
             ("net.lan_discovery", net.lan_discovery.to_string()),
             ("net.port_mapping", net.port_mapping.to_string()),
+            ("net.stream_listen", list(net.stream_listen.iter().map(quoted))),
+            ("net.stream_ports", list(net.stream_ports.iter().map(u16::to_string))),
+            ("net.stream_tls", net.stream_tls.to_string()),
+            ("net.stream_cert", path(net.stream_cert.as_deref())),
+            ("net.stream_key", path(net.stream_key.as_deref())),
             ("dht.mode", quoted(dht.mode)),
             ("data.tun_offload", quoted(data.tun_offload)),
             ("data.udp_offload", quoted(data.udp_offload)),
@@ -212,6 +225,10 @@ impl Config {
         let origin = |key| provenance.origins.get(key).copied().unwrap_or_default();
         values.into_iter().map(|(key, value)| Setting { key, value, origin: origin(key) }).collect()
     }
+}
+
+fn path(path: Option<&Path>) -> String {
+    quoted(path.map(Path::display).map(|path| path.to_string()).unwrap_or_default())
 }
 
 /// A TOML basic string.

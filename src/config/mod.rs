@@ -23,7 +23,10 @@ pub use merge::{Given, Origin, Overrides, Setting};
 pub use value::{
     AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload, UdpOffload,
 };
-pub use value::{listen_address, metrics_address, mtu, socket_path, state_dir, tun_name, workers};
+pub use value::{
+    file_path, listen_address, metrics_address, mtu, socket_path, state_dir, stream_address, tun_name,
+    workers,
+};
 
 use std::net::SocketAddr;
 
@@ -42,6 +45,10 @@ pub const DEFAULT_SOCKET: &str = "/run/azora/azora.sock";
 pub const DEFAULT_TUN_NAME: &str = "azora0";
 /// Default UDP port towards the underlay.
 pub const DEFAULT_PORT: u16 = 5747;
+/// TCP ports at which configured nodes are tried: that of HTTPS, and the one that the node has for UDP.
+pub const DEFAULT_STREAM_PORTS: [u16; 2] = [443, DEFAULT_PORT];
+/// Most ports in `net.stream_ports`.
+pub const STREAM_PORTS_MAX: usize = crate::proto::node::STREAM_PORTS_MAX;
 /// UDP port of LAN discovery; no listen address may take it.
 pub const LAN_DISCOVERY_PORT: u16 = 5748;
 /// Smallest MTU in bytes: what IPv6 demands of every link (RFC 8200 §5).
@@ -123,6 +130,17 @@ pub struct Net {
     pub lan_discovery: bool,
     /// Whether the router is asked for a port that leads to this node.
     pub port_mapping: bool,
+    /// TCP addresses where streams are taken, at most [`LISTEN_MAX`].
+    pub stream_listen: Vec<SocketAddr>,
+    /// TCP ports at which configured nodes are tried when UDP does not get through, at most [`STREAM_PORTS_MAX`]; none: no
+    /// streams are opened.
+    pub stream_ports: Vec<u16>,
+    /// Whether streams are tried inside of TLS first, and without when that fails; or the other way round.
+    pub stream_tls: bool,
+    /// Certificate for streams, PEM; one is made when there is none.
+    pub stream_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub stream_key: Option<PathBuf>,
 }
 
 /// `[dht]`.
@@ -204,6 +222,11 @@ impl Default for Net {
             bootstrap: Vec::new(),
             lan_discovery: true,
             port_mapping: true,
+            stream_listen: Vec::new(),
+            stream_ports: DEFAULT_STREAM_PORTS.to_vec(),
+            stream_tls: true,
+            stream_cert: None,
+            stream_key: None,
         }
     }
 }

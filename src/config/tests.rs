@@ -99,6 +99,10 @@ fn wrong_values_are_refused_with_their_line() {
         ("[net]\nbootstrap = [\"abc@192.0.2.1:5747\"]", &["52 characters"]),
         ("[net]\nbootstrap = [\"example.org:5747\"]", &["NODEID@IP:PORT", "the IP address"]),
         ("[net]\nlan_discovery = 1", &["invalid type", "expected true or false"]),
+        ("[net]\nstream_listen = [\"443\"]", &["IP:PORT"]),
+        ("[net]\nstream_listen = [\"[600::1]:443\"]", &["mesh address"]),
+        ("[net]\nstream_ports = [443, 0]", &["port 0"]),
+        ("[net]\nstream_ports = [65536]", &["65536"]),
         ("[dht]\nmode = \"both\"", &["both", "auto, server, client"]),
         ("[data]\ntun_offload = \"udp\"", &["udp", "auto, tcp, none"]),
         ("[data]\nudp_offload = \"tcp\"", &["auto, none"]),
@@ -248,4 +252,11 @@ proptest! {
         let _ = (text.parse::<Bootstrap>(), text.parse::<AllowRule>(), tun_name(&text), listen_address(&text));
         let _ = format!("in allow {text}").parse::<AllowRule>();
     }
+}
+
+#[test]
+fn what_belongs_together_is_given_together() {
+    refused("[net]\nstream_cert = \"/a\"\n", &["stream_cert", "stream_key"]);
+    refused("[net]\nstream_listen = [\"0.0.0.0:443\", \"0.0.0.0:443\"]\n", &["0.0.0.0:443", "twice"]);
+    refused("[net]\nstream_ports = [1, 2, 3, 4, 5]\n", &["5 values", "at most 4"]);
 }

@@ -70,6 +70,9 @@ pub enum InvalidValue {
     /// Not the words of a rule.
     #[error("`{0}` is no rule: in allow [-p tcp|udp|icmp] [--port N] [--peer NODEID]")]
     Rule(String),
+    /// Port 0 where streams are tried.
+    #[error("port 0 is no port")]
+    NoPort,
     /// Port 0 in a rule.
     #[error("port 0 is no port; leave `port` out to match all")]
     PortZero,
@@ -352,6 +355,22 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, InvalidValue> {
         return Err(InvalidValue::Unusable(address, "that port is for LAN discovery"));
     }
     Ok(address)
+}
+
+/// A TCP address to take streams at.
+///
+/// # Errors
+/// Not `IP:PORT`, multicast, inside the mesh, or IPv4-mapped.
+pub fn stream_address(text: &str) -> Result<SocketAddr, InvalidValue> {
+    outside(socket_address(text)?)
+}
+
+/// The path of a file.
+///
+/// # Errors
+/// Empty or longer than [`STATE_DIR_BYTES_MAX`].
+pub fn file_path(text: &str) -> Result<PathBuf, InvalidValue> {
+    path("file path", text, STATE_DIR_BYTES_MAX)
 }
 
 /// A TCP address to serve metrics at.

@@ -197,6 +197,8 @@ pub struct Status {
     pub dht: DhtSummary,
     /// What is between this node and the internet.
     pub nat: NatStatus,
+    /// TCP where UDP does not get through.
+    pub streams: StreamsStatus,
     /// How packets are carried.
     pub data: DataStatus,
     /// What is wrong, worst first; empty when all is well.
@@ -234,6 +236,33 @@ pub struct PortMappingStatus {
     pub endpoint: SocketAddr,
     /// Others are told: they see this node at that address.
     pub told: bool,
+}
+
+/// TCP where UDP does not get through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamsStatus {
+    /// For how many seconds no UDP has got through; `null` while it does.
+    pub udp_blocked_s: Option<f64>,
+    /// Streams that this node has opened.
+    pub opened: Vec<StreamStatus>,
+    /// TCP addresses where it takes streams.
+    pub listen: Vec<SocketAddr>,
+    /// Streams that others have opened to it.
+    pub taken: u64,
+    /// What happened since the start: connections, refusals, drops.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// To which node.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Its TCP address.
+    pub endpoint: SocketAddr,
+    /// Inside of TLS.
+    pub tls: bool,
 }
 
 /// A relay of this node.
@@ -406,20 +435,23 @@ pub struct PathStatus {
     /// Nodes in between.
     #[serde(with = "text::list")]
     pub via: Vec<NodeId>,
+    /// Packets go there by TCP, because UDP does not get through; `endpoint` is a TCP address then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tcp: bool,
 }
 
 impl PathStatus {
     /// No path.
-    pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new() };
+    pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new(), tcp: false };
 
     /// By way of relays, the first of them at an endpoint.
     pub const fn relayed(endpoint: SocketAddr, via: Vec<NodeId>) -> Self {
-        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via }
+        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via, tcp: false }
     }
 
     /// Straight to an endpoint.
     pub const fn direct(endpoint: SocketAddr) -> Self {
-        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new() }
+        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new(), tcp: false }
     }
 }
 
@@ -472,6 +504,9 @@ pub struct PingReply {
     pub path: PathKind,
     /// From which UDP address.
     pub endpoint: Option<SocketAddr>,
+    /// It is a TCP address, because UDP does not get through.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tcp: bool,
     /// Why it came through a relay, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_relayed: Option<Cause>,

@@ -255,6 +255,7 @@ fn ping_outcomes_have_the_documented_json() {
         rtt_ms: 0.4,
         path: PathKind::Direct,
         endpoint: Some(endpoint()),
+        tcp: false,
         why_relayed: None,
         via: Vec::new(),
     };

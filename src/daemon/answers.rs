@@ -21,6 +21,7 @@ use crate::proto::datapath::Shared;
 use crate::proto::identity::NodeId;
 use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState, PingFailure};
 use crate::proto::path::is_possible;
+use crate::stream::Counters;
 
 use super::data::Data;
 use super::firewall::Firewall;
@@ -44,6 +45,9 @@ pub(super) struct Answers {
     data: Data,
     listen: Vec<SocketAddr>,
     mapping: Arc<PortMapping>,
+    /// Where streams are taken.
+    taking: Vec<SocketAddr>,
+    counters: Arc<Counters>,
 }
 
 impl Handler for Answers {
@@ -57,16 +61,16 @@ fn stopped(error: AskError) -> Failure {
 }
 
 impl Answers {
-    pub(super) const fn new(
+    pub(super) fn new(
         handle: Handle,
         keeper: Arc<Keeper>,
         firewall: Arc<Firewall>,
         facts: Facts,
         data: Data,
-        listen: Vec<SocketAddr>,
+        (listen, taking, counters): (Vec<SocketAddr>, Vec<SocketAddr>, Arc<Counters>),
         mapping: Arc<PortMapping>,
     ) -> Self {
-        Self { handle, keeper, firewall, facts, data, listen, mapping }
+        Self { handle, keeper, firewall, facts, data, listen, mapping, taking, counters }
     }
 
     async fn answer(&self, request: Request) -> Result<Value, Failure> {
@@ -165,6 +169,7 @@ impl Answers {
                     rtt_ms: status::ms(reply.rtt),
                     path: PathKind::through(via.len()),
                     endpoint: Some(reply.endpoint),
+                    tcp: reply.by_stream,
                     why_relayed: self.why_relayed(&reply).await?,
                     via,
                 }));
@@ -226,6 +231,7 @@ impl Answers {
             endpoints: node.endpoints.clone(),
             dht: status::dht_summary(&node.dht),
             nat: status::nat(&node, self.mapping.found()),
+            streams: status::streams(&node.streams, &self.taking, self.counters.counts()),
             data: self.data.status(),
             health: self.facts.judge(&node, interface.as_ref()),
             peers: node.peers.iter().map(|peer| status::peer(peer, now, self.port())).collect(),

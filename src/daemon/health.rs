@@ -69,6 +69,9 @@ impl Facts {
                 "if azora id says the same there, stop that daemon, then azora key generate --force there";
             add("key-in-use", text, fix);
         }
+        if let Some(Health { code, text, fix }) = streams(status) {
+            add(&code, text, &fix);
+        }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         if !settled {
             // Nobody could have answered yet.
@@ -158,6 +161,24 @@ pub(super) fn unanswered(configured: usize) -> String {
         1 => "the configured peer does not answer".into(),
         n => format!("none of the {n} configured peers answers"),
     }
+}
+
+/// That UDP does not get through, and what goes on all the same.
+fn streams(status: &Status) -> Option<Health> {
+    status.streams.blocked?;
+    let (text, fix) = match status.streams.dialled.as_slice() {
+        [] => (
+            "UDP does not get through, and no node answers by TCP".into(),
+            "let UDP out on this network's firewall, or azora peers add NODEID@IP:PORT of a node that takes streams \
+             ([net] stream_listen there)"
+                .into(),
+        ),
+        [(node_id, stream), ..] => (
+            format!("UDP does not get through: traffic goes by TCP through {node_id} at {}, which is slower", stream.remote),
+            "let UDP out on this network's firewall, best to every port; it is tried again every minute".into(),
+        ),
+    };
+    Some(Health { code: "udp-blocked".into(), text, fix })
 }
 
 /// What keeps others from reaching a node behind a NAT, or it from reaching them.

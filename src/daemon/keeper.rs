@@ -12,7 +12,7 @@ use crate::host::addresses::{self, LocalAddress};
 use crate::host::changes::{Change, Changes};
 use crate::proto::identity::in_mesh;
 use crate::proto::path::LocalNetwork;
-use crate::proto::wire::record::RECORD_ENDPOINTS_MAX;
+use crate::proto::wire::record::{RECORD_ENDPOINTS_MAX, RECORD_STREAMS_MAX};
 use crate::tun::guard::Guard;
 use crate::tun::{self, Condition, Interface};
 
@@ -29,6 +29,8 @@ pub(super) struct Keeper {
     guard: Option<Guard>,
     handle: Handle,
     listen: Vec<SocketAddr>,
+    /// Where streams are taken.
+    taking: Vec<SocketAddr>,
     /// The owner wants the interface up.
     wanted: AtomicBool,
     guarded: AtomicBool,
@@ -42,10 +44,11 @@ impl Keeper {
         guard: Option<Guard>,
         handle: Handle,
         listen: Vec<SocketAddr>,
+        taking: Vec<SocketAddr>,
     ) -> Self {
         let guarded = AtomicBool::new(guard.is_some());
         let (wanted, failed, failure) = (AtomicBool::new(true), Mutex::new(None), Notify::new());
-        Self { interface, guard, handle, listen, wanted, guarded, failed, failure }
+        Self { interface, guard, handle, listen, taking, wanted, guarded, failed, failure }
     }
 
     /// Waits until the interface is beyond repair.
@@ -183,8 +186,12 @@ impl Keeper {
         };
         let usable: Vec<_> = found.into_iter().filter(|a| self.is_underlay(a)).collect();
         let networks = usable.iter().map(|a| LocalNetwork { ip: a.ip, prefix_len: a.prefix_len }).collect();
-        let endpoints = endpoints(&usable, &self.listen);
-        let told = self.handle.with(move |node, now, wall| node.handle_links(now, wall, networks, endpoints));
+        let endpoints = endpoints_at(&usable, &self.listen, RECORD_ENDPOINTS_MAX);
+        let streams = endpoints_at(&usable, &self.taking, RECORD_STREAMS_MAX);
+        let told = self.handle.with(move |node, now, wall| {
+            node.set_stream_endpoints(now, wall, streams);
+            node.handle_links(now, wall, networks, endpoints);
+        });
         if told.await.is_err() {
             tracing::debug!("the node has stopped");
         }
@@ -218,7 +225,7 @@ pub(super) async fn take_away(interface: Interface, guard: Option<Guard>) {
 }
 
 /// Where we listen, as others would address it: global addresses first, IPv6 before IPv4.
-fn endpoints(addresses: &[LocalAddress], listen: &[SocketAddr]) -> Vec<SocketAddr> {
+fn endpoints_at(addresses: &[LocalAddress], listen: &[SocketAddr], max: usize) -> Vec<SocketAddr> {
     let mut found: Vec<_> = listen
         .iter()
         .flat_map(|socket| {
@@ -230,7 +237,7 @@ fn endpoints(addresses: &[LocalAddress], listen: &[SocketAddr]) -> Vec<SocketAdd
         .collect();
     found.sort_by_key(|endpoint| (is_private(endpoint.ip()), endpoint.is_ipv4()));
     found.dedup();
-    found.truncate(RECORD_ENDPOINTS_MAX);
+    found.truncate(max);
     found
 }
 

@@ -60,6 +60,15 @@ fn text(status: &Status) -> String {
     );
     metric("dht_contacts", "gauge", "Nodes in the routing table.", &one(status.dht.contacts as f64));
     metric("health_problems", "gauge", "Entries of health in status.", &one(status.health.len() as f64));
+    let streams = &status.streams;
+    let blocked = f64::from(u8::from(streams.udp_blocked_s.is_some()));
+    metric("udp_blocked", "gauge", "1 while no UDP gets through.", &one(blocked));
+    let open = [("opened", streams.opened.len() as u64), ("taken", streams.taken)];
+    let open = open.map(|(by, n)| (format!("{{direction=\"{by}\"}}"), n as f64));
+    metric("streams", "gauge", "Streams (WebSocket over TCP) at present.", &open);
+    let events: Vec<_> =
+        streams.counters.iter().map(|(what, n)| (format!("{{what=\"{what}\"}}"), *n as f64)).collect();
+    metric("streams_total", "counter", "What happened to streams.", &events);
     metric("drops_total", "counter", "Packets dropped, by reason.", &drops);
     out
 }

@@ -1,7 +1,7 @@
 //! The composition root: builds everything from the configuration, and owns start and shutdown.
 //!
 //! ```text
-//! start   state directory, identity ─► sockets ─► interface ─► guard ─► engine ─► control socket, metrics
+//! start   state directory, identity ─► sockets ─► interface ─► guard ─► engine ─► streams ─► control socket, metrics
 //! run     keeper     links, addresses, rule set changed ─► repair, tell the node
 //!         discovery  announcements on the links
 //!         portmap    a port of the router's ─► node
@@ -42,7 +42,9 @@ use crate::proto::identity::Identity;
 use crate::proto::node;
 use crate::proto::relay;
 use crate::proto::session;
+use crate::proto::wire::envelope::NetworkSecret;
 use crate::store::{self, StateDir};
+use crate::stream::{self, CertificateFiles, Streams, Tls};
 use crate::tun::guard::{self, Guard};
 use crate::tun::{self, Interface, InterfaceConfig};
 use crate::udp::{self, UdpSocket};
@@ -76,6 +78,12 @@ pub enum Error {
     /// The metrics listener.
     #[error(transparent)]
     Metrics(#[from] control::metrics::BindError),
+    /// A listener for streams.
+    #[error(transparent)]
+    Stream(#[from] stream::BindError),
+    /// The certificate for streams.
+    #[error(transparent)]
+    Tls(#[from] stream::TlsError),
     /// The rules that were saved cannot be read.
     #[error("{path}: rule {line} is not one: {cause} (correct or remove that line)")]
     Rules {
@@ -128,6 +136,7 @@ struct Daemon {
     keeper: Arc<Keeper>,
     state: Arc<StateDir>,
     mapping: Arc<PortMapping>,
+    streams: Streams,
     tasks: JoinSet<()>,
 }
 
@@ -170,6 +179,9 @@ impl Daemon {
         let firewall = Arc::new(Firewall::load(config, state.clone())?);
         let sockets = bind(&config.net.listen, config.data.udp_offload)?;
         let listen: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect();
+        let listeners = stream::bind(&config.net.stream_listen)?;
+        let taking: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let tls = Tls::new(certificate(config).as_ref())?;
         let wanted = workers::wanted(config.data.workers, cpu::count());
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig {
@@ -193,12 +205,13 @@ impl Daemon {
         let workers = workers::share(interface.devices(), sockets, wanted);
         interface.keep_queues(workers.len());
         let asked = data::session(&config.data).with_threads(workers.len() as u8);
-        let node = node::Node::new(
+        let mut node = node::Node::new(
             node_config(config, asked.clone(), identity, remembered, &firewall),
             clock::now(),
         );
-        let engine = match Engine::start(node, &workers) {
-            Ok(engine) => engine,
+        node.set_stream_ports(config.net.stream_ports.clone());
+        let (engine, wishes) = match Engine::start(node, &workers) {
+            Ok(started) => started,
             Err(error) => {
                 keeper::take_away(interface, guard).await;
                 return Err(system("cannot start the data path")(error));
@@ -209,7 +222,27 @@ impl Daemon {
         let handle = engine.handle();
         firewall.attach(handle.clone());
         let discovery = config.net.lan_discovery.then(|| Discovery::open(listen.clone())).flatten();
-        let keeper = Arc::new(Keeper::new(interface, guard, handle.clone(), listen.clone()));
+        let keeper = Keeper::new(interface, guard, handle.clone(), listen.clone(), taking.clone());
+        let keeper = Arc::new(keeper);
+        let setup = stream::Setup {
+            listeners,
+            handle: handle.clone(),
+            wishes,
+            network: NetworkSecret::default(),
+            udp: listen.clone(),
+            tls_first: config.net.stream_tls,
+            tls,
+        };
+        let streams = match Streams::start(setup) {
+            Ok(streams) => streams,
+            Err(error) => {
+                engine.stop().await;
+                if let Some(keeper) = Arc::into_inner(keeper) {
+                    keeper.close().await;
+                }
+                return Err(system("cannot start the thread for streams")(error));
+            }
+        };
         let mut tasks = JoinSet::new();
         keeper.look_around().await;
         let (links, link_changes) = tokio::sync::watch::channel(());
@@ -225,10 +258,16 @@ impl Daemon {
         let saver = saver::Saver::new(handle.clone(), state.clone());
         let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
         tasks.spawn(saver.run());
-        let answers =
-            Answers::new(handle, keeper.clone(), firewall.clone(), health, data, listen, mapping.clone());
-        let answers = Arc::new(answers);
-        let mut daemon = Self { engine, keeper, state, mapping, tasks };
+        let answers = Arc::new(Answers::new(
+            handle,
+            keeper.clone(),
+            firewall.clone(),
+            health,
+            data,
+            (listen, taking, streams.counters()),
+            mapping.clone(),
+        ));
+        let mut daemon = Self { engine, keeper, state, mapping, streams, tasks };
         if let Some(address) = config.metrics.listen {
             match control::metrics::bind(address).await {
                 Ok(listener) => {
@@ -255,11 +294,20 @@ impl Daemon {
         self.mapping.release().await;
         saver::save(&self.engine.handle(), &self.state).await;
         self.engine.stop().await;
+        // After the goodbyes, which go by streams, too.
+        self.streams.stop().await;
         match Arc::into_inner(self.keeper) {
             Some(keeper) => keeper.close().await,
             None => tracing::error!("interface and guard stay behind: something still holds them"),
         }
     }
+}
+
+/// The owner's certificate for streams.
+fn certificate(config: &Config) -> Option<CertificateFiles> {
+    let net = &config.net;
+    let (certificate, key) = net.stream_cert.clone().zip(net.stream_key.clone())?;
+    Some(CertificateFiles { certificate, key })
 }
 
 fn bind(listen: &[SocketAddr], offload: UdpOffload) -> Result<Vec<UdpSocket>, Error> {

@@ -1,17 +1,19 @@
 //! From what the node says to what the control API says.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::control::message::{
-    Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
-    PeerState, PeerStatus, PortMappingStatus, RelayStatus,
+    self, Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
+    PeerState, PeerStatus, PortMappingStatus, RelayStatus, StreamsStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
-use crate::proto::node;
+use crate::proto::node::{self, StreamStatus};
 use crate::proto::timer::{Instant, WallTime};
+use crate::stream::Counts;
 
 use super::portmap::Found;
 use super::why;
@@ -38,10 +40,10 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         },
         path: match (peer.endpoint, peer.via) {
             (None, _) => PathStatus::NONE,
-            (Some(endpoint), None) => PathStatus::direct(endpoint),
+            (Some(endpoint), None) => PathStatus { tcp: peer.by_stream, ..PathStatus::direct(endpoint) },
             (Some(endpoint), Some((relay, _))) => {
                 let via = std::iter::once(relay).chain(peer.beyond.iter().copied()).collect();
-                PathStatus::relayed(endpoint, via)
+                PathStatus { tcp: peer.by_stream, ..PathStatus::relayed(endpoint, via) }
             }
         },
         standby: Vec::new(),
@@ -55,18 +57,21 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         tx_bytes: peer.bytes_sent,
         drops: BTreeMap::from([("replay".into(), peer.replays)]),
         history: peer.history.iter().map(|change| path_change(change, now)).collect(),
-        why_relayed: peer.relayed.as_ref().map(|relayed| why::relayed(relayed, port)),
+        why_relayed: peer.relayed.as_ref().map(|relayed| match peer.by_stream {
+            true => why::no_udp(),
+            false => why::relayed(relayed, port),
+        }),
     }
 }
 
 fn path_change(change: &node::Change, now: Instant) -> PathChange {
     let path = |way: Option<node::Way>| match way {
         None => PathStatus::NONE,
-        Some(node::Way { endpoint, via: None }) => {
-            PathStatus { kind: PathKind::Direct, endpoint, via: Vec::new() }
+        Some(node::Way { endpoint, via: None, by_stream }) => {
+            PathStatus { kind: PathKind::Direct, endpoint, via: Vec::new(), tcp: by_stream }
         }
-        Some(node::Way { endpoint, via: Some(relay) }) => {
-            PathStatus { kind: PathKind::Relay, endpoint, via: vec![relay] }
+        Some(node::Way { endpoint, via: Some(relay), by_stream }) => {
+            PathStatus { kind: PathKind::Relay, endpoint, via: vec![relay], tcp: by_stream }
         }
     };
     PathChange {
@@ -95,6 +100,34 @@ pub(super) fn nat(status: &node::Status, found: Found) -> NatStatus {
         relayed_for: status.relayed.len() as u64,
         channels: status.channels as u64,
         port_mapping,
+    }
+}
+
+pub(super) fn streams(status: &StreamStatus, listen: &[SocketAddr], counts: Counts) -> StreamsStatus {
+    let counters = [
+        ("accepted", counts.accepted),
+        ("crowded", counts.crowded),
+        ("rejected", counts.rejected),
+        ("timed-out", counts.timed_out),
+        ("malformed", counts.malformed),
+        ("taken", counts.opened),
+        ("opened", counts.dialled),
+        ("failed", counts.dials_failed),
+        ("dropped", counts.dropped),
+        ("received-bytes", counts.received_bytes),
+        ("sent-bytes", counts.sent_bytes),
+    ];
+    let opened = status.dialled.iter().map(|(node_id, stream)| message::StreamStatus {
+        node_id: *node_id,
+        endpoint: stream.remote,
+        tls: stream.tls,
+    });
+    StreamsStatus {
+        udp_blocked_s: status.blocked.map(s),
+        opened: opened.collect(),
+        listen: listen.to_vec(),
+        taken: status.serving as u64,
+        counters: counters.into_iter().map(|(name, count)| (name.into(), count)).collect(),
     }
 }
 

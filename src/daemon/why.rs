@@ -37,6 +37,14 @@ pub(super) fn relayed(relayed: &Relayed, port: u16) -> Cause {
     Cause { text, fix }
 }
 
+/// Why, where no UDP gets through.
+pub(super) fn no_udp() -> Cause {
+    Cause {
+        text: "no UDP gets through from here: packets go by TCP to the relay".into(),
+        fix: "let UDP out on this network's firewall; it is tried again every minute".into(),
+    }
+}
+
 fn symmetric(side: &str, other: &str, checks: u32) -> String {
     format!(
         "symmetric NAT on {side} side, port-restricted on {other}: {} did not meet the right port",

@@ -19,12 +19,12 @@ use crate::tun::Device;
 use crate::udp;
 use crate::udp::UdpSocket;
 
-use super::Sockets;
 use super::handle::{Answer, Ask};
 use super::inbox::{Item, LOADED_LEN, Outlet};
 use super::kept::Keeper;
 use super::plane::socket_for;
 use super::sprays::{Heard, Sprays};
+use super::{Sockets, Wish};
 
 /// Items taken from the inbox before timers and handles get their turn.
 const TURN: usize = 64;
@@ -39,6 +39,7 @@ pub(super) struct Control {
     sockets: Sockets,
     keeper: Keeper,
     sprays: Sprays,
+    wishes: mpsc::Sender<Wish>,
     answers: BTreeMap<Ticket, Answer>,
     next_ticket: u64,
     loaded_until: Instant,
@@ -51,6 +52,7 @@ impl Control {
         device: Arc<Device>,
         sockets: Sockets,
         keeper: Keeper,
+        wishes: mpsc::Sender<Wish>,
     ) -> Self {
         let (published, answers) = (snapshot.load_full(), BTreeMap::new());
         Self {
@@ -61,6 +63,7 @@ impl Control {
             sockets,
             keeper,
             sprays: Sprays::default(),
+            wishes,
             answers,
             next_ticket: 0,
             loaded_until: Instant::ZERO,
@@ -249,6 +252,9 @@ impl Control {
                 "too few descriptors to have ports guessed: the peer stays on a relay; LimitNOFILE= in the unit, or \
                  `ulimit -n`, allows more"
             ),
+            // Without room, or nobody to carry it out, the node asks again.
+            Event::WantStream(wanted) => drop(self.wishes.try_send(Wish::Open(wanted))),
+            Event::HangUp(endpoint) => drop(self.wishes.try_send(Wish::HangUp(endpoint))),
             Event::Ping(ticket, outcome) => {
                 if let Some(Answer::Ping(answer)) = self.answers.remove(&ticket) {
                     let _ = answer.send(outcome);

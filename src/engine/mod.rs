@@ -37,6 +37,7 @@ mod sprays;
 mod wake;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -48,7 +49,7 @@ pub use inbox::{INBOX_LEN_MAX, LOADED_LEN, UNROUTED_LEN_MAX};
 pub use rungs::Rungs;
 
 use crate::host::entropy;
-use crate::proto::node::Node;
+use crate::proto::node::{Node, StreamWanted};
 use crate::proto::wire::handshake::THREADS_MAX;
 use crate::tun::Device;
 use crate::udp::UdpSocket;
@@ -57,6 +58,18 @@ use wake::Wake;
 
 /// Most requests of handles waiting for the control task.
 pub const ASKS_MAX: usize = 256;
+
+/// Most wishes of the node waiting to be carried out.
+pub const WISHES_MAX: usize = 64;
+
+/// What the node wants of whoever opens streams.
+#[derive(Debug)]
+pub enum Wish {
+    /// A stream to somebody.
+    Open(StreamWanted),
+    /// The end of the stream behind this endpoint.
+    HangUp(SocketAddr),
+}
 
 /// A running node.
 #[derive(Debug)]
@@ -85,14 +98,14 @@ pub struct Worker {
 }
 
 impl Engine {
-    /// Starts the threads and the control task.
+    /// Starts the threads and the control task; the wishes are for the one who opens streams.
     ///
     /// # Errors
     /// When the system has no more threads or descriptors.
     ///
     /// # Panics
     /// Outside a tokio runtime, and unless there are 1 to [`WORKERS_MAX`] workers.
-    pub fn start(mut node: Node, workers: &[Worker]) -> io::Result<Self> {
+    pub fn start(mut node: Node, workers: &[Worker]) -> io::Result<(Self, mpsc::Receiver<Wish>)> {
         assert!((1..=WORKERS_MAX).contains(&workers.len()), "the number of workers is within its limits");
         let wake = Arc::new(Wake::new()?);
         let (inbox, items) = inbox::inbox(node.shared());
@@ -124,9 +137,10 @@ impl Engine {
         let planes: Vec<_> = (0..).zip(workers).zip(&changed).map(plane).collect();
         let threads = plane::Plane::start(&planes, failure)?;
         let Worker { device, sockets } = workers[0].clone();
-        let control = control::Control::new(node, snapshot, device, sockets, keeper);
+        let (wanted, wishes) = mpsc::channel(WISHES_MAX);
+        let control = control::Control::new(node, snapshot, device, sockets, keeper, wanted);
         let control = tokio::spawn(control.run(items, asked));
-        Ok(Self { handle, rungs, wake, threads, control, failed })
+        Ok((Self { handle, rungs, wake, threads, control, failed }, wishes))
     }
 
     /// A way to talk to the node.

@@ -3,11 +3,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::Error;
 use crate::proto::identity::in_mesh;
@@ -107,9 +109,27 @@ impl UdpSocket {
         set_int(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 0)
     }
 
+    /// The socket, with its readiness told by tokio.
+    ///
+    /// # Errors
+    /// When the runtime has no more descriptors.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn registered(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the socket is an open descriptor, owned by the `AsyncFd` for its whole life and never replaced.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
+    }
+
     /// Where it listens, with the port that it got.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

@@ -137,6 +137,7 @@ impl Answers {
                 rtt_ms: 0.4 + seq as f64,
                 path: if seq == 1 { PathKind::Relay } else { PathKind::Direct },
                 endpoint: Some(endpoint()),
+                tcp: false,
                 why_relayed: (seq == 1).then(symmetric),
                 via: Vec::new(),
             })),
@@ -185,6 +186,17 @@ impl Answers {
                     endpoint: "203.0.113.9:5747".parse().unwrap(),
                     told: true,
                 }),
+            },
+            streams: StreamsStatus {
+                udp_blocked_s: None,
+                opened: vec![StreamStatus {
+                    node_id: node_id(4),
+                    endpoint: "203.0.113.5:443".parse().unwrap(),
+                    tls: true,
+                }],
+                listen: vec!["0.0.0.0:443".parse().unwrap()],
+                taken: 2,
+                counters: BTreeMap::from([("accepted".into(), 5), ("failed".into(), 0)]),
             },
             data: DataStatus {
                 tun_offload: "tcp-udp".into(),

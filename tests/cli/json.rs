@@ -26,7 +26,7 @@ fn status_is_as_documented() {
     let ran = Fake::healthy().azora(&["status", "--json"]).exits(0);
     let status = ran.json();
     let documented =
-        "version node_id address state interface listen endpoints dht nat data health peers drops";
+        "version node_id address state interface listen endpoints dht nat data streams health peers drops";
     assert_eq!(keys(&ran.out, &status).join(" "), documented);
     assert_eq!(status["state"], "running");
     assert_eq!(status["node_id"], id(OWN));
@@ -40,6 +40,11 @@ fn status_is_as_documented() {
         "port_mapping": {"protocol": "pcp", "endpoint": "203.0.113.9:5747", "told": true}
     });
     assert_eq!(status["nat"], nat);
+    let streams = json!({
+        "udp_blocked_s": null, "opened": [{"node_id": id(4), "endpoint": "203.0.113.5:443", "tls": true}],
+        "listen": ["0.0.0.0:443"], "taken": 2, "counters": {"accepted": 5, "failed": 0}
+    });
+    assert_eq!(status["streams"], streams);
     let ciphers = ["aes-256-gcm", "chacha20-poly1305"];
     let data = json!({
         "tun_offload": "tcp-udp", "tun_refused": 0, "udp_offload": "trains", "superframes": true, "ciphers": ciphers

@@ -20,6 +20,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          seen as    203.0.113.7:5747\n\
          dht        server, 37 contacts, about 120 nodes in the network\n\
          nat        seen at 203.0.113.9:40001, pcp maps 203.0.113.9:5747, reached through {}, relay of 2 nodes, 1 channel open\n\
+         tcp        1 stream to others (203.0.113.5:443), 2 streams taken at 0.0.0.0:443\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
          peers      2, 1 with data in the last 30 s\n\
          drops      policy 3\n\

@@ -31,5 +31,7 @@ mod reach;
 mod relays;
 mod rungs;
 mod spray;
+mod strangers;
+mod streams;
 mod wire;
 mod workers;

@@ -351,7 +351,11 @@ impl Host {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
-                Event::PeerUp(_) | Event::RecordChanged | Event::SocketsMissing(_) => {}
+                Event::PeerUp(_)
+                | Event::RecordChanged
+                | Event::SocketsMissing(_)
+                | Event::WantStream(_)
+                | Event::HangUp(_) => {}
                 Event::Guessed { checks, took, .. } => self.guessed.push((checks, took)),
                 Event::Dial(transmit) => self.dialled.push(transmit),
                 event @ (Event::Ping(..) | Event::Lookup(..)) => self.events.push((now, event)),

@@ -47,6 +47,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     no_lan_discovery: bool,
 
+    /// TCP address to take nodes in that have no UDP, may be repeated; needs CAP_NET_BIND_SERVICE below 1024 [default: none]
+    #[arg(long, value_name = "IP:PORT", value_parser = config::stream_address)]
+    stream_listen: Vec<SocketAddr>,
+
     /// Serve the DHT, only use it, or decide by reachability [default: auto]
     #[arg(long, value_name = "MODE", value_parser = words::<DhtMode>(DhtMode::WORDS))]
     dht: Option<DhtMode>,
@@ -120,6 +124,11 @@ impl Arguments {
                 (!self.bootstrap.is_empty()).then(|| self.bootstrap.clone()),
             ),
             lan_discovery: self.no_lan_discovery.then_some(Given::flag(false)),
+            stream_listen: given(
+                matches,
+                "stream_listen",
+                (!self.stream_listen.is_empty()).then(|| self.stream_listen.clone()),
+            ),
             dht_mode: given(matches, "dht", self.dht),
             tun_offload: given(matches, "tun_offload", self.tun_offload),
             udp_offload: given(matches, "udp_offload", self.udp_offload),

@@ -96,7 +96,8 @@ const fn state(state: PeerState) -> &'static str {
 fn path(path: &PathStatus) -> String {
     let via = path.via.iter().map(|node_id| format!(" via {}", short(node_id)));
     let endpoint = path.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
-    format!("{}{endpoint}{}", path_kind(path.kind), via.collect::<String>())
+    let tcp = if path.tcp { " tcp" } else { "" };
+    format!("{}{tcp}{endpoint}{}", path_kind(path.kind), via.collect::<String>())
 }
 
 pub(crate) const fn path_kind(kind: PathKind) -> &'static str {

@@ -105,7 +105,8 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
 fn reply_line(target: Target, reply: &PingReply) -> String {
     let elsewhere = target.endpoint().filter(|given| reply.endpoint != Some(*given));
     let elsewhere = elsewhere.map(|given| format!(", not at the given {given}")).unwrap_or_default();
-    let endpoint = reply.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
+    let tcp = if reply.tcp { " tcp" } else { "" };
+    let endpoint = reply.endpoint.map(|endpoint| format!("{tcp} {endpoint}")).unwrap_or_default();
     format!(
         "reply from {} ({}): {}{endpoint} {:.3} ms{elsewhere}\n",
         reply.node_id.address(),

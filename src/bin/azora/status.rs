@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DataStatus, DhtRole, NatStatus, NodeState, PeerState, Status};
+use auramesh::control::message::{
+    DataStatus, DhtRole, NatStatus, NodeState, PeerState, Status, StreamsStatus,
+};
 
 use crate::args::{Check, Format};
 use crate::interface;
@@ -99,6 +101,7 @@ fn summary(status: &Status) -> String {
             ),
         ),
         row("nat", nat(&status.nat)),
+        row("tcp", streams(&status.streams)),
         row("data", data(&status.data)),
         row("peers", format!("{}, {flowing} with data in the last 30 s{relayed}", status.peers.len())),
         row("drops", counters(&status.drops)),
@@ -133,6 +136,18 @@ fn nat(nat: &NatStatus) -> String {
         n => format!(", relay of {}, {} open", counted(n, "node"), counted(nat.channels, "channel")),
     };
     format!("{mapped}{port}{relays}{carried}")
+}
+
+fn streams(streams: &StreamsStatus) -> String {
+    let blocked = streams.udp_blocked_s.map(|since| format!("no UDP gets through since {since} s"));
+    let opened = (!streams.opened.is_empty()).then(|| {
+        let to = joined(streams.opened.iter().map(|stream| stream.endpoint));
+        format!("{} to others ({to})", counted(streams.opened.len() as u64, "stream"))
+    });
+    let taken = (!streams.listen.is_empty())
+        .then(|| format!("{} taken at {}", counted(streams.taken, "stream"), joined(&streams.listen)));
+    let said: Vec<_> = [blocked, opened, taken].into_iter().flatten().collect();
+    if said.is_empty() { "not needed, none taken".into() } else { said.join(", ") }
 }
 
 fn data(data: &DataStatus) -> String {

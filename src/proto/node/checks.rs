@@ -83,6 +83,10 @@ impl Node {
     /// Tells the peer where we may be reached, and plans to do so again.
     pub(super) fn offer_candidates(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
+        if peer.path.current().is_none() {
+            self.refuse_staged(id);
+        }
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         if !peer.path.is_relayed() || peer.current.is_none() {
             return self.timers.disarm(&Timer::Upgrade(id));
         }
@@ -162,7 +166,9 @@ impl Node {
         let current = self.peers.of(&id).and_then(|peer| peer.path.current());
         let better = current.is_some_and(|current| self.rank(hop) > self.rank(current));
         // Somebody else's address may be in the header of the packet that it comes from.
-        let admissible = hop.direct().is_none_or(|endpoint| path::is_admissible(&endpoint, &self.local));
+        let admissible = hop.direct().is_none_or(|endpoint| {
+            path::is_admissible(&endpoint, &self.local) || self.streams.contains(&endpoint)
+        });
         if !better || !admissible {
             return;
         }
@@ -175,7 +181,10 @@ impl Node {
     /// How good a way is, as far as its kind tells.
     fn rank(&self, hop: Hop) -> u8 {
         match hop {
-            Hop::Direct(_) => 3,
+            Hop::Direct(endpoint) if self.streams.contains(&endpoint) => 3,
+            // Nothing comes this way just now.
+            Hop::Direct(endpoint) if self.streams.is_blocked() && self.is_outside(endpoint) => 0,
+            Hop::Direct(_) => 4,
             Hop::Relayed(_) if self.carries_data(hop) && self.beyond(hop).is_empty() => 2,
             Hop::Relayed(_) if self.carries_data(hop) => 1,
             Hop::Relayed(_) => 0,
@@ -265,6 +274,7 @@ impl Node {
         let worse = current.is_some_and(|current| {
             self.rank(hop) < self.rank(current) && self.rank(hop) == 0 && peer.path.checks.is_trying(current)
         });
+        let judged = judged && !current.is_some_and(|current| self.is_by_stream(current));
         let better = current.is_none_or(|current| self.rank(hop) > self.rank(current) && !judged);
         if raced && worse {
             // What carries no data wins only when nothing else is left.

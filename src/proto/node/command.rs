@@ -65,6 +65,8 @@ pub struct PingReply {
     pub via: Option<NodeId>,
     /// More relays behind that one, nearest first.
     pub beyond: Vec<NodeId>,
+    /// By a stream: the endpoint is one of TCP.
+    pub by_stream: bool,
 }
 
 /// Why a ping did not come back.

@@ -40,6 +40,8 @@ pub(super) const EFFORT_MAX: Duration = Duration::from_secs(5);
 pub(super) const EFFORT_WITH_PACKETS_MAX: Duration = Duration::from_secs(15);
 /// After this many attempts a fresh record is looked up: the peer may have moved.
 const ATTEMPTS_BEFORE_LOOKUP: u32 = 2;
+/// After this many without an answer UDP may be blocked as such.
+const ATTEMPTS_BEFORE_DOUBT: u32 = 2;
 /// Most record fetches at once.
 const FETCHES_MAX: usize = 64;
 /// Attempts of one record fetch.
@@ -123,10 +125,15 @@ impl Node {
         // An old session is renewed on the way that works.
         let by_relays = !effort.direct_only && (peer.current.is_none() || attempt > 0);
         let has_relays = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
-        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty() && !has_relays;
         if let Some(old) = effort.pending.take() {
             self.peers.release_index(old.initiator.local_index());
         }
+        if attempt >= ATTEMPTS_BEFORE_DOUBT {
+            self.suspect_udp(now, id);
+        }
+        self.want_stream(now, id);
+        let mut targets = self.with_stream(&id, targets);
+        let wants_record = attempt == ATTEMPTS_BEFORE_LOOKUP && missed || targets.is_empty() && !has_relays;
         if wants_record {
             self.look_up_record(now, address);
         }
@@ -160,7 +167,6 @@ impl Node {
             self.drop(DropReason::Handshake);
             return self.give_up(now, wall, id);
         };
-        let mut targets = targets;
         for target in &targets {
             self.transmit(*target, packet.clone());
         }
@@ -231,6 +237,9 @@ impl Node {
         }
         fetch.attempt += 1;
         let (node_id, endpoint, wait) = (fetch.node_id, fetch.endpoint, backoff(fetch.attempt - 1));
+        if fetch.attempt > ATTEMPTS_BEFORE_DOUBT {
+            self.suspect_udp(now, node_id);
+        }
         let mut payload = emit_record_request(request);
         // A first datagram of one fixed length would give us away.
         payload.resize(payload.len() + self.rng.next_u32() as usize % FETCH_PADDING_MAX, 0);
@@ -387,7 +396,7 @@ impl Node {
     pub(super) fn report_up(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of(&id) else { return };
         if let (Some(record), Some(x25519), Some(endpoint)) =
-            (&peer.record, peer.x25519, peer.path.endpoint())
+            (&peer.record, peer.x25519, self.contact_endpoint(peer))
         {
             let contact = Contact { node_id: id, x25519, endpoint };
             self.dht.handle_peer_up(now, contact, record.serves_dht());
@@ -444,7 +453,7 @@ impl Node {
         }
     }
 
-    fn look_up_record(&mut self, now: Instant, address: MeshAddress) {
+    pub(super) fn look_up_record(&mut self, now: Instant, address: MeshAddress) {
         let lookup =
             self.dht.lookup(now, address.position_prefix(), crate::proto::wire::control::Want::Record);
         self.lookups.insert(lookup, Purpose::Resolve(address));

@@ -46,6 +46,9 @@ impl Node {
     }
 
     fn dispatch_query(&mut self, now: Instant, wall: WallTime, query: dht::Query) {
+        if self.is_out_of_reach(now, &query.to) {
+            return self.dht.handle_peer_failed(now, query.to.node_id);
+        }
         if self.learn_contact(now, &query.to) {
             self.send_or_stage(now, wall, query.to.node_id, query.control);
         }
@@ -99,6 +102,7 @@ impl Node {
             self.timers.arm(Timer::Bootstrap, now);
         }
         self.dht.handle_network_change(now);
+        self.hurry_udp(now);
         self.renew_record(now, wall);
         // Peers learn our new address from the first packet that comes from it.
         self.ask_everywhere(now, wall);
@@ -131,7 +135,7 @@ impl Node {
             capabilities,
             endpoints: self.reachable_endpoints(now),
             relays: self.relay_contacts(),
-            streams: Vec::new(),
+            streams: self.streams.own().to_vec(),
         };
         let record = NodeRecord::sign(&self.identity, content);
         let hello = Control::Hello { record: record.bytes().to_vec() };
@@ -146,6 +150,9 @@ impl Node {
 
     /// Where others may reach us: a port that the router maps, what enough of them see of us when a NAT gives all of them the same, and our own.
     fn reachable_endpoints(&self, now: Instant) -> Vec<SocketAddr> {
+        if self.is_streamed() {
+            return Vec::new();
+        }
         let seen = [true, false].into_iter().filter_map(|v4| {
             let (endpoint, votes) = self.observed.endpoint(now, v4)?;
             let mapping = self.observed.mapping(now, v4, |ip| self.is_own(ip));

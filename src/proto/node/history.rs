@@ -34,6 +34,8 @@ pub enum Reason {
     Refused,
     /// The peer itself has left the one before.
     Left,
+    /// The stream that led there has ended.
+    Hangup,
     /// The session ended: there is no way any more.
     Ended,
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Reason {
             Self::Silent(wait) => write!(f, "silent for {:.1} s", wait.as_secs_f64()),
             Self::Refused => f.write_str("relay refused"),
             Self::Left => f.write_str("the peer uses another one"),
+            Self::Hangup => f.write_str("stream ended"),
             Self::Ended => f.write_str("session ended"),
         }
     }
@@ -60,6 +63,8 @@ pub struct Way {
     pub endpoint: Option<SocketAddr>,
     /// The relay there.
     pub via: Option<NodeId>,
+    /// They go there by a stream: the endpoint is one of TCP.
+    pub by_stream: bool,
 }
 
 /// One change of the way to a peer.
@@ -172,7 +177,11 @@ impl Node {
     pub(super) fn note_way(&mut self, now: Instant, id: NodeId, reason: Reason) {
         let Some(peer) = self.peers.of(&id) else { return };
         let hop = peer.current.as_ref().and(peer.path.current());
-        let to = hop.map(|hop| Way { endpoint: self.endpoint_of(hop), via: self.relay_of(hop) });
+        let to = hop.map(|hop| {
+            let shown = self.endpoint_of(hop).map(|endpoint| self.streams.shown(endpoint));
+            let by_stream = shown.is_some_and(|(_, by_stream)| by_stream);
+            Way { endpoint: shown.map(|(endpoint, _)| endpoint), via: self.relay_of(hop), by_stream }
+        });
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let from = peer.history.last();
         if to.is_some_and(|way| way.via.is_none()) {
@@ -191,7 +200,13 @@ mod tests {
     #[test]
     fn only_the_last_changes_are_kept() {
         let mut history = History::default();
-        let way = |port| Some(Way { endpoint: Some(SocketAddr::from(([192, 0, 2, 1], port))), via: None });
+        let way = |port| {
+            Some(Way {
+                endpoint: Some(SocketAddr::from(([192, 0, 2, 1], port))),
+                via: None,
+                by_stream: false,
+            })
+        };
         for n in 0..2 * CHANGES_MAX as u16 {
             let at = Instant::from_nanos(u64::from(n));
             history.push(Change { at, from: way(n), to: way(n + 1), reason: Reason::Moved });

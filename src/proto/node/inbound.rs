@@ -211,6 +211,7 @@ impl Node {
         if let Some(peer) = self.peers.of_mut(&id) {
             peer.rtt = Some(now.saturating_since(sent));
         }
+        self.note_udp(now, source);
         // Before the peer is told who we are: the record says whether we are behind a NAT.
         self.handle_observed(now, wall, source, established.observed);
         self.install(now, wall, established.session, source, proven);
@@ -302,7 +303,13 @@ impl Node {
         }
         peer.notices += 1;
         self.dirty = true;
-        let heard = peer.path.handle_heard(now, source);
+        // From a stream back to UDP only when that works in both directions.
+        let by_stream = |hop: Hop| hop.direct().is_some_and(|endpoint| self.streams.contains(&endpoint));
+        let leaves_stream = peer.path.current().is_some_and(by_stream) && !by_stream(source);
+        let heard = match leaves_stream {
+            true => peer.path.handle_heard_elsewhere(now, source),
+            false => peer.path.handle_heard(now, source),
+        };
         if heard == Heard::Moved {
             peer.pmtu.handle_hop(source);
             self.note_way(now, id, Reason::Moved);
@@ -350,6 +357,7 @@ impl Node {
             peer.control_received += 1;
             self.see_epoch(now, id);
         }
+        self.note_udp(now, source);
         match Control::parse_all(plaintext) {
             Ok(messages) => {
                 let mut answered = false;
@@ -488,7 +496,9 @@ impl Node {
                 peer.rtt = Some(rtt);
             }
             asked = true;
-            self.event(Event::Ping(ticket, Ok(PingReply { node_id: id, rtt, endpoint, via, beyond })));
+            let (endpoint, by_stream) = self.streams.shown(endpoint);
+            let reply = PingReply { node_id: id, rtt, endpoint, via, beyond, by_stream };
+            self.event(Event::Ping(ticket, Ok(reply)));
         }
         self.sighted(now, id);
         (asked || checked.is_some()) && !challenged

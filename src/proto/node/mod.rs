@@ -14,8 +14,8 @@
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
 //! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `carrying` what we carry
 //! for others, `checks` the way out of that, `spray` the same where ports have to be guessed, `ways` which of several is
-//! used, `reach` whether others reach us unasked, `netcheck` asks others where we are, `peers` is the table, `history` what
-//! became of the ways to them.
+//! used, `reach` whether others reach us unasked, `streams` what is done where UDP does not get through, `netcheck` asks
+//! others where we are, `peers` is the table, `history` what became of the ways to them.
 
 mod carrying;
 mod checks;
@@ -37,6 +37,7 @@ mod seeking;
 mod snapshot;
 mod spray;
 mod status;
+mod streams;
 mod timeout;
 mod ways;
 
@@ -54,6 +55,10 @@ pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};
 pub use spray::{KEPT_MAX, SPRAY_AGAIN, SPRAY_AGAIN_PROVEN, SPRAYS_MAX, SocketOrder};
 pub use status::{PeerState, PeerStatus, Status};
+pub use streams::{
+    DIAL_ENDPOINTS_MAX, STREAM_PORTS_MAX, STREAMS_DIALLED_MAX, STREAMS_MAX, STREAMS_WANTED, Stream,
+    StreamStatus, StreamWanted,
+};
 
 use crate::proto::datapath::{DropReason, Shared, Snapshot};
 use crate::proto::dht::{Dht, LookupId, Mode, Outcome};
@@ -79,6 +84,7 @@ use outbound::Resolving;
 use peers::Peers;
 use relays::{Allocation, Channel};
 use spray::Sprays;
+use streams::Streams;
 
 /// Most datagrams, events or interface packets waiting to be drained; more are dropped and counted.
 pub const OUTPUT_MAX: usize = 16_384;
@@ -150,6 +156,10 @@ pub enum Event {
     },
     /// Only so many sockets could be opened to have their ports guessed, which are too few.
     SocketsMissing(usize),
+    /// A stream is wanted.
+    WantStream(StreamWanted),
+    /// The stream behind this endpoint is not wanted any more.
+    HangUp(SocketAddr),
 }
 
 /// What a deadline is for.
@@ -179,6 +189,8 @@ enum Timer {
     Carriers,
     /// Our record is not true any more.
     Record,
+    /// A look at streams, and whether UDP gets through.
+    Streams,
     /// The end of channels that we carry.
     Channels,
     /// An unconfirmed session of a responder.
@@ -229,6 +241,7 @@ pub struct Node {
     looked_for_data: Option<Instant>,
     observed: Observed,
     sprays: Sprays,
+    streams: Streams,
     /// Whether we are reached unasked over IPv4 and over IPv6.
     reach: [Reach; 2],
     /// What others have us dial.
@@ -304,6 +317,7 @@ impl Node {
             sprays: Sprays::default(),
             reach: Default::default(),
             dials: TokenBucket::new(reach::DIALS_PER_S, reach::DIALS_BURST, now),
+            streams: Streams::new(now),
             mapped: false,
             resolving: BTreeMap::new(),
             unreachable: BTreeMap::new(),

@@ -125,7 +125,7 @@ impl Node {
 
     /// Takes us for reachable, or not, as far as is known by now.
     pub(super) fn judge_place(&mut self, now: Instant, wall: WallTime) {
-        let mapped = self.is_mapped(now);
+        let mapped = self.is_mapped(now) || self.is_streamed();
         if mapped == self.mapped {
             return self.refresh_record(now, wall);
         }
@@ -144,7 +144,7 @@ impl Node {
         granted.sort_by_key(|(_, allocation)| std::cmp::Reverse(allocation.service()));
         let contact = |(id, _): (&NodeId, &Allocation)| {
             let peer = self.peers.of(id)?;
-            Some(Contact { node_id: *id, x25519: peer.x25519?, endpoint: peer.path.endpoint()? })
+            Some(Contact { node_id: *id, x25519: peer.x25519?, endpoint: self.contact_endpoint(peer)? })
         };
         granted.into_iter().filter_map(contact).take(RECORD_RELAYS_MAX).collect()
     }
@@ -321,8 +321,9 @@ impl Node {
                 && peer.last_proof().is_some_and(|proof| now.saturating_since(proof) >= SILENT)
         };
         let is_public = |endpoint: SocketAddr| {
-            path::is_global(endpoint.ip())
-                && !self.local.iter().any(|network| network.contains(endpoint.ip()))
+            self.streams.is_dialled(&endpoint)
+                || path::is_global(endpoint.ip())
+                    && !self.local.iter().any(|network| network.contains(endpoint.ip()))
         };
         let possible = self.peers.iter().filter(|peer| {
             let serves =

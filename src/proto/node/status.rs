@@ -12,6 +12,7 @@ use crate::proto::wire::session::OVERHEAD;
 use super::Node;
 use super::history::{Change, Relayed};
 use super::peers::{Peer, last_heard};
+use super::streams::StreamStatus;
 
 /// A machine with our key that missed two announcements on the LAN is gone.
 const TWIN_LIFE: Duration = Duration::from_secs(150);
@@ -40,6 +41,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Where packets go, when there is a session.
     pub endpoint: Option<SocketAddr>,
+    /// They go there by a stream: the endpoint is one of TCP.
+    pub by_stream: bool,
     /// The relay there, when the peer is behind it; and whether it carries data.
     pub via: Option<(NodeId, bool)>,
     /// More relays behind that one, nearest first.
@@ -107,6 +110,8 @@ pub struct Status {
     pub relayed: Vec<NodeId>,
     /// Channels that we carry.
     pub channels: usize,
+    /// Streams, and whether UDP gets through.
+    pub streams: StreamStatus,
 }
 
 impl Node {
@@ -129,6 +134,7 @@ impl Node {
             relays: self.relays().map(|(id, service)| (id, service == Service::Data)).collect(),
             relayed,
             channels,
+            streams: self.streams.status(now),
             twin: self.twin.filter(|(_, heard)| age(*heard) < TWIN_LIFE).map(|(ip, _)| ip),
         }
     }
@@ -144,14 +150,17 @@ impl Node {
             (Some(_), _) => PeerState::Authenticated,
         };
         let hop = peer.path.current();
+        let endpoint = session.and(hop).and_then(|hop| self.endpoint_of(hop));
+        let shown = endpoint.map(|endpoint| self.streams.shown(endpoint));
         PeerStatus {
             node_id: peer.id,
             address: peer.address,
             state,
-            endpoint: session.and(hop).and_then(|hop| self.endpoint_of(hop)),
+            endpoint: shown.map(|(endpoint, _)| endpoint),
+            by_stream: shown.is_some_and(|(_, by_stream)| by_stream),
             via: session.and(hop).and_then(|hop| Some((self.relay_of(hop)?, self.carries_data(hop)))),
             beyond: session.and(hop).map(|hop| self.beyond(hop)).unwrap_or_default(),
-            candidates: peer.path.candidates().to_vec(),
+            candidates: peer.path.candidates().iter().map(|e| self.streams.shown(*e).0).collect(),
             rtt: peer.rtt,
             loss_per_mille: session.and(peer.losses.per_mille(now)),
             mtu: peer.pmtu.datagram_len() - OVERHEAD,

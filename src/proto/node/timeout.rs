@@ -59,6 +59,7 @@ impl Node {
                 Timer::Seek(id) => self.seek_ring(now, wall, id),
                 Timer::Carriers => self.keep_carriers(now),
                 Timer::Record => self.refresh_record(now, wall),
+                Timer::Streams => self.tend_streams(now, wall),
                 Timer::Channels => self.end_channels(now),
                 Timer::Unconfirmed(id) => self.forget_unconfirmed(id),
                 Timer::Resolve(address) => self.resolve_again(now, wall, address),
@@ -110,6 +111,9 @@ impl Node {
             .is_some_and(|probe| proof < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE);
         let old = now.saturating_since(session.established())
             >= if session.is_initiator() { REKEY_AFTER } else { REKEY_AFTER + RESPONDER_PATIENCE };
+        if unanswered {
+            self.suspect_udp(now, id);
+        }
         if in_use && old || lost {
             self.shake_hands(now, wall, id);
         }

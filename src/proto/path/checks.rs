@@ -149,6 +149,11 @@ impl Checks {
         Some((hop, now.saturating_since(at)))
     }
 
+    /// Forgets that an address has not answered: there is reason to believe that it does now.
+    pub fn pardon(&mut self, ip: IpAddr) {
+        self.unanswered.remove(&ip);
+    }
+
     /// Counts a ping; false when the address has had its share. A relay gets what it agreed to.
     fn may_ping(&mut self, now: Instant, hop: Hop) -> bool {
         let Some(ip) = hop.direct().map(|endpoint| endpoint.ip()) else { return true };

@@ -1,7 +1,7 @@
 //! How good a peer's ways are, and when another one is worth changing to.
 //!
 //! ```text
-//! score  = smoothed round trip + 4 × its variation (RFC 6298 §2) + lost questions − 3 ms over IPv6 + 20 ms by a relay
+//! score  = smoothed round trip + 4 × its variation (RFC 6298 §2) + lost questions − 3 ms over IPv6 + 20 ms by a relay + 100 ms by a stream
 //! silent   asked again and again, and no answer for [`SILENT_MIN`] or three round trips ─► whatever way answered since
 //! better   by 5 ms and a tenth, [`SAMPLES_WANTED`] answers in a row     ─► that way
 //! ```
@@ -26,6 +26,8 @@ pub const BETTER_BY: Duration = Duration::from_millis(5);
 const BETTER_PART: u32 = 10;
 /// What a relay in between costs beyond what can be measured.
 pub const RELAY_COST: Duration = Duration::from_millis(20);
+/// What a stream costs, which is an endpoint of the loopback, where UDP gets through.
+pub const STREAM_COST: Duration = Duration::from_millis(100);
 /// What IPv6 is worth: fewer translators on the way.
 pub const V6_WORTH: Duration = Duration::from_millis(3);
 /// What each lost question costs but the first of the last [`QUESTIONS`].
@@ -90,6 +92,8 @@ impl Way {
     fn score(&self) -> i64 {
         let losses = self.lost.count_ones().min(QUESTIONS).saturating_sub(1) * LOSS_COST;
         let kind = match self.hop {
+            // A stream: TCP under the TCP of programs.
+            Hop::Direct(endpoint) if endpoint.ip().is_loopback() => STREAM_COST.as_micros() as i64,
             Hop::Direct(endpoint) if endpoint.is_ipv6() => -(V6_WORTH.as_micros() as i64),
             Hop::Direct(_) => 0,
             Hop::Relayed(_) => RELAY_COST.as_micros() as i64,

@@ -13,6 +13,7 @@
 //! | `pmtu` | how long a datagram may be |
 //! | `spray` | punching where one side has to guess a port |
 //! | `reach` | whether others reach us unasked |
+//! | `udp` | whether UDP gets through at all |
 
 pub mod checks;
 pub mod choice;
@@ -20,6 +21,7 @@ pub mod observed;
 pub mod pmtu;
 pub mod reach;
 pub mod spray;
+pub mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -170,6 +172,22 @@ impl Path {
             }
             (Some(Hop::Direct(_)), Hop::Relayed(_)) | (Some(Hop::Relayed(_)), _) => Heard::Elsewhere,
         }
+    }
+
+    /// The same for a way that we do not follow the peer to, unless there is none: it needs a check first.
+    pub fn handle_heard_elsewhere(&mut self, now: Instant, hop: Hop) -> Heard {
+        if self.current.is_none() {
+            return self.handle_heard(now, hop);
+        }
+        self.heard = Some(hop);
+        if self.current == Some(hop) { Heard::InUse } else { Heard::Elsewhere }
+    }
+
+    /// An endpoint exists no more.
+    pub fn lose(&mut self, endpoint: SocketAddr) {
+        self.candidates.retain(|known| *known != endpoint);
+        self.current.take_if(|current| *current == Hop::Direct(endpoint));
+        self.choice.forget(Hop::Direct(endpoint));
     }
 
     /// Sends by `hop` from now on.

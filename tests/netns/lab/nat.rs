@@ -350,6 +350,17 @@ impl<'lab> Router<'lab> {
         mend(&self.netns);
     }
 
+    /// Lets no UDP through any more; flows that stand end with it.
+    pub(crate) fn block_udp(&self) {
+        let chain = "chain forward { type filter hook forward priority -20; meta l4proto udp drop; }";
+        nft(&self.netns, &format!("table inet noudp {{ {chain}; }}"));
+    }
+
+    /// Undoes [`Router::block_udp`].
+    pub(crate) fn let_udp(&self) {
+        nft(&self.netns, "add table inet noudp; delete table inet noudp");
+    }
+
     fn load(&self) {
         let family = family(self.ip);
         let rules = self.nat.rules(self.ip, self.inside_address(0), self.forgotten);

@@ -5,3 +5,4 @@ mod observed;
 mod pmtu;
 mod reach;
 mod spray;
+mod udp;
