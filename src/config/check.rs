@@ -31,6 +31,9 @@ pub enum Conflict {
     /// A certificate without its key, or the other way round.
     #[error("net.stream_cert and net.stream_key belong together: one of them is missing")]
     HalfCertificate,
+    /// The secret in two places.
+    #[error("net.secret and net.secret_file are both given: one of them is enough")]
+    SecretTwice,
     /// One bootstrap entry twice.
     #[error("net.bootstrap names {0} twice")]
     BootstrapTwice(Box<Bootstrap>),
@@ -71,6 +74,9 @@ pub(super) fn check(config: &Config) -> Result<(), Conflict> {
     }
     if net.stream_cert.is_some() != net.stream_key.is_some() {
         return Err(Conflict::HalfCertificate);
+    }
+    if net.secret.is_some() && net.secret_file.is_some() {
+        return Err(Conflict::SecretTwice);
     }
     if let Some(twice) = repeated(bootstrap) {
         return Err(Conflict::BootstrapTwice(Box::new(*twice)));

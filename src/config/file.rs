@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use super::value::{
-    self, AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload,
-    UdpOffload,
+    self, AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, Secret,
+    TunOffload, UdpOffload,
 };
 use super::{Error, FILE_BYTES_MAX, RelayLimits};
 use crate::proto::identity::NodeId;
@@ -65,6 +65,10 @@ pub(super) struct NetTable {
     pub(super) stream_cert: Option<Option<PathBuf>>,
     #[serde(deserialize_with = "file_path")]
     pub(super) stream_key: Option<Option<PathBuf>>,
+    #[serde(deserialize_with = "secret")]
+    pub(super) secret: Option<Option<Secret>>,
+    #[serde(deserialize_with = "file_path")]
+    pub(super) secret_file: Option<Option<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -172,6 +176,11 @@ fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u16>>,
     if ports.contains(&0) { Err(de::Error::custom(InvalidValue::NoPort)) } else { Ok(Some(ports)) }
 }
 
+/// The empty text is no secret.
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Secret>>, D::Error> {
+    checked(deserializer, |text| if text.is_empty() { Ok(None) } else { text.parse().map(Some) })
+}
+
 /// The empty text is no file.
 fn file_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<PathBuf>>, D::Error> {
     checked(deserializer, |text| if text.is_empty() { Ok(None) } else { value::file_path(text).map(Some) })
@@ -238,6 +247,14 @@ fn in_words(message: &str) -> String {
         .replace("expected a boolean", "expected true or false")
 }
 
+/// The beginning of a line, unless a secret stands in it.
+fn excerpt(line: &str) -> String {
+    match line.split_once('=') {
+        Some((key, _)) if key.contains("secret") => format!("{}= …", key.trim_start()),
+        _ => line.chars().take(EXCERPT_CHARS_MAX).collect(),
+    }
+}
+
 /// Parses the text of a file.
 pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
     toml::from_str(text).map_err(|error| {
@@ -249,13 +266,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
             line: before.matches('\n').count() + 1,
             column: before[start..].chars().count() + 1,
             message: in_words(error.message()),
-            excerpt: text[start..]
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(EXCERPT_CHARS_MAX)
-                .collect(),
+            excerpt: excerpt(text[start..].lines().next().unwrap_or_default()),
         }
     })
 }

@@ -76,6 +76,8 @@ pub struct Overrides {
     pub lan_discovery: Option<Given<bool>>,
     /// `net.stream_listen`.
     pub stream_listen: Option<Given<Vec<SocketAddr>>>,
+    /// `net.secret_file`.
+    pub secret_file: Option<Given<PathBuf>>,
     /// `dht.mode`.
     pub dht_mode: Option<Given<DhtMode>>,
     /// `data.tun_offload`.
@@ -158,6 +160,9 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     net.stream_tls = from.pick("net.stream_tls", None, file.net.stream_tls, net.stream_tls);
     net.stream_cert = from.pick("net.stream_cert", None, file.net.stream_cert, net.stream_cert);
     net.stream_key = from.pick("net.stream_key", None, file.net.stream_key, net.stream_key);
+    net.secret = from.pick("net.secret", None, file.net.secret, net.secret);
+    let secret_file = set.secret_file.map(|given| Given { value: Some(given.value), origin: given.origin });
+    net.secret_file = from.pick("net.secret_file", secret_file, file.net.secret_file, net.secret_file);
     dht.mode = from.pick("dht.mode", set.dht_mode, file.dht.mode, dht.mode);
     data.tun_offload =
         from.pick("data.tun_offload", set.tun_offload, file.data.tun_offload, data.tun_offload);
@@ -208,6 +213,8 @@ impl Config {
             ("net.stream_tls", net.stream_tls.to_string()),
             ("net.stream_cert", path(net.stream_cert.as_deref())),
             ("net.stream_key", path(net.stream_key.as_deref())),
+            ("net.secret", quoted(net.secret.as_ref().map_or("", |_| SECRET_SHOWN))),
+            ("net.secret_file", path(net.secret_file.as_deref())),
             ("dht.mode", quoted(dht.mode)),
             ("data.tun_offload", quoted(data.tun_offload)),
             ("data.udp_offload", quoted(data.udp_offload)),
@@ -226,6 +233,9 @@ impl Config {
         values.into_iter().map(|(key, value)| Setting { key, value, origin: origin(key) }).collect()
     }
 }
+
+/// What is shown in place of a secret.
+pub const SECRET_SHOWN: &str = "(set, not shown)";
 
 fn path(path: Option<&Path>) -> String {
     quoted(path.map(Path::display).map(|path| path.to_string()).unwrap_or_default())

@@ -16,13 +16,16 @@ use std::path::{Path, PathBuf};
 mod check;
 mod file;
 mod merge;
+mod secret;
 mod value;
 
 pub use check::Conflict;
-pub use merge::{Given, Origin, Overrides, Setting};
+pub use merge::{Given, Origin, Overrides, SECRET_SHOWN, Setting};
 pub use value::{
-    AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, TunOffload, UdpOffload,
+    AllowRule, Bootstrap, Cipher, DhtMode, Inbound, InvalidValue, LogLevel, Protocol, Secret, TunOffload,
+    UdpOffload,
 };
+pub use value::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 pub use value::{
     file_path, listen_address, metrics_address, mtu, socket_path, state_dir, stream_address, tun_name,
     workers,
@@ -141,6 +144,10 @@ pub struct Net {
     pub stream_cert: Option<PathBuf>,
     /// Its private key, PEM.
     pub stream_key: Option<PathBuf>,
+    /// What the nodes of the network know and nobody else; none: the open network.
+    pub secret: Option<Secret>,
+    /// The file that it is read from.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// `[dht]`.
@@ -227,6 +234,8 @@ impl Default for Net {
             stream_tls: true,
             stream_cert: None,
             stream_key: None,
+            secret: None,
+            secret_file: None,
         }
     }
 }
@@ -274,7 +283,11 @@ impl Config {
         };
         let file = file::read(path, required)?;
         let found = file.is_some().then(|| path.to_path_buf());
-        merge::merge(overrides, found, file.unwrap_or_default())
+        let mut config = merge::merge(overrides, found, file.unwrap_or_default())?;
+        if let Some(file) = &config.net.secret_file {
+            config.net.secret = Some(secret::read(file)?);
+        }
+        Ok(config)
     }
 
     /// The configuration that `text` alone gives; `path` is for messages.
@@ -331,6 +344,14 @@ pub enum Error {
         /// The line itself, at most 80 characters.
         excerpt: String,
     },
+    /// The file with the network's secret.
+    #[error("net.secret_file {}: {cause}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// Values that are right alone and wrong together.
     #[error(transparent)]
     Conflict(#[from] Conflict),
@@ -342,6 +363,9 @@ impl Error {
         match self {
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "name a file that exists, or make one: `azora config init FILE` writes a commented example"
+            }
+            Self::Secret { .. } => {
+                "make it a file of 16 to 256 bytes that only the daemon's user reads: chmod 600"
             }
             Self::Read { .. } => "make it a readable file, or name another with --config",
             Self::TooLarge { .. } | Self::Line { .. } | Self::Conflict(_) => {

@@ -103,6 +103,7 @@ fn wrong_values_are_refused_with_their_line() {
         ("[net]\nstream_listen = [\"[600::1]:443\"]", &["mesh address"]),
         ("[net]\nstream_ports = [443, 0]", &["port 0"]),
         ("[net]\nstream_ports = [65536]", &["65536"]),
+        ("[net]\nsecret = \"guessable\"", &["16 to 256 bytes", "secret = …"]),
         ("[dht]\nmode = \"both\"", &["both", "auto, server, client"]),
         ("[data]\ntun_offload = \"udp\"", &["udp", "auto, tcp, none"]),
         ("[data]\nudp_offload = \"tcp\"", &["auto, none"]),
@@ -255,8 +256,44 @@ proptest! {
 }
 
 #[test]
+fn nothing_shows_a_secret() {
+    let text = "correct horse battery staple";
+    let config = parse(&format!("[net]\nsecret = \"{text}\"\n")).unwrap();
+    let shown = config.settings().into_iter().find(|setting| setting.key == "net.secret").unwrap();
+    assert_eq!(shown.value, format!("\"{SECRET_SHOWN}\""));
+    let long = parse(&format!("[net]\nsecret = \"{}\"\n", text.repeat(20))).unwrap_err();
+    for said in [format!("{config:?}"), long.to_string(), format!("{long:?}")] {
+        assert!(!said.contains("horse"), "{said}");
+    }
+}
+
+#[test]
+fn a_secret_is_read_from_a_file_that_only_its_owner_reads() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    let load = |mode: u32, text: &str| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let file = directory.path().join("azora.toml");
+        std::fs::write(&file, format!("[net]\nsecret_file = \"{}\"\n", path.display())).unwrap();
+        Config::load(&Overrides { file: Some(Given::flag(file)), ..Overrides::default() })
+    };
+    let config = load(0o600, "sixteen letters!\n").unwrap();
+    let inline = parse("[net]\nsecret = \"sixteen letters!\"\n").unwrap();
+    assert_eq!(config.net.secret, inline.net.secret, "a newline at the end is none of it");
+    assert!(inline.net.secret.unwrap().network().0 != [0; 32]);
+    assert!(load(0o640, "sixteen letters!").is_ok(), "of the daemon's group");
+    for (mode, text, cause) in [(0o644, "sixteen letters!", "every user"), (0o600, "short", "16 to 256")] {
+        let error = load(mode, text).unwrap_err();
+        assert!(error.to_string().contains(cause) && error.next_step().contains("chmod 600"), "{error}");
+    }
+}
+
+#[test]
 fn what_belongs_together_is_given_together() {
     refused("[net]\nstream_cert = \"/a\"\n", &["stream_cert", "stream_key"]);
+    refused("[net]\nsecret = \"sixteen letters!\"\nsecret_file = \"/a\"\n", &["one of them"]);
     refused("[net]\nstream_listen = [\"0.0.0.0:443\", \"0.0.0.0:443\"]\n", &["0.0.0.0:443", "twice"]);
     refused("[net]\nstream_ports = [1, 2, 3, 4, 5]\n", &["5 values", "at most 4"]);
 }

@@ -7,11 +7,21 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
+use zeroize::Zeroizing;
+
 use super::{
     LAN_DISCOVERY_PORT, MTU_MAX, MTU_MIN, SOCKET_PATH_BYTES_MAX, STATE_DIR_BYTES_MAX, TUN_NAME_BYTES_MAX,
     WORKERS_MAX,
 };
 use crate::proto::identity::{NodeId, ParseNodeIdError, in_mesh};
+use crate::proto::wire::envelope::NetworkSecret;
+
+/// Shortest secret of a network in bytes.
+pub const SECRET_BYTES_MIN: usize = 16;
+/// Longest secret of a network in bytes.
+pub const SECRET_BYTES_MAX: usize = 256;
+
+const SECRET_CONTEXT: &str = "auramesh v1 network secret";
 
 /// Why a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +80,11 @@ pub enum InvalidValue {
     /// Not the words of a rule.
     #[error("`{0}` is no rule: in allow [-p tcp|udp|icmp] [--port N] [--peer NODEID]")]
     Rule(String),
+    /// A secret that can be guessed, or is no text.
+    #[error(
+        "a secret has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes, this has {0}: `openssl rand -hex 32` makes one"
+    )]
+    Secret(usize),
     /// Port 0 where streams are tried.
     #[error("port 0 is no port")]
     NoPort,
@@ -231,6 +246,36 @@ impl fmt::Display for Bootstrap {
 impl<'de> Deserialize<'de> for Bootstrap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What the nodes of a network know and nobody else. Nothing shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// What packets and handshakes are mixed with.
+    pub fn network(&self) -> NetworkSecret {
+        NetworkSecret(blake3::derive_key(SECRET_CONTEXT, self.0.as_bytes()))
+    }
+}
+
+impl FromStr for Secret {
+    type Err = InvalidValue;
+
+    /// White space around it does not count: a file ends with a newline.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let text = text.trim();
+        match text.len() {
+            SECRET_BYTES_MIN..=SECRET_BYTES_MAX => Ok(Self(Zeroizing::new(text.into()))),
+            len => Err(InvalidValue::Secret(len)),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
     }
 }
 

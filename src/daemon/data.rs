@@ -21,8 +21,8 @@ pub(super) const fn offloads(asked: TunOffload) -> Offloads {
 }
 
 /// What handshakes bring: every two configurations have a cipher in common.
-pub(super) fn session(asked: &config::Data) -> session::Config {
-    let mut config = session::Config::new(cpu::has_aes(), NetworkSecret::default());
+pub(super) fn session(asked: &config::Data, network: NetworkSecret) -> session::Config {
+    let mut config = session::Config::new(cpu::has_aes(), network);
     let (aes, chacha) = (Suite::Aes256Gcm, Suite::ChaCha20Poly1305);
     match asked.cipher {
         Cipher::Auto => {}

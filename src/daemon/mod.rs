@@ -33,7 +33,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, DhtMode, UdpOffload};
+use crate::config::{self, Config, DhtMode, UdpOffload};
 use crate::control::{self, server};
 use crate::engine::Engine;
 use crate::host::{clock, cpu, entropy, priority, privileges};
@@ -42,7 +42,6 @@ use crate::proto::identity::Identity;
 use crate::proto::node;
 use crate::proto::relay;
 use crate::proto::session;
-use crate::proto::wire::envelope::NetworkSecret;
 use crate::store::{self, StateDir};
 use crate::stream::{self, CertificateFiles, Streams, Tls};
 use crate::tun::guard::{self, Guard};
@@ -182,6 +181,7 @@ impl Daemon {
         let listeners = stream::bind(&config.net.stream_listen)?;
         let taking: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let tls = Tls::new(certificate(config).as_ref())?;
+        let network = config.net.secret.as_ref().map(config::Secret::network).unwrap_or_default();
         let wanted = workers::wanted(config.data.workers, cpu::count());
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig {
@@ -204,7 +204,7 @@ impl Daemon {
         };
         let workers = workers::share(interface.devices(), sockets, wanted);
         interface.keep_queues(workers.len());
-        let asked = data::session(&config.data).with_threads(workers.len() as u8);
+        let asked = data::session(&config.data, network.clone()).with_threads(workers.len() as u8);
         let mut node = node::Node::new(
             node_config(config, asked.clone(), identity, remembered, &firewall),
             clock::now(),
@@ -228,7 +228,7 @@ impl Daemon {
             listeners,
             handle: handle.clone(),
             wishes,
-            network: NetworkSecret::default(),
+            network,
             udp: listen.clone(),
             tls_first: config.net.stream_tls,
             tls,

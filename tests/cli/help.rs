@@ -53,7 +53,7 @@ fn every_daemon_flag_of_the_contract_is_there() {
     let flags = "--config <FILE> --state-dir <DIR> --socket <PATH> --tun <NAME> --listen <IP:PORT> \
         --bootstrap <NODEID@IP:PORT> --no-lan-discovery --dht <MODE> --inbound <POLICY> --log <LEVEL> --test \
         --metrics <IP:PORT> --tun-offload <RUNG> --udp-offload <RUNG> --no-superframes --cipher <CIPHER> \
-        --workers <N> --stream-listen <IP:PORT>";
+        --workers <N> --stream-listen <IP:PORT> --secret-file <FILE>";
     for flag in flags.split(" --") {
         assert!(help.contains(flag), "{flag} is missing in {help}");
     }

@@ -30,6 +30,7 @@ mod programs;
 mod reach;
 mod relays;
 mod rungs;
+mod secrets;
 mod spray;
 mod strangers;
 mod streams;

@@ -51,6 +51,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "IP:PORT", value_parser = config::stream_address)]
     stream_listen: Vec<SocketAddr>,
 
+    /// File with the secret of the network, 16 to 256 bytes that only this daemon's user may read [default: open network]
+    #[arg(long, value_name = "FILE", value_parser = config::file_path, value_hint = ValueHint::FilePath)]
+    secret_file: Option<PathBuf>,
+
     /// Serve the DHT, only use it, or decide by reachability [default: auto]
     #[arg(long, value_name = "MODE", value_parser = words::<DhtMode>(DhtMode::WORDS))]
     dht: Option<DhtMode>,
@@ -129,6 +133,7 @@ impl Arguments {
                 "stream_listen",
                 (!self.stream_listen.is_empty()).then(|| self.stream_listen.clone()),
             ),
+            secret_file: given(matches, "secret_file", self.secret_file.clone()),
             dht_mode: given(matches, "dht", self.dht),
             tun_offload: given(matches, "tun_offload", self.tun_offload),
             udp_offload: given(matches, "udp_offload", self.udp_offload),
