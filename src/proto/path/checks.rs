@@ -30,7 +30,7 @@ pub const UNANSWERED_FOR: Duration = Duration::from_secs(60);
 /// Pings to an IP address after which it gets [`CHECKS_SHORT`] of them each time that it is tried: so there is something
 /// left of [`UNANSWERED_MAX`] whenever a way may have become open again.
 const CHECKS_FULL: u32 = CHECKS_MS.len() as u32;
-/// See [`CHECKS_FULL`].
+/// The pings that an address gets after its first `CHECKS_FULL`.
 pub const CHECKS_SHORT: usize = 2;
 /// IP addresses remembered that have not answered; no others are tried meanwhile.
 pub const ADDRESSES_MAX: usize = 2 * TARGETS_MAX;
