@@ -8,6 +8,7 @@ use std::time::Duration;
 use auramesh::proto::identity::Identity;
 use auramesh::proto::node::{SPRAY_AGAIN, SPRAYS_MAX};
 use auramesh::proto::path::spray::{CHECKS_MAX, PROBES_MAX, SOCKETS_MAX, SOCKETS_MIN};
+use auramesh::proto::session::loss::CUT_ABOVE_PER_MILLE;
 use auramesh::proto::wire::control::{Control, SprayStep};
 use auramesh::proto::wire::relay::{HOPS_MAX, Header, RELAY_OVERHEAD, Slot, seal};
 use auramesh::proto::wire::session::{Kind, mask};
@@ -16,7 +17,8 @@ use crate::attacker::{Attacker, public_key};
 use crate::host::{Machine, ms};
 use crate::nat::{NatId, NatKind};
 use crate::pair::ping;
-use crate::relays::{GUESSED, Place, backbone, conditions, is_direct, is_relayed, place};
+use crate::relays::{GUESSED, Place, backbone, conditions, is_direct, is_relayed, peer, place};
+use crate::traffic::steady;
 use crate::world::{HostId, World};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -185,6 +187,25 @@ fn without_descriptors_the_pair_stays_on_its_relay() {
     assert!(checks < 50 && probes < 50, "guessed although no port is open: {checks}, {probes}");
     assert_eq!(pair.world.host(hard).sockets(), (0, 0));
     assert!(ping(&mut pair.world, hard, pair.easy, 2, PATIENCE).is_some(), "by a relay");
+}
+
+/// Large packets are cut on paths that lose much, which costs throughput: checks that hit nothing are no loss.
+#[test]
+fn what_was_sent_to_find_the_way_does_not_make_it_a_bad_one() {
+    for (seed, hard_first) in [(447, true), (448, false)] {
+        let mut pair = Pair::new(seed);
+        let (from, to) = if hard_first { (pair.hard, pair.easy) } else { (pair.easy, pair.hard) };
+        assert!(ping(&mut pair.world, from, to, 1, PATIENCE).is_some());
+        assert!(pair.direct(GUESSED).is_some());
+        let mut worst = 0;
+        for _ in 0..4 {
+            steady(&mut pair.world, from, to, Duration::from_millis(4), Duration::from_secs(1));
+            let losses =
+                [(from, to), (to, from)].map(|(a, b)| peer(&pair.world, a, b).unwrap().loss_per_mille);
+            worst = losses.into_iter().flatten().fold(worst, u64::max);
+        }
+        assert!(worst < CUT_ABOVE_PER_MILLE, "{hard_first}: {worst} of a thousand");
+    }
 }
 
 /// The socket belongs to the endpoint: that the session of the old key ends does not close it.

@@ -246,6 +246,10 @@ impl Node {
             peer.path.choice.note_asked(now, hop);
             if hop.slot().is_some() || self.checks.take(now) {
                 peer.trials.handle_check(hop);
+                // What is tried may lead nowhere, which says nothing of the path in use.
+                if let Some(session) = peer.current.as_ref().filter(|_| peer.path.current() != Some(hop)) {
+                    peer.losses.excuse(session.local_index());
+                }
                 self.send_control_by(now, id, hop, &[Control::Ping { nonce }]);
             } else {
                 self.drop(DropReason::RateLimited);
