@@ -48,7 +48,7 @@ fn a_port_is_guessed_soon_and_the_way_is_as_fast_as_any() {
     let rounds = if long() { 40 } else { 3 };
     let lab = Lab::new();
     let public = backbone(&lab, 3);
-    let (mut hard_router, mut easy_router) = (lab.router(Nat::Symmetric), lab.router(Nat::PortRestricted));
+    let (mut hard_router, easy_router) = (lab.router(Nat::Symmetric), lab.router(Nat::PortRestricted));
     let node = |router: &Router<'_>, n: usize| {
         router.node().with(&["--inbound", "allow"]).logging("debug").knows(&public[n])
     };
@@ -59,8 +59,8 @@ fn a_port_is_guessed_soon_and_the_way_is_as_fast_as_any() {
             hard.kill();
             easy.kill();
             // Holes of the last round would let checks in that hit nothing.
-            hard_router.forget();
-            easy_router.forget();
+            hard_router.forget_connections();
+            easy_router.forget_connections();
         }
         hard.start();
         easy.start();

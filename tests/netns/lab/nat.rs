@@ -277,6 +277,12 @@ impl<'lab> Router<'lab> {
         Router::new(self.lab, self, nat)
     }
 
+    /// Forgets every connection, and with them who may come in; outside ports stay what they are, but for those that are
+    /// drawn.
+    pub(crate) fn forget_connections(&self) {
+        forget_connections(&self.netns);
+    }
+
     /// Forgets every connection and mapping; from now on outside ports are others than before.
     pub(crate) fn forget(&mut self) {
         self.forgotten += 1;
