@@ -139,6 +139,8 @@ fn a_flow_goes_on_when_udp_is_blocked_and_when_it_is_back() {
     }
     phase("blocked again: by TCP", &|| router.block_udp(), FALLBACK, true);
     if long() {
+        // Until the last checks by UDP are over.
+        thread::sleep(Duration::from_secs(10));
         phase("back, and nobody says so: by UDP", &|| router.let_udp(), BACK_UNTOLD, false);
     }
 }
