@@ -65,19 +65,17 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
 }
 
 fn path_change(change: &node::Change, now: Instant) -> PathChange {
-    let path = |way: Option<node::Way>| match way {
+    let path = |way: &Option<node::Way>| match way {
         None => PathStatus::NONE,
-        Some(node::Way { endpoint, via: None, by_stream }) => {
-            PathStatus { kind: PathKind::Direct, endpoint, via: Vec::new(), tcp: by_stream }
-        }
-        Some(node::Way { endpoint, via: Some(relay), by_stream }) => {
-            PathStatus { kind: PathKind::Relay, endpoint, via: vec![relay], tcp: by_stream }
+        Some(node::Way { endpoint, via, by_stream }) => {
+            let kind = PathKind::through(via.len());
+            PathStatus { kind, endpoint: *endpoint, via: via.clone(), tcp: *by_stream }
         }
     };
     PathChange {
         ago_s: s(now.saturating_since(change.at)),
-        from: path(change.from),
-        to: path(change.to),
+        from: path(&change.from),
+        to: path(&change.to),
         why: change.reason.to_string(),
     }
 }

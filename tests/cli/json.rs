@@ -177,7 +177,17 @@ fn firewall_peers_wait_and_config() {
 #[test]
 fn report_has_everything_and_no_addresses() {
     let fake = Fake::healthy();
-    let secret = ["198.51.100.7", "203.0.113.7", &id(OWN), &id(PEER), &address(OWN), &address(PEER)];
+    let secret = [
+        "198.51.100.7",
+        "203.0.113.7",
+        "203.0.113.5",
+        "203.0.113.9",
+        &id(4),
+        &id(OWN),
+        &id(PEER),
+        &address(OWN),
+        &address(PEER),
+    ];
     let report = fake.azora(&["report", "--json"]).exits(0);
     let parsed = report.json();
     assert_eq!(parsed["version"], env!("CARGO_PKG_VERSION"));

@@ -57,18 +57,18 @@ impl fmt::Display for Reason {
 }
 
 /// A way, as it is told: channels come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     /// Where datagrams go; unknown when the relay is out of reach.
     pub endpoint: Option<SocketAddr>,
-    /// The relay there.
-    pub via: Option<NodeId>,
+    /// The relay there, and those beyond it.
+    pub via: Vec<NodeId>,
     /// They go there by a stream: the endpoint is one of TCP.
     pub by_stream: bool,
 }
 
 /// One change of the way to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// When.
     pub at: Instant,
@@ -114,12 +114,12 @@ impl History {
 
     /// Newest first.
     pub(super) fn newest(&self) -> impl Iterator<Item = Change> + '_ {
-        self.0.iter().rev().copied()
+        self.0.iter().rev().cloned()
     }
 
     /// The way that the last change led to.
     fn last(&self) -> Option<Way> {
-        self.0.back().and_then(|change| change.to)
+        self.0.back().and_then(|change| change.to.clone())
     }
 }
 
@@ -180,11 +180,11 @@ impl Node {
         let to = hop.map(|hop| {
             let shown = self.endpoint_of(hop).map(|endpoint| self.streams.shown(endpoint));
             let by_stream = shown.is_some_and(|(_, by_stream)| by_stream);
-            Way { endpoint: shown.map(|(endpoint, _)| endpoint), via: self.relay_of(hop), by_stream }
+            Way { endpoint: shown.map(|(endpoint, _)| endpoint), via: self.via(hop), by_stream }
         });
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let from = peer.history.last();
-        if to.is_some_and(|way| way.via.is_none()) {
+        if to.as_ref().is_some_and(|way| way.via.is_empty()) {
             peer.trials = Trials::default();
         }
         if from != to {
@@ -203,7 +203,7 @@ mod tests {
         let way = |port| {
             Some(Way {
                 endpoint: Some(SocketAddr::from(([192, 0, 2, 1], port))),
-                via: None,
+                via: Vec::new(),
                 by_stream: false,
             })
         };
