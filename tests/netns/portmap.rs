@@ -30,6 +30,13 @@ pub(crate) fn unmapped(node: Node) -> Node {
     node.with(&["--config", file.to_str().unwrap()])
 }
 
+/// Another address of the same network.
+fn beside(gateway: IpAddr) -> IpAddr {
+    let IpAddr::V4(ip) = gateway else { panic!("IPv4 only") };
+    let [a, b, c, _] = ip.octets();
+    IpAddr::from([a, b, c, 200])
+}
+
 fn told(node: &Node) -> Option<SocketAddr> {
     let mapping = node.status()["nat"]["port_mapping"].clone();
     (mapping["told"] == true).then(|| mapping["endpoint"].as_str().unwrap().parse().unwrap())
@@ -72,6 +79,11 @@ fn meets_and_gives_back(by: Mapper, name: &str) {
     let rules = || run(command(&router.netns, "nft").args(["list", "ruleset"])).out;
     let mapped = |rules: &str| rules.contains(&format!("dport {PORT} dnat"));
     assert!(mapped(&rules()), "{}", rules());
+    assert!(by != Mapper::Pcp || daemon.log().contains("PCP request received"), "{}", daemon.log());
+
+    // Another address of the machine does not take it away.
+    node.add_address(beside(router.gateway()));
+    eventually(MAPPED, "the mapping is told again", || (self::told(&node)? == outside).then_some(()));
     assert_eq!(node.stop(), 0);
     eventually(Duration::from_secs(2), "the router has its port back", || (!mapped(&rules())).then_some(()));
     drop(daemon);
@@ -88,7 +100,7 @@ fn a_mapping_is_not_asked_for_when_it_is_not_wanted_or_not_needed() {
     assert_eq!(detail, "switched off");
     let (_, detail) = verdict(&public[0].json(&["netcheck"]), "PortMapping");
     assert!(detail.starts_with("not needed"), "{detail}");
-    assert!(!daemon.log().contains("request received"), "{}", daemon.log());
+    assert!(!daemon.log().contains("PCP request received"), "{}", daemon.log());
 }
 
 /// What a router does that is not to be trusted.

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use auramesh::proto::path::LocalNetwork;
+
 use crate::nat::NatKind;
 use crate::relays::{Place, conditions, place};
 use crate::world::{HostId, World};
@@ -40,6 +42,19 @@ fn a_mapping_counts_where_others_see_us() {
     check(&mut world, IpAddr::from([0, 0, 0, 0]), false);
     check(&mut world, outside, true);
     assert_eq!(endpoints(&world, node)[0], SocketAddr::new(outside, 40_123), "others try it first");
+    // Another address of the machine is no other router.
+    world.with(node, |host, now| {
+        let (wall, endpoint) = (host.wall(now), host.machine.endpoint);
+        let another = LocalNetwork { ip: IpAddr::from([10, 200, 0, 1]), prefix_len: 24 };
+        let local = vec![LocalNetwork { ip: endpoint.ip(), prefix_len: 24 }, another];
+        host.node.handle_links(now, wall, local, vec![endpoint]);
+    });
+    world.run_for(Duration::from_secs(60));
+    assert!(
+        endpoints(&world, node).contains(&SocketAddr::new(outside, 40_123)),
+        "{:?}",
+        endpoints(&world, node)
+    );
     maps(&mut world, node, None);
     world.run_for(Duration::from_secs(10));
     assert!(endpoints(&world, node).iter().all(|endpoint| endpoint.port() != 40_123));

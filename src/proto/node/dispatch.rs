@@ -95,7 +95,6 @@ impl Node {
         self.observed.clear();
         self.end_sprays(now);
         self.reach = Default::default();
-        self.port_mapping = None;
         // Whom we could not reach we may reach now.
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
         if !self.bootstrap.is_empty() {
