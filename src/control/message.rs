@@ -214,6 +214,9 @@ pub struct Status {
 pub struct NatStatus {
     /// Where others see this node, when that is no address of its own.
     pub mapped: Option<SocketAddr>,
+    /// This node is seen at an address of its own, but a firewall lets in only what was asked for.
+    #[serde(default)]
+    pub firewalled: bool,
     /// The NAT gives every destination another port.
     pub mapping_varies: bool,
     /// By way of whom this node is reached.

@@ -199,7 +199,7 @@ impl Answers {
         let Some(_) = reply.via else { return Ok(None) };
         let relayed =
             self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await.map_err(stopped)?;
-        Ok(relayed.as_ref().map(|relayed| why::relayed(relayed, port)))
+        Ok(relayed.as_ref().map(|relayed| why::relayed(relayed, id, port)))
     }
 
     /// The UDP port that a router would have to forward.

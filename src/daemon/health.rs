@@ -14,6 +14,7 @@ use crate::tun::Condition;
 
 use super::firewall::Firewall;
 use super::keeper::Keeper;
+use super::why;
 
 /// After a start others get this long to answer before their silence is a problem.
 const GRACE: Duration = Duration::from_secs(3);
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     lan_guard: bool,
     lan_discovery: bool,
     firewall: Arc<Firewall>,
+    /// That we listen on.
+    port: u16,
 }
 
 impl Facts {
@@ -37,6 +40,7 @@ impl Facts {
         save_failed: Arc<AtomicBool>,
         keeper: Arc<Keeper>,
         firewall: Arc<Firewall>,
+        port: u16,
     ) -> Self {
         Self {
             save_failed,
@@ -45,6 +49,7 @@ impl Facts {
             lan_guard: config.policy.lan_guard,
             lan_discovery: config.net.lan_discovery,
             firewall,
+            port,
         }
     }
 
@@ -85,7 +90,7 @@ impl Facts {
                 "azora probe ADDRESS tells how far it gets; is this machine still online?",
             );
         }
-        if let Some(Health { code, text, fix }) = settled.then(|| relays(status)).flatten() {
+        if let Some(Health { code, text, fix }) = settled.then(|| relays(status, self.port)).flatten() {
             add(&code, text, &fix);
         }
         if self.save_failed.load(Ordering::Relaxed) {
@@ -182,7 +187,7 @@ fn streams(status: &Status) -> Option<Health> {
 }
 
 /// What keeps others from reaching a node behind a NAT, or it from reaching them.
-fn relays(status: &Status) -> Option<Health> {
+fn relays(status: &Status, port: u16) -> Option<Health> {
     let without_data = |peer: &&PeerStatus| {
         let settled = peer.session_age.is_some_and(|age| age >= SILENCE);
         settled && peer.via.is_some_and(|(_, data)| !data)
@@ -193,18 +198,26 @@ fn relays(status: &Status) -> Option<Health> {
     {
         let ours = if status.maps_dependently { "this node's NAT" } else { "the NAT on its side" };
         let text = format!(
-            "{} is behind a NAT, as this node is, and {ours} lets no straight way through; the node in between \
+            "{} is behind a NAT or firewall, as this node is, and {ours} lets no straight way through; the node in between \
              carries no data",
             peer.node_id
         );
         let fix = format!(
             "set [relay] enabled = true on {relay} or another node at a public address that both know, or name this \
-             node in its [relay] peers; or forward UDP port 5747 on one of the NATs"
+             node in its [relay] peers; or on one side {}",
+            why::open_up(port)
         );
         return entry("no-relay-for-data", text, fix);
     }
-    let seen = status.mapped.filter(|_| status.relays.is_empty())?;
-    let text = format!("this node is behind a NAT (seen at {seen}), and no node carries packets to it");
+    let place = match status.mapped {
+        Some(seen) => format!("a NAT (seen at {seen})"),
+        None if status.firewalled => "a firewall that lets in only what was asked for".into(),
+        None => return None,
+    };
+    if !status.relays.is_empty() {
+        return None;
+    }
+    let text = format!("this node is behind {place}, and no node carries packets to it");
     let fix = "azora peers add NODEID@IP:PORT of a node at a public address that serves the DHT";
     entry("no-relay", text, fix.into())
 }

@@ -248,7 +248,7 @@ impl Daemon {
         let (links, link_changes) = tokio::sync::watch::channel(());
         tasks.spawn(keeper.clone().run(links));
         let inside = listen.iter().find(|address| address.is_ipv4()).map(SocketAddr::port);
-        let mapping = PortMapping::new(config.net.port_mapping && inside.is_some());
+        let mapping = PortMapping::new(config.net.port_mapping, inside.is_some());
         if let Some(inside) = inside.filter(|_| config.net.port_mapping) {
             tasks.spawn(mapping.clone().run(handle.clone(), inside, link_changes.clone()));
         }
@@ -256,7 +256,8 @@ impl Daemon {
             tasks.spawn(discovery.run(handle.clone(), config.tun.name.clone(), link_changes));
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
-        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone());
+        let port = listen.first().map_or(config::DEFAULT_PORT, SocketAddr::port);
+        let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone(), port);
         tasks.spawn(saver.run());
         let answers = Arc::new(Answers::new(
             handle,

@@ -1,6 +1,5 @@
 //! `azora netcheck`: what network this machine is in, by what contacts see of it now. What was not seen is not said.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,13 +10,16 @@ use crate::control::message::NetcheckVerdict::{No, Unknown, Yes};
 use crate::control::message::{NetcheckEntry, NetcheckReport, NetcheckVerdict, RelayCheck};
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
-use crate::proto::node::{Netcheck, Observation};
+use crate::proto::node::Netcheck;
 use crate::proto::path::is_global;
+use crate::proto::path::observed::{Mapping, Observed};
 use crate::proto::path::reach::Verdict;
 use crate::proto::portmap::State;
+use crate::proto::timer::Instant;
 
 use super::portmap::{Found, PortMapping};
 use super::status::ms;
+use super::why;
 
 /// How long contacts may take: a handshake that loses its first packets, and a question.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,7 +39,7 @@ pub(super) async fn netcheck(
     let start = clock::now();
     handle.with(|node, now, wall| node.begin_netcheck(now, wall)).await?;
     loop {
-        let found = handle.with(|node, now, _| node.netcheck(now)).await?;
+        let found = handle.with(|node, now, _| node.poll_netcheck(now)).await?;
         let asking = matches!(mapping.found(), Found::Asked(_, State::Asking));
         let waited = clock::now().saturating_since(start);
         let settled = found.waiting == 0 || waited >= PATIENCE;
@@ -51,7 +53,7 @@ pub(super) async fn netcheck(
 
 /// The verdicts, in the order in which they are told.
 fn judge(found: &Netcheck, asked: Found, told: bool, port: u16) -> NetcheckReport {
-    let seen = |v4: bool| most(&found.answers, v4).map(|(seen, _, _)| seen);
+    let seen = |v4: bool| seen(found, v4);
     NetcheckReport {
         global_v4: seen(true),
         global_v6: seen(false),
@@ -94,7 +96,7 @@ fn udp(found: &Netcheck) -> NetcheckEntry {
                 n => format!("none of {n} contacts answers"),
             },
             Some(
-                "is this machine online? Then a firewall drops UDP: let it out to all ports, at least to 5747",
+                "look whether this machine is online; if it is, let UDP out of its firewalls, at least to port 5747",
             ),
         ),
         (n, _) => {
@@ -108,8 +110,8 @@ fn version(found: &Netcheck, v4: bool) -> NetcheckEntry {
     let (name, wanted) = if v4 { ("IPv4", "an IPv4 address") } else { ("IPv6", "a global IPv6 address") };
     let own: Vec<_> = found.own.iter().filter(|ip| ip.is_ipv4() == v4 && (v4 || is_global(**ip))).collect();
     let contacts = found.contacts[usize::from(!v4)];
-    match (most(&found.answers, v4), own.as_slice()) {
-        (Some((seen, _, _)), own) if own.contains(&&seen.ip()) => {
+    match (seen(found, v4), own.as_slice()) {
+        (Some(seen), own) if own.contains(&&seen.ip()) => {
             let unasked = match found.reach[usize::from(!v4)] {
                 Verdict::Unknown => "",
                 Verdict::Open => ", open to everybody",
@@ -117,7 +119,7 @@ fn version(found: &Netcheck, v4: bool) -> NetcheckEntry {
             };
             entry(name, Yes, format!("{seen}, an address of this machine{unasked}"), None)
         }
-        (Some((seen, _, _)), _) => entry(name, Yes, format!("seen at {seen}, behind a NAT"), None),
+        (Some(seen), _) => entry(name, Yes, format!("seen at {seen}, behind a NAT"), None),
         (None, []) => entry(name, No, format!("this machine does not have {wanted}"), None),
         (None, _) if contacts == 0 => {
             let detail = format!("needs a contact at {wanted}");
@@ -138,27 +140,30 @@ fn version(found: &Netcheck, v4: bool) -> NetcheckEntry {
 /// Whether the NAT gives every destination another port, by contacts in different networks.
 fn mapping(found: &Netcheck, port: u16) -> NetcheckEntry {
     const NAME: &str = "MappingVariesByDestIP";
-    let translated = |ip: IpAddr| !found.own.contains(&ip);
-    let Some((seen, agree, all)) = most(&found.answers, true).or_else(|| most(&found.answers, false)) else {
-        return entry(NAME, Unknown, "needs 2 contacts in different networks", Some(MORE_CONTACTS));
-    };
-    if !translated(seen.ip()) {
-        return entry(NAME, No, format!("no NAT in between: seen at {seen}, as it is"), None);
+    let v4 = seen(found, true).is_some();
+    let observed = observed(found);
+    let own = |ip: IpAddr| found.own.contains(&ip);
+    let contacts = found.answers.iter().filter(|answer| answer.seen.is_ipv4() == v4).count();
+    match (observed.mapping(NOW, v4, own), observed.endpoint(NOW, v4)) {
+        (Mapping::None, Some((seen, _))) => {
+            entry(NAME, No, format!("no NAT in between: seen at {seen}, as it is"), None)
+        }
+        (Mapping::Independent, Some((seen, agree))) => {
+            let all = counted(contacts as u64, "contact");
+            entry(NAME, No, format!("{agree} of {all} in different networks see {seen}"), None)
+        }
+        (Mapping::Dependent, _) => {
+            let detail = format!(
+                "symmetric NAT: {} in different networks see as many ports; nodes behind two such NATs need a relay to each \
+                 other",
+                counted(contacts as u64, "contact")
+            );
+            entry(NAME, Yes, detail, Some(&why::open_up(port)))
+        }
+        (Mapping::Unknown | Mapping::None | Mapping::Independent, _) => {
+            entry(NAME, Unknown, "needs 2 contacts in different networks", Some(MORE_CONTACTS))
+        }
     }
-    if all < 2 {
-        return entry(NAME, Unknown, "needs 2 contacts in different networks", Some(MORE_CONTACTS));
-    }
-    if 2 * agree > all {
-        let detail =
-            format!("{agree} of {} in different networks see {seen}", counted(all as u64, "contact"));
-        return entry(NAME, No, detail, None);
-    }
-    let fix = format!(
-        "nodes behind such a NAT need a relay to each other: let the router map a port (PCP, NAT-PMP or UPnP), forward \
-         UDP port {port} to this machine, or use IPv6"
-    );
-    let detail = format!("symmetric NAT: {} see as many ports", counted(all as u64, "contact"));
-    entry(NAME, Yes, detail, Some(&fix))
 }
 
 /// Whether the router maps a port to us.
@@ -171,10 +176,15 @@ fn port_mapping(found: Found, told: bool, port: u16) -> NetcheckEntry {
             "switched off".into(),
             Some("set [net] port_mapping = true, or forward the port by hand".to_owned()),
         ),
+        Found::NotListening => (
+            No,
+            "nothing listens on IPv4, which is what routers translate".into(),
+            Some("add an IPv4 address to [net] listen".to_owned()),
+        ),
         Found::NotNeeded => (No, "not needed: this machine has an address of the internet".into(), None),
         Found::NoGateway => (No, "no router to ask: there is no IPv4 default route to one".into(), None),
         Found::Asked(gateway, State::Asking) => {
-            let fix = "azora netcheck again in a few seconds".to_owned();
+            let fix = "azora netcheck in a few seconds".to_owned();
             (Unknown, format!("the router {gateway} is being asked"), Some(fix))
         }
         Found::Asked(_, State::Held(_)) | Found::Upnp(..) => {
@@ -183,9 +193,11 @@ fn port_mapping(found: Found, told: bool, port: u16) -> NetcheckEntry {
             if told {
                 return entry(NAME, Yes, of_use, None);
             }
-            let fix = "is there another NAT behind the router? Then ask its owner to forward the port";
-            let detail =
-                format!("{of_use}, but no contact sees this node at that address: others are not told of it");
+            let fix = "ask the owner of that other NAT to forward the port, or use IPv6";
+            let detail = format!(
+                "{of_use}, but no contact sees this node at that address, so others are not told of it: there may be another \
+                 NAT behind the router"
+            );
             (Yes, detail, Some(fix.to_owned()))
         }
         Found::Asked(gateway, State::Silent) => {
@@ -198,12 +210,10 @@ fn port_mapping(found: Found, told: bool, port: u16) -> NetcheckEntry {
         }
         Found::Asked(gateway, State::Useless(protocol, outside)) => {
             let detail = format!(
-                "the router {gateway} offers by {} a port of {outside}: no address of the internet, or not for long enough",
+                "the router {gateway} offers by {} a port of {outside}, which is no address of the internet, or not for long enough: it may be behind another NAT itself",
                 protocol.name()
             );
-            let fix =
-                "it is behind another NAT itself: its owner could forward the port, IPv6 would do without"
-                    .to_owned();
+            let fix = "ask the owner of that other NAT to forward the port, or use IPv6".to_owned();
             (No, detail, Some(fix))
         }
     };
@@ -222,11 +232,17 @@ fn relays(found: &Netcheck) -> NetcheckEntry {
         .collect();
     match (told.as_slice(), found.mapped) {
         ([], false) => {
-            entry(NAME, if found.possible_relays > 0 { Yes } else { Unknown }, possible(found), None)
+            let (verdict, detail, fix) = possible(found);
+            entry(NAME, verdict, detail, fix)
         }
         ([], true) => {
             let fix = "azora peers add NODEID@IP:PORT of a node at a public address that serves the DHT";
-            entry(NAME, No, "this node is behind a NAT, and no node carries packets to it", Some(fix))
+            entry(
+                NAME,
+                No,
+                format!("this node is behind {}, and no node carries packets to it", place(found)),
+                Some(fix),
+            )
         }
         (told, _) => {
             let fix = "set [relay] enabled = true on one of them, or name this node in its [relay] peers";
@@ -236,13 +252,25 @@ fn relays(found: &Netcheck) -> NetcheckEntry {
     }
 }
 
-fn possible(found: &Netcheck) -> String {
-    match found.possible_relays {
-        0 => "none in use: nobody on the internet has seen yet that this node is behind a NAT".into(),
-        n => {
-            format!("none in use: this node is reached without; {} could be asked", counted(n as u64, "node"))
+/// Relays for a node that needs none, as far as is known.
+fn possible(found: &Netcheck) -> (NetcheckVerdict, String, Option<&'static str>) {
+    match (found.possible_relays, found.answers.len()) {
+        (0, 0) => (Unknown, "nobody on the internet has answered".into(), Some(MORE_CONTACTS)),
+        (0, _) => (No, "none in use, and none known: this node is reached without".into(), None),
+        (n, _) => {
+            let detail = format!(
+                "none in use: this node is reached without; {} could be asked",
+                counted(n as u64, "node")
+            );
+            (Yes, detail, None)
         }
     }
+}
+
+/// What is between us and the internet.
+fn place(found: &Netcheck) -> &'static str {
+    let own = |v4| seen(found, v4).is_some_and(|seen| found.own.contains(&seen.ip()));
+    if own(true) || own(false) { "a firewall that lets in only what was asked for" } else { "a NAT" }
 }
 
 fn mtu(found: &Netcheck) -> NetcheckEntry {
@@ -253,30 +281,40 @@ fn mtu(found: &Netcheck) -> NetcheckEntry {
             entry("MTU", Yes, detail, None)
         }
         None => {
-            let fix = "it is measured while data flows: azora probe TARGET measures it now";
+            let fix = "azora probe TARGET measures it now; it is also measured while data flows";
             entry("MTU", Unknown, "not measured to any peer yet", Some(fix))
         }
     }
 }
 
-/// Where most contacts see us by one version of IP; how many of them, and how many there are.
-fn most(answers: &[Observation], v4: bool) -> Option<(SocketAddr, usize, usize)> {
-    let mut counts = BTreeMap::<SocketAddr, usize>::new();
-    let all = answers.iter().filter(|answer| answer.seen.is_ipv4() == v4);
-    all.for_each(|answer| *counts.entry(answer.seen).or_default() += 1);
-    let all = counts.values().sum();
-    counts.into_iter().max_by_key(|(_, n)| *n).map(|(seen, n)| (seen, n, all))
+/// All answers are of one moment.
+const NOW: Instant = Instant::ZERO;
+
+/// The answers, judged as those that come by themselves.
+fn observed(found: &Netcheck) -> Observed {
+    let mut observed = Observed::default();
+    found.answers.iter().for_each(|answer| observed.vote(NOW, answer.observer, answer.seen));
+    observed
+}
+
+/// Where most contacts see us by one version of IP.
+fn seen(found: &Netcheck, v4: bool) -> Option<SocketAddr> {
+    observed(found).endpoint(NOW, v4).map(|(seen, _)| seen)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::identity::Identity;
+    use crate::proto::node::Observation;
 
     fn answer(n: u8, seen: &str) -> Observation {
         Observation {
             node_id: Identity::from_seed([n; 32]).node_id(),
-            observer: if seen.starts_with('[') { "[2a00::1]:5747" } else { "20.1.0.2:5747" }.parse().unwrap(),
+            observer: match seen.starts_with('[') {
+                true => format!("[2a00:{n}::1]:5747").parse().unwrap(),
+                false => format!("20.{n}.0.2:5747").parse().unwrap(),
+            },
             seen: seen.parse().unwrap(),
             rtt: Duration::from_millis(5),
         }
@@ -287,12 +325,7 @@ mod tests {
         let own = own.iter().map(|ip| ip.parse().unwrap()).collect();
         let report =
             judge(&Netcheck { answers, contacts, own, ..Netcheck::default() }, Found::NoGateway, false, 5747);
-        assert!(
-            report
-                .checks
-                .iter()
-                .all(|check| check.verdict != Unknown || check.fix.is_some() || check.name == "Relays")
-        );
+        assert!(report.checks.iter().all(|check| check.verdict != Unknown || check.fix.is_some()));
         report.checks.into_iter().map(|check| (check.verdict, check.detail)).collect()
     }
 

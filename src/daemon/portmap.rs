@@ -36,6 +36,8 @@ const ERROR_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Found {
     /// The owner does not want one.
     Off,
+    /// Nothing listens on IPv4, which is what routers translate.
+    NotListening,
     /// This machine has an address of the internet.
     NotNeeded,
     /// There is no router to ask.
@@ -52,7 +54,7 @@ impl Found {
         match self {
             Self::Asked(_, State::Held(mapping)) => Some((mapping.protocol.name(), mapping.outside)),
             Self::Upnp(_, outside) => Some(("upnp", outside)),
-            Self::Asked(..) | Self::Off | Self::NotNeeded | Self::NoGateway => None,
+            Self::Asked(..) | Self::Off | Self::NotListening | Self::NotNeeded | Self::NoGateway => None,
         }
     }
 }
@@ -81,8 +83,12 @@ struct Route {
 }
 
 impl PortMapping {
-    pub(super) fn new(wanted: bool) -> Arc<Self> {
-        let found = if wanted { Found::NoGateway } else { Found::Off };
+    pub(super) fn new(wanted: bool, listens: bool) -> Arc<Self> {
+        let found = match (wanted, listens) {
+            (false, _) => Found::Off,
+            (true, false) => Found::NotListening,
+            (true, true) => Found::NoGateway,
+        };
         Arc::new(Self { found: Mutex::new(found), held: Mutex::new(None) })
     }
 

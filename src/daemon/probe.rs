@@ -178,7 +178,7 @@ impl Probe<'_> {
         let (id, port) = (reply.node_id, self.port);
         let Some(relay) = reply.via else { return String::new() };
         let relayed = self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await;
-        let why = relayed.ok().flatten().map(|relayed| why::relayed(&relayed, port));
+        let why = relayed.ok().flatten().map(|relayed| why::relayed(&relayed, id, port));
         let why = why.map(|why| format!(": {}; to change that, {}", why.text, why.fix)).unwrap_or_default();
         format!(" through the relay {relay}{why}")
     }
@@ -270,13 +270,17 @@ impl Probe<'_> {
 
 /// The NATs of both sides, as far as they are known.
 fn nats(status: &node::Status, peer: Option<&node::PeerStatus>) -> String {
+    let other = |is: bool| if is { "symmetric NAT" } else { "NAT or firewall" };
     let symmetric = |is: bool| if is { "symmetric NAT" } else { "NAT" };
-    let ours = status.mapped.map(|seen| {
-        format!("; this node is behind a {}, seen at {seen}", symmetric(status.maps_dependently))
-    });
+    let ours = match status.mapped {
+        Some(seen) => {
+            Some(format!("; this node is behind a {}, seen at {seen}", symmetric(status.maps_dependently)))
+        }
+        None => status.firewalled.then(|| "; this node is behind a firewall".to_owned()),
+    };
     let theirs = peer
         .filter(|peer| !peer.relays.is_empty())
-        .map(|peer| format!("; the other one is behind a {}", symmetric(peer.maps_dependently)));
+        .map(|peer| format!("; the other one is behind a {}", other(peer.maps_dependently)));
     format!("{}{}", ours.unwrap_or_default(), theirs.unwrap_or_default())
 }
 

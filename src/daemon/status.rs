@@ -59,7 +59,7 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         history: peer.history.iter().map(|change| path_change(change, now)).collect(),
         why_relayed: peer.relayed.as_ref().map(|relayed| match peer.by_stream {
             true => why::no_udp(),
-            false => why::relayed(relayed, port),
+            false => why::relayed(relayed, peer.node_id, port),
         }),
     }
 }
@@ -89,6 +89,7 @@ pub(super) fn nat(status: &node::Status, found: Found) -> NatStatus {
     });
     NatStatus {
         mapped: status.mapped,
+        firewalled: status.firewalled,
         mapping_varies: status.maps_dependently,
         relays: status
             .relays

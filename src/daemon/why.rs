@@ -2,17 +2,23 @@
 
 use crate::control::counted;
 use crate::control::message::Cause;
+use crate::proto::identity::NodeId;
 use crate::proto::node::Relayed;
 
-/// Why, and what to do; `port` is the one that we listen on.
-pub(super) fn relayed(relayed: &Relayed, port: u16) -> Cause {
-    let forward = format!(
-        "on one side let the router map a port (PCP, NAT-PMP or UPnP), forward UDP port {port} to the node, or use IPv6"
-    );
-    let wait = "azora ping NODEID --until-direct looks again, and says what came of it";
+/// What lets others reach a node behind a NAT, as an order; `port` is the one that the node listens on.
+pub(super) fn open_up(port: u16) -> String {
+    format!(
+        "let the router map a port (PCP, NAT-PMP or UPnP), forward UDP port {port} to the node, or use IPv6"
+    )
+}
+
+/// Why the node `id` is reached so, and what to do; `port` is the one that we listen on.
+pub(super) fn relayed(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
+    let forward = format!("on one side {}", open_up(port));
+    let wait = format!("azora ping {id} --until-direct looks again, and says what came of it");
     let (text, fix) = match relayed {
-        Relayed::Asking => ("the other side has not said yet where it can be reached".into(), wait.into()),
-        Relayed::Trying => ("a direct path is being looked for".into(), wait.into()),
+        Relayed::Asking => ("the other side has not said yet where it can be reached".into(), wait),
+        Relayed::Trying => ("a direct path is being looked for".into(), wait),
         Relayed::BothDependent => (
             "both sides are behind symmetric NATs, which give every destination another port: neither knows where to send"
                 .into(),
@@ -22,7 +28,7 @@ pub(super) fn relayed(relayed: &Relayed, port: u16) -> Cause {
         Relayed::DependentThere(checks) => (symmetric("the other", "this", *checks), forward),
         Relayed::Nowhere => (
             "the other side names no endpoint that can be tried from here".into(),
-            "give both nodes an address of the same IP version, or name one: azora probe NODEID@IP:PORT".into(),
+            format!("give both nodes an address of the same IP version, or name one: azora probe {id}@IP:PORT"),
         ),
         Relayed::NoAnswer(checks, endpoints) => {
             let tried: Vec<_> = endpoints.iter().map(ToString::to_string).collect();

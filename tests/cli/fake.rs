@@ -177,6 +177,7 @@ impl Answers {
             dht: DhtSummary { mode: DhtRole::Server, contacts: 37, network_size_estimate: Some(120) },
             nat: NatStatus {
                 mapped: Some("203.0.113.9:40001".parse().unwrap()),
+                firewalled: false,
                 mapping_varies: false,
                 relays: vec![RelayStatus { node_id: node_id(4), data: true }],
                 relayed_for: 2,
@@ -237,8 +238,8 @@ fn peer(seed: u8) -> PeerStatus {
 
 /// Why a path is relayed.
 pub(crate) fn symmetric() -> Cause {
-    let fix = "azora ping NODEID --until-direct looks again";
-    Cause { text: "both sides are behind symmetric NATs".into(), fix: fix.into() }
+    let fix = format!("azora ping {} --until-direct looks again", node_id(PEER));
+    Cause { text: "both sides are behind symmetric NATs".into(), fix }
 }
 
 fn change() -> PathChange {

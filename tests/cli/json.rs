@@ -36,7 +36,7 @@ fn status_is_as_documented() {
     assert_eq!(status["dht"], json!({"mode": "server", "contacts": 37, "network_size_estimate": 120}));
     let relays = json!([{"node_id": id(4), "data": true}]);
     let nat = json!({
-        "mapped": "203.0.113.9:40001", "mapping_varies": false, "relays": relays, "relayed_for": 2, "channels": 1,
+        "mapped": "203.0.113.9:40001", "firewalled": false, "mapping_varies": false, "relays": relays, "relayed_for": 2, "channels": 1,
         "port_mapping": {"protocol": "pcp", "endpoint": "203.0.113.9:5747", "told": true}
     });
     assert_eq!(status["nat"], nat);
@@ -94,7 +94,7 @@ fn ping_prints_one_object_a_line() {
     let ran = fake.azora(&arguments).exits(0);
     let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let why = json!({
-        "text": "both sides are behind symmetric NATs", "fix": "azora ping NODEID --until-direct looks again"
+        "text": "both sides are behind symmetric NATs", "fix": format!("azora ping {} --until-direct looks again", id(PEER))
     });
     let first = json!({
         "seq": 1, "node_id": id(PEER), "rtt_ms": 1.4, "path": "relay", "endpoint": "198.51.100.7:5747",

@@ -63,11 +63,7 @@ pub(crate) fn path_changes(peers: &[PeerStatus]) -> String {
     let relayed = peers.iter().filter_map(|peer| Some((peer, peer.why_relayed.as_ref()?)));
     let mut text: String = relayed
         .map(|(peer, Cause { text, fix })| {
-            let (head, id) = (short(&peer.node_id), peer.node_id.to_string());
-            format!(
-                "\n{head} is reached through a relay: {text}\n  try: {}\n",
-                fix.replace("NODEID --", &(id + " --"))
-            )
+            format!("\n{} is reached through a relay: {text}\n  try: {fix}\n", short(&peer.node_id))
         })
         .collect();
     let head = ["CHANGED", "NODE ID", "FROM", "TO", "WHY"].map(String::from);

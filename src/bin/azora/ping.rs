@@ -62,7 +62,7 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
         print_json(&statistics)?;
     } else {
         print(&statistics.text())?;
-        print(&socket.hint(&statistics.path_text(arguments.target)))?;
+        print(&socket.hint(&statistics.path_text()))?;
         if statistics.received == 0 {
             let next = format!("try: azora probe {} tells how far it gets\n", arguments.target);
             print(&socket.hint(&next))?;
@@ -146,13 +146,12 @@ impl Tally {
 
 impl Statistics {
     /// How long a direct path took, or why there is none.
-    fn path_text(&self, target: Target) -> String {
+    fn path_text(&self) -> String {
         if let Some(seconds) = self.direct_after_s {
             return format!("direct after {seconds:.1} s\n");
         }
         let Some(Cause { text, fix }) = &self.why_relayed else { return String::new() };
-        let target = target.node_id().map_or_else(|| target.to_string(), |id| id.to_string());
-        format!("through a relay: {text}\n  try: {}\n", fix.replace("NODEID --", &format!("{target} --")))
+        format!("through a relay: {text}\n  try: {fix}\n")
     }
 
     fn text(&self) -> String {

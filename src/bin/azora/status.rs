@@ -112,6 +112,7 @@ fn summary(status: &Status) -> String {
 
 fn nat(nat: &NatStatus) -> String {
     let mapped = match nat.mapped {
+        None if nat.firewalled => "none, but a firewall lets in only what was asked for".into(),
         None => "none seen".into(),
         Some(endpoint) if nat.mapping_varies => {
             format!("seen at {endpoint}, another port for each destination")

@@ -22,6 +22,8 @@ pub const OBSERVERS_MAX: usize = 16;
 /// Questions to one that does not answer, and the time between two.
 const QUESTIONS_MAX: u8 = 3;
 const QUESTION_GAP: Duration = Duration::from_millis(400);
+/// Who asks while the answers to another are this young shares them.
+const CHECK_LIFE: Duration = Duration::from_secs(2);
 
 /// What a contact said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub struct Netcheck {
 /// A check under way.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
+    begun: Option<Instant>,
     /// By observer: how often it was asked, and when last.
     asked: BTreeMap<(NodeId, SocketAddr), (u8, Instant)>,
     nonces: BTreeMap<u64, (NodeId, SocketAddr, Instant)>,
@@ -71,8 +74,11 @@ pub(super) struct Asking {
 }
 
 impl Node {
-    /// Begins to ask contacts where they see us, and connects some that we have no session with.
+    /// Begins to ask contacts where they see us, unless that has just begun, and connects some that we have no session with.
     pub fn begin_netcheck(&mut self, now: Instant, wall: WallTime) {
+        if self.asking.begun.is_some_and(|begun| now.saturating_since(begun) < CHECK_LIFE) {
+            return;
+        }
         let has_session = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
         let contacts: Vec<Contact> = self
             .known()
@@ -81,7 +87,7 @@ impl Node {
             .take(OBSERVERS_MAX)
             .collect();
         let configured: Vec<_> = self.bootstrap.keys().filter(|id| !has_session(id)).copied().collect();
-        self.asking = Asking::default();
+        self.asking = Asking { begun: Some(now), ..Asking::default() };
         for contact in &contacts {
             self.learn_contact(now, contact);
         }
@@ -95,7 +101,7 @@ impl Node {
 
     /// What came of it so far; asks those whose session stands by now. Repeat it until nobody is waited for, or the
     /// time is over.
-    pub fn netcheck(&mut self, now: Instant) -> Netcheck {
+    pub fn poll_netcheck(&mut self, now: Instant) -> Netcheck {
         for (id, endpoint) in self.observers() {
             self.ask_observer(now, id, endpoint);
         }

@@ -100,6 +100,8 @@ pub struct Status {
     pub twin: Option<IpAddr>,
     /// A NAT is in between us and the internet, as others see us there.
     pub mapped: Option<SocketAddr>,
+    /// We are seen at an address of our own, and reached there only when we have asked: a firewall is in between.
+    pub firewalled: bool,
     /// That NAT gives every destination another port.
     pub maps_dependently: bool,
     /// A port that the router maps to us, and whether others are told of it.
@@ -122,13 +124,16 @@ impl Node {
         let (relayed, channels) = self.carrying();
         let age = |at: Instant| now.saturating_since(at);
         let is_up = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
+        let seen = [true, false].map(|v4| self.observed.endpoint(now, v4).map(|(seen, _)| seen));
+        let seen: Vec<_> = seen.into_iter().flatten().collect();
         Status {
             peers,
             dht: self.dht.status(),
             endpoints: self.endpoints.clone(),
             configured: self.bootstrap.len(),
             configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
-            mapped: self.observed.endpoint(now, true).map(|(seen, _)| seen).filter(|_| self.mapped),
+            mapped: seen.iter().copied().find(|seen| self.mapped && !self.is_own(seen.ip())),
+            firewalled: self.mapped && seen.iter().any(|seen| self.is_own(seen.ip())),
             maps_dependently: self.maps_dependently(now),
             port_mapping: self.port_mapping.map(|mapping| (mapping, self.usable_mapping(now).is_some())),
             relays: self.relays().map(|(id, service)| (id, service == Service::Data)).collect(),
