@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::message::{
     DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, NetcheckReport, OwnNode, PeerStatus,
-    PingOutcome, ProbeReport, Readiness, Request, Response, Status,
+    PingOutcome, ProbeReport, Readiness, Request, Response, Status, TraceReport,
 };
 use super::target::Target;
 use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
@@ -142,6 +142,8 @@ requests! {
     probe(target: Target) -> ProbeReport = Request::Probe { target };
     /// What network the machine is in.
     netcheck() -> NetcheckReport = Request::Netcheck;
+    /// The present path to a node.
+    trace(target: Target) -> TraceReport = Request::Trace { target };
     /// Firewall rules in force.
     firewall_list() -> Vec<FirewallRule> = Request::FirewallList;
     /// Adds a firewall rule.

@@ -65,6 +65,11 @@ pub enum Request {
     },
     /// [`NetcheckReport`].
     Netcheck,
+    /// [`TraceReport`].
+    Trace {
+        /// Whom.
+        target: Target,
+    },
     /// [`Vec<FirewallRule>`], in order of `index`.
     FirewallList,
     /// [`FirewallRule`]: the rule as added, with its index.
@@ -99,6 +104,7 @@ impl Request {
             | Self::DhtStatus
             | Self::Probe { .. }
             | Self::Netcheck
+            | Self::Trace { .. }
             | Self::FirewallList
             | Self::Wait { .. } => false,
         }
@@ -113,7 +119,9 @@ impl Request {
         match self {
             Self::Ping { timeout_ms, .. } => within(*timeout_ms, PING_TIMEOUT_MAX),
             Self::Wait { timeout_ms } => within(*timeout_ms, WAIT_TIMEOUT_MAX),
-            Self::DhtLookup { .. } | Self::Probe { .. } | Self::Netcheck => Some(SEARCH_TIMEOUT),
+            Self::DhtLookup { .. } | Self::Probe { .. } | Self::Netcheck | Self::Trace { .. } => {
+                Some(SEARCH_TIMEOUT)
+            }
             Self::Own
             | Self::Status
             | Self::Up
@@ -653,6 +661,37 @@ pub struct RelayCheck {
     /// It carries data.
     pub data: bool,
     /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+/// The present path to a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// Whom.
+    pub target: Target,
+    /// Who answered.
+    #[serde(with = "text::option")]
+    pub node_id: Option<NodeId>,
+    /// The relays in their order, then the target; empty when that does not answer.
+    pub hops: Vec<TraceHop>,
+    /// Why there is no path, as far as known.
+    pub lost: Option<String>,
+}
+
+/// One node on a path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceHop {
+    /// Node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+    /// UDP address; known only of the first one.
+    pub endpoint: Option<SocketAddr>,
+    /// It carries packets for others.
+    pub relay: bool,
+    /// Round trip from here and back in milliseconds; `null` when it did not answer.
     pub rtt_ms: Option<f64>,
 }
 

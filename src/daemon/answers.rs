@@ -31,6 +31,7 @@ use super::netcheck;
 use super::portmap::PortMapping;
 use super::probe::{self, node_target};
 use super::status;
+use super::trace;
 use super::why;
 
 /// How often readiness is looked at while somebody waits for it.
@@ -116,6 +117,7 @@ impl Answers {
             Request::Netcheck => {
                 answer(&netcheck::netcheck(&self.handle, &self.mapping, self.port()).await.map_err(stopped)?)
             }
+            Request::Trace { target } => answer(&trace::trace(&self.handle, target).await?),
             Request::FirewallList => answer(&self.firewall.list()),
             Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {

@@ -22,6 +22,7 @@ mod portmap;
 mod probe;
 mod saver;
 mod status;
+mod trace;
 mod upnp;
 mod why;
 mod workers;

@@ -152,6 +152,10 @@ impl Control {
                 let ticket = self.expect(Answer::Ping(answer));
                 self.node.handle_command(now, wall, Command::Ping(ticket, target));
             }
+            Ask::Trace(peer, hop, answer) => {
+                let ticket = self.expect(Answer::Ping(answer));
+                self.node.handle_command(now, wall, Command::Trace(ticket, peer, hop));
+            }
             Ask::Lookup(address, answer) => {
                 let ticket = self.expect(Answer::Lookup(answer));
                 self.node.handle_command(now, wall, Command::Lookup(ticket, address));

@@ -31,6 +31,7 @@ type Work = Box<dyn FnOnce(&mut Node, Instant, WallTime) + Send>;
 pub(super) enum Ask {
     With(Work),
     Ping(Target, oneshot::Sender<Result<PingReply, PingFailure>>),
+    Trace(NodeId, u8, oneshot::Sender<Result<PingReply, PingFailure>>),
     Lookup(MeshAddress, oneshot::Sender<Outcome>),
 }
 
@@ -89,6 +90,17 @@ impl Handle {
     pub async fn ping(&self, target: Target, patience: Duration) -> Result<PingReply, AskError> {
         let (answer, result) = oneshot::channel();
         self.asks.send(Ask::Ping(target, answer)).await.map_err(|_| AskError::Stopped)?;
+        let outcome = timeout(patience, result).await.map_err(|_| AskError::Timeout(patience))?;
+        Ok(outcome.map_err(|_| AskError::Stopped)??)
+    }
+
+    /// Asks a relay on the way to a node, by its number from 0, for a sign of life.
+    ///
+    /// # Errors
+    /// As for [`Self::ping`].
+    pub async fn trace(&self, peer: NodeId, hop: u8, patience: Duration) -> Result<PingReply, AskError> {
+        let (answer, result) = oneshot::channel();
+        self.asks.send(Ask::Trace(peer, hop, answer)).await.map_err(|_| AskError::Stopped)?;
         let outcome = timeout(patience, result).await.map_err(|_| AskError::Timeout(patience))?;
         Ok(outcome.map_err(|_| AskError::Stopped)??)
     }

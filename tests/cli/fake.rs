@@ -145,6 +145,7 @@ impl Answers {
             Request::DhtStatus => answer(&dht()),
             Request::Probe { target } => answer(&probe(target, target != silent)),
             Request::Netcheck => answer(&netcheck()),
+            Request::Trace { target } => answer(&trace(target, target != silent)),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
             Request::FirewallRemove { index: 8 } => answer(&Done {}),
@@ -300,6 +301,23 @@ fn netcheck() -> NetcheckReport {
         relays: vec![RelayCheck { node_id: node_id(4), data: true, rtt_ms: Some(1.5) }],
         mtu: Some(1420),
     }
+}
+
+/// A path of two relays, the second of which is silent.
+fn trace(target: Target, works: bool) -> TraceReport {
+    let hop = |seed: u8, endpoint, rtt_ms| TraceHop {
+        node_id: node_id(seed),
+        address: node_id(seed).address(),
+        endpoint,
+        relay: seed != PEER,
+        rtt_ms,
+    };
+    if !works {
+        let lost = Some("no record found".into());
+        return TraceReport { target, node_id: None, hops: Vec::new(), lost };
+    }
+    let hops = vec![hop(4, Some(endpoint()), Some(1.5)), hop(5, None, None), hop(PEER, None, Some(4.25))];
+    TraceReport { target, node_id: Some(node_id(PEER)), hops, lost: None }
 }
 
 fn probe(target: Target, works: bool) -> ProbeReport {

@@ -22,6 +22,7 @@ const COMMANDS: &[(&str, bool)] = &[
     ("dht status", true),
     ("probe", true),
     ("netcheck", true),
+    ("trace", true),
     ("firewall list", true),
     ("firewall add", false),
     ("firewall remove", false),

@@ -161,6 +161,23 @@ fn netcheck_has_its_verdicts_in_order() {
 }
 
 #[test]
+fn trace_names_every_node_on_the_way() {
+    let fake = Fake::healthy();
+    let hop = |seed, endpoint: Option<&str>, relay, rtt: Option<f64>| json!({"node_id": id(seed), "address": address(seed), "endpoint": endpoint, "relay": relay, "rtt_ms": rtt});
+    let expected = json!({
+        "target": address(PEER), "node_id": id(PEER), "lost": null,
+        "hops": [
+            hop(4, Some("198.51.100.7:5747"), true, Some(1.5)),
+            hop(5, None, true, None),
+            hop(PEER, None, false, Some(4.25)),
+        ]
+    });
+    assert_eq!(fake.azora(&["trace", &address(PEER), "--json"]).exits(0).json(), expected);
+    let lost = fake.azora(&["trace", &id(SILENT), "--json"]).exits(1).json();
+    assert_eq!((&lost["hops"], &lost["lost"]), (&json!([]), &json!("no record found")));
+}
+
+#[test]
 fn firewall_peers_wait_and_config() {
     let fake = Fake::healthy();
     let rules = json!([

@@ -107,6 +107,24 @@ fn ping_names_who_by_which_path_and_how_fast() {
 }
 
 #[test]
+fn trace_says_who_does_not_answer() {
+    let fake = Fake::healthy();
+    let out = fake.azora(&["trace", &node_id(PEER).to_string()]).exits(0).out;
+    let lines: Vec<_> = out.lines().collect();
+    assert!(lines[0].starts_with("1  relay ") && lines[0].ends_with(" 198.51.100.7:5747  1.500 ms"), "{out}");
+    assert!(
+        lines[1].starts_with("2  relay ") && lines[1].ends_with(" -                  no answer"),
+        "{out}"
+    );
+    assert!(lines[2].starts_with("3  target") && lines[2].ends_with(" 4.250 ms"), "{out}");
+    let silent = node_id(SILENT);
+    let out = fake.azora(&["trace", &silent.to_string()]).exits(1).out;
+    let socket = fake.socket.display();
+    let next = format!("try: azora --socket {socket} probe {silent} tells how far it gets");
+    assert_eq!(out, format!("no record found\n{next}\n"));
+}
+
+#[test]
 fn probe_names_the_fix() {
     let out = Fake::healthy().azora(&["probe", &node_id(SILENT).to_string()]).exits(1).out;
     let lines: Vec<_> = out.lines().collect();

@@ -61,6 +61,7 @@ fn no_daemon_exits_3() {
         &["dht", "lookup", &id],
         &["dht", "status"],
         &["probe", &id],
+        &["trace", &id],
         &["firewall", "list"],
         &["firewall", "add", "in", "allow"],
         &["firewall", "remove", "1"],

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
 use auramesh::proto::identity::{Identity, NodeId};
-use auramesh::proto::node::PeerStatus;
+use auramesh::proto::node::{Command, PeerStatus, PingFailure};
 use auramesh::proto::relay;
 use auramesh::proto::timer::Instant;
-use auramesh::proto::wire::control::{Control, Service};
+use auramesh::proto::wire::control::{Control, Service, Want};
 use auramesh::proto::wire::relay::{Header, Slot};
 use auramesh::proto::wire::routing::Routing;
 use auramesh::proto::wire::session::mask;
@@ -43,7 +43,7 @@ fn publics(world: &mut World, n: usize, open: bool) -> Vec<HostId> {
     ids
 }
 
-fn peer(world: &World, from: HostId, to: HostId) -> Option<PeerStatus> {
+pub(crate) fn peer(world: &World, from: HostId, to: HostId) -> Option<PeerStatus> {
     let id = world.id(to);
     world.host(from).node.status(world.now).peers.into_iter().find(|peer| peer.node_id == id)
 }
@@ -55,22 +55,23 @@ fn relays(world: &World, from: HostId, to: HostId) -> Option<usize> {
 }
 
 /// Flows between pairs: a packet every [`GAP`], and when the last reply came.
-struct Flows {
+pub(crate) struct Flows {
     pairs: Vec<(HostId, HostId)>,
     sequence: u16,
     answered: Vec<Instant>,
+    started: Instant,
     /// The longest time without a reply.
     gap: Duration,
 }
 
 impl Flows {
-    fn new(world: &World, pairs: Vec<(HostId, HostId)>) -> Self {
+    pub(crate) fn new(world: &World, pairs: Vec<(HostId, HostId)>) -> Self {
         let answered = vec![world.now; pairs.len()];
-        Self { pairs, sequence: 0, answered, gap: Duration::ZERO }
+        Self { pairs, sequence: 0, answered, started: world.now, gap: Duration::ZERO }
     }
 
     /// Lets time pass while the flows go on; the longest time that one of them was without a reply meanwhile.
-    fn run(&mut self, world: &mut World, duration: Duration) -> Duration {
+    pub(crate) fn run(&mut self, world: &mut World, duration: Duration) -> Duration {
         self.gap = Duration::ZERO;
         let end = world.now + duration;
         while world.now < end {
@@ -80,7 +81,7 @@ impl Flows {
     }
 
     /// A packet in every flow.
-    fn step(&mut self, world: &mut World) {
+    pub(crate) fn step(&mut self, world: &mut World) {
         self.sequence = self.sequence.wrapping_add(1);
         for (n, (from, to)) in self.pairs.iter().enumerate() {
             let (source, destination) = (world.address(*from), world.address(*to));
@@ -98,6 +99,40 @@ impl Flows {
         for id in world.running() {
             world.host_mut(id).delivered.clear();
         }
+    }
+
+    /// Which flows had a reply.
+    pub(crate) fn have_answered(&self) -> Vec<bool> {
+        self.answered.iter().map(|at| *at > self.started).collect()
+    }
+
+    /// Goes on with those flows only.
+    fn keep(&mut self, keep: &[bool]) {
+        let mut kept = keep.iter();
+        self.pairs.retain(|_| kept.next() == Some(&true));
+        let mut kept = keep.iter();
+        self.answered.retain(|_| kept.next() == Some(&true));
+    }
+
+    /// Goes on with the flows that had a reply.
+    pub(crate) fn keep_answered(&mut self) {
+        self.keep(&self.have_answered());
+    }
+
+    /// Goes on with the flows whose ends run.
+    pub(crate) fn keep_running(&mut self, world: &World) {
+        let keep: Vec<_> =
+            self.pairs.iter().map(|(a, b)| world.is_running(*a) && world.is_running(*b)).collect();
+        self.keep(&keep);
+    }
+
+    /// So many flows had a reply since then.
+    pub(crate) fn answered_since(&self, start: Instant) -> usize {
+        self.answered.iter().filter(|at| **at > start).count()
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.pairs.len()
     }
 
     /// Flows without a reply for a second.
@@ -391,4 +426,112 @@ fn a_relay_that_was_not_asked_opens_few_routes_to_us() {
         world.run_for(Duration::from_millis(100));
     }
     assert_eq!(world.host(victim).snapshot.slots.len(), 64);
+}
+
+#[test]
+fn every_relay_of_a_route_is_measured_and_a_silent_one_is_said_to_be() {
+    let mut world = World::new(541, conditions());
+    let nodes = publics(&mut world, 5, true);
+    let (ends, between) = nodes.split_at(2);
+    world.run_for(Duration::from_secs(10));
+    let mut flows = Flows::new(&world, vec![(ends[0], ends[1])]);
+    flows.run(&mut world, Duration::from_secs(3));
+    world.place_in(&ends[..1], 1);
+    for (n, bridge) in between.iter().enumerate() {
+        world.place_in(&[*bridge], 3 << n);
+    }
+    world.place_in(&ends[1..], 8);
+    assert!(flows.until(&mut world, TALKS, |_| true).is_some());
+    let peers = [world.id(ends[1]), world.id(ends[0])];
+    let mut trace = |world: &mut World, from: usize, hop: u8| {
+        let ticket = world.command(ends[from], |ticket| Command::Trace(ticket, peers[from], hop));
+        flows.run(world, Duration::from_secs(1));
+        world.ping_outcome(ends[from], ticket)
+    };
+    for from in [0, 1] {
+        let mut before = Duration::ZERO;
+        for hop in 0..3u8 {
+            let reply = trace(&mut world, from, hop).and_then(Result::ok).expect("it answers");
+            let at = usize::from(if from == 0 { hop } else { 2 - hop });
+            assert_eq!(reply.node_id, world.id(between[at]), "{from} {hop}");
+            assert!(reply.rtt > before, "the way is longer");
+            before = reply.rtt;
+        }
+        assert_eq!(trace(&mut world, from, 3), None, "that is the peer itself, and it is no relay");
+    }
+    assert!(matches!(trace(&mut world, 0, 4), Some(Err(PingFailure::NotFound))));
+    // The last relay answers nothing any more.
+    let last = world.endpoint(between[2]);
+    world.filter(move |seen| seen.from != last);
+    let first = trace(&mut world, 0, 0).and_then(Result::ok);
+    assert!(first.is_some());
+    assert_eq!(trace(&mut world, 0, 2), None);
+}
+
+#[test]
+fn a_record_in_the_other_region_is_found_by_way_of_who_names_its_holders() {
+    let mut world = World::new(551, conditions());
+    let nodes = publics(&mut world, 60, false);
+    world.run_for(Duration::from_secs(60));
+    let (bridge, others) = (nodes[0], &nodes[1..]);
+    let (left, right) = others.split_at(10);
+    world.place_in(left, 1);
+    world.place_in(right, 2);
+    world.place_in(&[bridge], 3);
+    let mut found = 0;
+    let mut newcomers = 0;
+    while newcomers < 4 {
+        let known = (world.id(right[0]), world.endpoint(right[0]));
+        let machine = Machine { bootstrap: vec![known], ..world.machine_v4() };
+        // One whose record the bridge does not hold itself.
+        let position = machine.identity().node_id().position();
+        let distance = |id: &HostId| world.id(*id).position().distance(&position);
+        let nearer = right.iter().filter(|id| distance(id) < distance(&bridge)).count();
+        if nearer < 2 * auramesh::proto::dht::K {
+            continue;
+        }
+        newcomers += 1;
+        let newcomer = world.add(machine);
+        world.place_in(&[newcomer], 2);
+        world.run_for(Duration::from_secs(20));
+        let address = world.mesh_address(newcomer);
+        // As packets that wait would have it: again, when nobody was found.
+        let took = (0..3).find_map(|_| {
+            let ticket = world.look_up(left[newcomers], address);
+            world.run_for(Duration::from_secs(4));
+            let outcome = world.lookup_outcome(left[newcomers], ticket)?;
+            outcome.record.is_some().then_some(outcome.elapsed)
+        });
+        println!("found in {}", took.map_or("never".into(), ms));
+        found += usize::from(took.is_some());
+    }
+    assert_eq!(found, newcomers);
+}
+
+#[test]
+fn floods_of_questions_for_others_are_asked_once_each_and_not_of_strangers() {
+    let (mut world, bridge, end, attacker) = beset(552);
+    let (end_id, unknown) = (world.id(end), Identity::from_seed(world.seed()).node_id());
+    let forward = |request, to| {
+        let (want, target) = (Want::Contacts, end_id.position());
+        Control::Routing(Routing::Forward { request, to, want, target })
+    };
+    let before = world.host(bridge).sent;
+    for request in 0..10 {
+        attacker.say(&mut world, bridge, &forward(request, unknown));
+    }
+    assert_eq!(world.host(bridge).sent, before, "nobody has answered there");
+    world.run_for(Duration::from_secs(5));
+    let before = world.host(bridge).sent;
+    for request in 0..1000 {
+        attacker.say(&mut world, bridge, &forward(request, end_id));
+    }
+    world.run_for(Duration::from_millis(500));
+    let sent = world.host(bridge).sent - before;
+    println!("1000 questions at once: {sent} datagrams");
+    // A burst of 60, a question and an answer for each.
+    assert!((60..=140).contains(&sent), "{sent}");
+    let found = attacker.hear(&mut world);
+    let found = found.iter().filter(|heard| matches!(heard, Control::Found { .. })).count();
+    assert!((30..=61).contains(&found), "{found}");
 }

@@ -109,6 +109,13 @@ pub(crate) enum Command {
     },
     /// Ask contacts what network this machine is in: UDP, IPv4, IPv6, NAT, port mapping, relays, MTU
     Netcheck(Format),
+    /// Show which nodes carry packets on their way to another one, and how fast each answers
+    Trace {
+        /// Whom
+        target: Target,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Show or change what others may open to this node
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Firewall {

@@ -18,6 +18,7 @@ mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Command::Dht { command } => dht::run(&socket, command).await,
         Command::Probe { target, format } => probe::run(&socket, target, format).await,
         Command::Netcheck(format) => netcheck::run(&socket, format).await,
+        Command::Trace { target, format } => trace::run(&socket, target, format).await,
         Command::Firewall { command } => firewall::run(&socket, command).await,
         Command::Config { command } => config::run(config, command),
         Command::Completions { shell } => generate::completions(shell),

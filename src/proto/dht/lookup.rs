@@ -30,6 +30,8 @@ pub const LOOKUP_RPCS_MAX: u32 = 96;
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most candidates that a path remembers: the closest ones.
 const CANDIDATES_MAX: usize = 128;
+/// Nodes remembered that named a candidate.
+const NAMED_BY_MAX: usize = 8;
 /// Unanswered sendings after which the walk does not wait for a node any more.
 const SILENT_TIMEOUTS: u8 = 2;
 
@@ -110,6 +112,8 @@ struct Candidate {
     contact: Contact,
     /// Another endpoint that somebody named for the node, for the case that the first is wrong.
     alternative: Option<Contact>,
+    /// Who named it, the latest last.
+    named_by: Vec<NodeId>,
     round: u32,
     state: State,
 }
@@ -135,7 +139,7 @@ impl Lookup {
     ) -> Self {
         let mut path = Path { candidates: BTreeMap::new(), alpha: ALPHA };
         for contact in seeds {
-            path.offer(contact.node_id.position().distance(&target), contact, 1);
+            path.offer(contact.node_id.position().distance(&target), contact, 1, None);
         }
         let (paths, steps, holders) = (vec![path], Vec::new(), Vec::new());
         Self { target, want, purpose, started: now, paths, steps, record: held, holders }
@@ -202,7 +206,7 @@ impl Lookup {
             let distance = position.distance(&self.target);
             // A candidate stays on the path that has it.
             let own = self.paths.iter().position(|path| path.candidates.contains_key(&distance)).unwrap_or(0);
-            self.paths[own].offer(distance, *contact, round);
+            self.paths[own].offer(distance, *contact, round, Some(from));
         }
     }
 
@@ -211,6 +215,16 @@ impl Lookup {
         if let Some(Candidate { state: State::Asked { timeouts, .. }, .. }) = self.candidate(node_id) {
             *timeouts = count;
         }
+    }
+
+    /// Who named a node, the latest first.
+    pub(super) fn named_by(&self, node_id: NodeId) -> Vec<Contact> {
+        let find = |node_id: NodeId| {
+            let distance = node_id.position().distance(&self.target);
+            self.paths.iter().find_map(|path| path.candidates.get(&distance))
+        };
+        let named_by = find(node_id).into_iter().flat_map(|candidate| candidate.named_by.iter().rev());
+        named_by.filter_map(|by| find(*by)).map(|candidate| candidate.contact).collect()
     }
 
     /// The node will not answer.
@@ -269,9 +283,10 @@ impl Lookup {
 }
 
 impl Path {
-    /// Takes in a contact that somebody named.
-    fn offer(&mut self, distance: Distance, contact: Contact, round: u32) {
+    /// Takes in a contact that `by` named, or that we know ourselves.
+    fn offer(&mut self, distance: Distance, contact: Contact, round: u32, by: Option<NodeId>) {
         if let Some(candidate) = self.candidates.get_mut(&distance) {
+            candidate.named_by.extend(by.filter(|_| candidate.named_by.len() < NAMED_BY_MAX));
             if candidate.contact != contact && candidate.alternative.is_none() {
                 candidate.alternative = Some(contact);
                 if candidate.state == State::Failed {
@@ -280,7 +295,8 @@ impl Path {
             }
             return;
         }
-        let candidate = Candidate { contact, alternative: None, round, state: State::New };
+        let named_by = by.into_iter().collect();
+        let candidate = Candidate { contact, alternative: None, named_by, round, state: State::New };
         self.candidates.insert(distance, candidate);
         if self.candidates.len() > CANDIDATES_MAX {
             let farthest = self.candidates.iter().rev().find(|(_, c)| c.state == State::New);

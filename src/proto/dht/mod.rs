@@ -81,8 +81,19 @@ pub enum Mode {
 pub struct Query {
     /// To whom.
     pub to: Contact,
-    /// What: [`Control::Find`] or [`Control::Store`].
+    /// What: [`Control::Find`], [`Control::Store`] or a forward of a find.
     pub control: Control,
+}
+
+impl Query {
+    /// The number of the question.
+    fn request(&self) -> u64 {
+        if let Control::Find { request, .. } | Control::Store { request, .. } = &self.control {
+            *request
+        } else {
+            0
+        }
+    }
 }
 
 /// What became true.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The first timeout only frees the asker's slot for another node, so one dead node costs a lookup a few hundred
-//! milliseconds, and one lost packet costs no answer.
+//! milliseconds, and one lost packet costs no answer. Whoever named a silent node can be asked to ask it: the answer may
+//! come from there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::lookup::LookupId;
 use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Deadlines, Instant};
 use crate::proto::wire::control::{Contact, Control, Want};
+use crate::proto::wire::routing::Routing;
 
 /// How often one question is sent (RFC 8489 §6.2.1 has 7 for strangers; here a session stands below).
 pub const RPC_ATTEMPTS_MAX: u8 = 4;
@@ -26,6 +28,8 @@ pub const RPC_TIMEOUT_FIRST: Duration = Duration::from_millis(500);
 pub const RPC_TIMEOUT_MIN: Duration = Duration::from_millis(150);
 /// Longest timeout of the first sending.
 pub const RPC_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// Nodes that are asked to ask one that is silent.
+pub(super) const FORWARDERS_MAX: usize = 6;
 /// The lowest bits of a request number tell the sending, so that an answer shows the true round trip.
 const ATTEMPT_MASK: u64 = 3;
 /// Most questions on their way at once; more are refused.
@@ -86,6 +90,8 @@ pub(super) struct Rpc {
     sent: [Instant; RPC_ATTEMPTS_MAX as usize],
     timeout: Duration,
     attempts: u8,
+    /// Who was asked to ask the node.
+    forwarders: Vec<NodeId>,
 }
 
 /// What a passed deadline means.
@@ -131,7 +137,15 @@ impl Rpcs {
         self.deadlines.arm(request, now + timeout);
         self.outstanding.insert(
             request,
-            Rpc { to, owner, question, sent: [now; RPC_ATTEMPTS_MAX as usize], timeout, attempts: 1 },
+            Rpc {
+                to,
+                owner,
+                question,
+                sent: [now; RPC_ATTEMPTS_MAX as usize],
+                timeout,
+                attempts: 1,
+                forwarders: Vec::new(),
+            },
         );
         Some(query)
     }
@@ -147,12 +161,26 @@ impl Rpcs {
         let (request, attempt) = (request & !ATTEMPT_MASK, (request & ATTEMPT_MASK) as u8);
         let rpc = self.outstanding.get(&request)?;
         let is_kind = is_store == matches!(rpc.question, Question::Store { .. });
-        if rpc.to.node_id != from || !is_kind || attempt >= rpc.attempts {
+        let asked = rpc.to.node_id == from || rpc.forwarders.contains(&from);
+        if !asked || !is_kind || attempt >= rpc.attempts {
             return None;
         }
         self.rtt.sample(now.saturating_since(rpc.sent[usize::from(attempt)]));
         self.deadlines.disarm(&request);
         self.outstanding.remove(&request)
+    }
+
+    /// Has somebody else ask the node that a question is for. `None` for questions that nobody else can ask, and when
+    /// that one was asked before.
+    pub(super) fn forward(&mut self, request: u64, by: Contact) -> Option<Query> {
+        let rpc = self.outstanding.get_mut(&(request & !ATTEMPT_MASK))?;
+        let Question::Find { want, target } = &rpc.question else { return None };
+        let forward = Routing::Forward { request, to: rpc.to.node_id, want: *want, target: *target };
+        if rpc.forwarders.len() >= FORWARDERS_MAX || rpc.forwarders.contains(&by.node_id) {
+            return None;
+        }
+        rpc.forwarders.push(by.node_id);
+        Some(Query { to: by, control: Control::Routing(forward) })
     }
 
     /// The next thing that is due.

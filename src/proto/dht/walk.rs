@@ -6,7 +6,7 @@ use rand_core::Rng;
 
 use super::diversity::{PER_NETWORK_IN_ANSWER_MAX, Tally};
 use super::lookup::{ALPHA, LOOKUP_TIME_MAX, Lookup, LookupId, Purpose, matches_target};
-use super::rpc::{Owner, Question, Rpc};
+use super::rpc::{FORWARDERS_MAX, Owner, Question, Rpc};
 use super::table::K;
 use super::upkeep::Timer;
 use super::{Dht, Event, Query, TRANSMITS_MAX};
@@ -199,12 +199,25 @@ impl Dht {
 
     pub(super) fn handle_rpc_slow(&mut self, now: Instant, query: Query, owner: Owner, timeouts: u8) {
         let node_id = query.to.node_id;
+        let request = query.request();
         self.transmit(query);
         if let Owner::Lookup(id) = owner {
+            self.ask_by_others(id, node_id, request, timeouts);
             if let Some(lookup) = self.lookups.get_mut(&id) {
                 lookup.handle_slow(node_id, timeouts);
             }
             self.drive_lookup(now, id);
+        }
+    }
+
+    /// Has those who named a silent node ask it: the underlay may be cut between it and us, and not between it and them.
+    fn ask_by_others(&mut self, id: LookupId, node_id: NodeId, request: u64, timeouts: u8) {
+        let named_by = self.lookups.get(&id).map(|lookup| lookup.named_by(node_id)).unwrap_or_default();
+        let so_many = FORWARDERS_MAX / 2 * usize::from(timeouts);
+        for by in named_by.into_iter().take(so_many) {
+            if let Some(query) = self.rpcs.forward(request, by) {
+                self.transmit(query);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use super::peers::WAITING_PINGS_MAX;
 use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most pings of commands on the wire at once.
-const PINGS_MAX: usize = 256;
+pub(super) const PINGS_MAX: usize = 256;
 /// Most configured contacts.
 pub const BOOTSTRAP_MAX: usize = 256;
 
@@ -44,6 +44,8 @@ impl Target {
 pub enum Command {
     /// Asks a node for a sign of life; ends in [`Event::Ping`].
     Ping(Ticket, Target),
+    /// Asks a relay on the way to a node, by its number from 0, for a sign of life; ends in [`Event::Ping`].
+    Trace(Ticket, NodeId, u8),
     /// Looks a record up; ends in [`Event::Lookup`].
     Lookup(Ticket, MeshAddress),
     /// What may enter unasked from now on.
@@ -92,6 +94,7 @@ impl Node {
     pub fn handle_command(&mut self, now: Instant, wall: WallTime, command: Command) {
         match command {
             Command::Ping(ticket, target) => self.ping(now, wall, ticket, target),
+            Command::Trace(ticket, peer, hop) => self.trace(now, ticket, peer, hop),
             Command::Lookup(ticket, address) => {
                 let lookup = self.dht.lookup(now, address.position_prefix(), Want::Record);
                 self.lookups.insert(lookup, Purpose::Command(ticket));

@@ -433,6 +433,9 @@ impl Node {
             }
             Control::Find { .. } | Control::Store { .. } => self.handle_request(now, wall, id, &message),
             Control::Found { request, record, mut contacts } => {
+                if self.pass_back(now, id, request, &record, &contacts) {
+                    return;
+                }
                 contacts.retain(|contact| path::is_admissible(&contact.endpoint, &self.local));
                 self.dht.handle_reply(now, wall, id, Control::Found { request, record, contacts });
             }
@@ -460,7 +463,12 @@ impl Node {
             Routing::Invite { slot, peer, service, passed, mut datagram } => {
                 self.handle_route_invite(now, wall, id, (slot, peer, service), &passed, &mut datagram);
             }
-            Routing::Trace { .. } | Routing::Forward { .. } => {}
+            Routing::Trace { answer, nonce, slot, left } => {
+                self.handle_trace(now, id, (answer, nonce), slot, left);
+            }
+            Routing::Forward { request, to, want, target } => {
+                self.handle_forward(now, wall, id, (request, to), (want, target));
+            }
         }
     }
 

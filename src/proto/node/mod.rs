@@ -12,16 +12,18 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `carrying` what we carry
-//! for others, `checks` the way out of that, `spray` the same where ports have to be guessed, `ways` which of several is
-//! used, `reach` whether others reach us unasked, `streams` what is done where UDP does not get through, `netcheck` asks
-//! others where we are, `peers` is the table, `history` what became of the ways to them.
+//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `tracing` who is on it,
+//! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
+//! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
+//! what is done where UDP does not get through, `netcheck` asks others where we are, `peers` is the table, `history` what
+//! became of the ways to them.
 
 mod carrying;
 mod checks;
 mod command;
 mod connect;
 mod dispatch;
+mod forwards;
 mod history;
 mod inbound;
 mod mapping;
@@ -39,6 +41,7 @@ mod spray;
 mod status;
 mod streams;
 mod timeout;
+mod tracing;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -80,6 +83,7 @@ use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::{Hop, Slot};
 
 use connect::Fetch;
+use forwards::Forwarded;
 use outbound::Resolving;
 use peers::Peers;
 use relays::{Allocation, Channel};
@@ -137,7 +141,7 @@ pub enum Event {
     ToInterface(Vec<u8>),
     /// A session with a peer stands.
     PeerUp(NodeId),
-    /// A ping of a [`Command::Ping`] came back, or will not.
+    /// A ping of a [`Command::Ping`] or [`Command::Trace`] came back, or will not.
     Ping(Ticket, Result<PingReply, PingFailure>),
     /// The lookup of a [`Command::Lookup`] ended.
     Lookup(Ticket, Box<Outcome>),
@@ -235,6 +239,8 @@ pub struct Node {
     allocations: BTreeMap<NodeId, Allocation>,
     channels: BTreeMap<Slot, Channel>,
     routes: Routes,
+    /// Questions to the DHT that we ask for others, by their numbers.
+    forwards: BTreeMap<u64, Forwarded>,
     /// Handshakes that searches of others bring about.
     reach_outs: TokenBucket,
     /// When relays with data were last looked for although there were enough without.
@@ -311,6 +317,7 @@ impl Node {
             allocations: BTreeMap::new(),
             channels: BTreeMap::new(),
             routes: Routes::new(node_id, now),
+            forwards: BTreeMap::new(),
             reach_outs: TokenBucket::new(seeking::REACH_OUTS_PER_S, seeking::REACH_OUTS_BURST, now),
             looked_for_data: None,
             observed: Observed::default(),

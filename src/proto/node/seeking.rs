@@ -32,7 +32,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// A neighbour that was not heard for this long is asked after the others.
 const QUIET: Duration = Duration::from_secs(30);
 /// Who owes us an answer for this long is no neighbour.
-const SILENT: Duration = Duration::from_secs(1);
+const SILENT: Duration = Duration::from_millis(500);
 /// With fewer neighbours than this, some that we know are connected.
 const NEIGHBOURS_WANTED: usize = 4;
 /// Seeks that a neighbour may send us a second, and at once.
@@ -81,7 +81,9 @@ impl Node {
             self.routes.asked(&id, &neighbours);
             let seek = Routing::Seek { nonce: ring.nonce, ttl: ring.ttl, target: id, relays };
             for neighbour in neighbours {
-                self.send_control(now, neighbour, &[Control::Routing(seek.clone())]);
+                // Who does not answer that either is left out of the next ring.
+                let nonce = self.rng.next_u64();
+                self.send_control(now, neighbour, &[Control::Routing(seek.clone()), Control::Ping { nonce }]);
             }
         }
         match self.routes.poll_timeout(&id) {
