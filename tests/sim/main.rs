@@ -13,6 +13,7 @@ mod hostile;
 mod idle;
 mod loss;
 mod mesh;
+mod model;
 mod moves;
 mod mtu;
 mod nat;
