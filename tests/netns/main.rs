@@ -28,6 +28,7 @@ mod policy;
 mod portmap;
 mod programs;
 mod reach;
+mod regions;
 mod relays;
 mod rungs;
 mod secrets;

@@ -15,6 +15,7 @@ pub(crate) mod node;
 pub(crate) mod pinger;
 pub(crate) mod plug;
 pub(crate) mod process;
+pub(crate) mod region;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, Permissions};
