@@ -267,6 +267,7 @@ impl Node {
 
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
+        self.note_answered(hop);
         let channels = &self.channels;
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let (current, raced) = (peer.path.current(), peer.racing);

@@ -85,6 +85,10 @@ impl Node {
     fn shake_hands_by(&mut self, now: Instant, wall: WallTime, id: NodeId, direct_only: bool) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.last_used = now;
+        if let Some(effort) = peer.effort.as_mut().filter(|_| !direct_only) {
+            // Somebody waits for the peer itself now.
+            effort.direct_only = false;
+        }
         if self.stopping || peer.effort.as_ref().is_some_and(|e| e.attempt > 0 || peer.x25519.is_none()) {
             return;
         }
@@ -142,7 +146,7 @@ impl Node {
             self.seek(now, wall, id);
         }
         let len_max = match by_relays {
-            true if self.has_routes(now, id) => ROUTED_LEN_MAX,
+            true if attempt >= ATTEMPTS_BEFORE_SEEK || self.has_routes(now, id) => ROUTED_LEN_MAX,
             true if has_relays => CARRIED_LEN_MAX,
             true | false => SETUP_LEN_MAX,
         };
@@ -326,6 +330,7 @@ impl Node {
     ) {
         let id = session.peer();
         let initiated = session.is_initiator();
+        self.note_answered(source);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(now, source);
         peer.path.switch(source);

@@ -454,7 +454,7 @@ impl Node {
                 self.handle_seek(now, wall, id, (nonce, ttl), target, &relays);
             }
             Routing::Sought { nonce, service, hops } => {
-                self.handle_sought(now, wall, id, (nonce, service), hops);
+                self.handle_sought(now, id, (nonce, service), hops);
             }
             Routing::Bind { slot, origin, peer, service, next, passed, datagram } => {
                 let wanted = Wanted { slot, origin, peer, service, next, passed };

@@ -12,7 +12,7 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `tracing` who is on it,
+//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `trace` who is on it,
 //! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
 //! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
 //! what is done where UDP does not get through, `netcheck` asks others where we are, `peers` is the table, `history` what
@@ -41,7 +41,7 @@ mod spray;
 mod status;
 mod streams;
 mod timeout;
-mod tracing;
+mod trace;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};

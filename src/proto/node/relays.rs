@@ -91,8 +91,13 @@ pub(super) struct Channel {
     pub(super) service: Service,
     /// Of a route: its relays behind the first one, nearest first.
     pub(super) beyond: Option<Vec<NodeId>>,
+    /// We asked for it; else the relay has offered it.
+    pub(super) asked: bool,
+    /// Something came by it that the peer sent.
+    pub(super) answered: bool,
+    pub(super) opened: Instant,
     key: RecipientKey,
-    bound: Instant,
+    pub(super) bound: Instant,
 }
 
 /// Where a channel leads now.
@@ -438,6 +443,7 @@ impl Node {
         if known.is_none() {
             self.open_channel(now, slot, (relay, None), peer, Service::Signals);
         }
+        self.note_bound(now, slot);
         Some(Hop::Relayed(slot))
     }
 
@@ -499,9 +505,25 @@ impl Node {
             self.channels.remove(&oldest);
         }
         let key = RecipientKey::new(&relay, &self.session_config.network);
-        self.channels.insert(slot, Channel { relay, peer, service, beyond, key, bound: now });
+        let (asked, answered, opened, bound) = (false, false, now, now);
+        let channel = Channel { relay, peer, service, beyond, asked, answered, opened, key, bound };
+        self.channels.insert(slot, channel);
         self.dirty = true;
         self.keep_carriers_from(now);
+    }
+
+    /// We asked for a channel, or to renew it.
+    pub(super) fn note_bound(&mut self, now: Instant, slot: Slot) {
+        if let Some(channel) = self.channels.get_mut(&slot) {
+            (channel.asked, channel.bound) = (true, now);
+        }
+    }
+
+    /// The peer itself was heard by a way, or has answered there.
+    pub(super) fn note_answered(&mut self, hop: Hop) {
+        if let Some(channel) = hop.slot().and_then(|slot| self.channels.get_mut(&slot)) {
+            channel.answered = true;
+        }
     }
 
     /// The relay says what a channel that we asked for is good for.
@@ -516,6 +538,9 @@ impl Node {
         let Some(channel) = self.channels.get_mut(&slot).filter(|channel| channel.relay == relay) else {
             return self.handle_bound_beyond(now, relay, slot, service);
         };
+        if !channel.asked {
+            return self.drop(DropReason::Relay);
+        }
         let (peer, routed) = (channel.peer, channel.beyond.is_some());
         if service == Service::None {
             if let Some(Channel { beyond: Some(beyond), .. }) = self.channels.remove(&slot) {
@@ -532,7 +557,7 @@ impl Node {
             self.check_hop(now, peer, Hop::Relayed(slot));
         }
         if routed && service != Service::None {
-            self.try_route(now, peer, Hop::Relayed(slot));
+            self.try_route(now, wall, peer, Hop::Relayed(slot));
         }
     }
 

@@ -28,6 +28,8 @@ use super::{Node, Timer};
 const OPENED_MAX: usize = 2;
 /// Routes that a neighbour which is no relay of ours may have opened to us.
 const INVITED_MAX: usize = 64;
+/// A route by which the peer has not answered for this long is given up.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Without an answer for this long, a route that opens is tried at once.
 const SUSPECT: Duration = Duration::from_millis(400);
 
@@ -42,13 +44,15 @@ pub(super) struct Wanted {
 }
 
 impl Node {
-    /// Our channels to a peer that are routes, the newest first.
+    /// Our channels to a peer that are routes: those by which it has answered first, then those that we asked for.
     fn open_routes(&self, peer: NodeId) -> Vec<(Slot, Vec<NodeId>)> {
         let is_route = |(_, channel): &(&Slot, &super::relays::Channel)| {
             channel.peer == peer && channel.beyond.is_some()
         };
-        let routes = self.channels.iter().filter(is_route);
-        routes.map(|(slot, _)| (*slot, self.via(Hop::Relayed(*slot)))).collect()
+        let mut routes: Vec<_> = self.channels.iter().filter(is_route).collect();
+        routes
+            .sort_by_key(|(_, channel)| std::cmp::Reverse((channel.answered, channel.asked, channel.bound)));
+        routes.iter().map(|(slot, _)| (**slot, self.via(Hop::Relayed(**slot)))).collect()
     }
 
     /// True when a setup packet for the peer may have to go by a route.
@@ -61,11 +65,16 @@ impl Node {
         if datagram.len() > ROUTED_LEN_MAX {
             return Vec::new();
         }
+        self.forget_unanswered(now, peer);
         let mut routes = self.open_routes(peer);
+        let ours =
+            |slot: &Slot| self.channels.get(slot).is_some_and(|channel| channel.asked || channel.answered);
+        let mut opened = routes.iter().filter(|(slot, _)| ours(slot)).count();
         let others = self.routes.known(now, &peer).into_iter().map(|route| route.relays);
         for relays in others.collect::<Vec<_>>() {
-            if routes.len() < OPENED_MAX && routes.iter().all(|(_, open)| *open != relays) {
-                routes.push((self.free_slot(), relays));
+            if opened < OPENED_MAX && routes.iter().all(|(_, open)| *open != relays) {
+                opened += 1;
+                routes.insert(0, (self.free_slot(), relays));
             }
         }
         routes.truncate(ROUTES_MAX);
@@ -91,46 +100,71 @@ impl Node {
         let bind = Routing::Bind { slot, origin, peer, service, next: next.clone(), passed, datagram };
         if self.reaches(&relay).is_none() || !self.send_control(now, relay, &[Control::Routing(bind)]) {
             self.lose_route(now, peer, relay, &next);
+            self.dirty |= self.channels.remove(&slot).is_some();
             return None;
         }
         if !self.channels.contains_key(&slot) {
             self.open_channel(now, slot, (relay, Some(next)), peer, Service::Signals);
         }
+        self.note_bound(now, slot);
         Some(Hop::Relayed(slot))
     }
 
     /// A route was found: it is opened, if there are not enough that do as much.
-    pub(super) fn take_route(&mut self, now: Instant, wall: WallTime, peer: NodeId, route: &Route) {
+    pub(super) fn take_route(&mut self, now: Instant, peer: NodeId, route: &Route) {
+        self.forget_unanswered(now, peer);
         let Some(known) = self.peers.of(&peer).filter(|known| self.is_missed(now, known)) else { return };
         let open = self.open_routes(peer);
         if open.iter().any(|(_, relays)| *relays == route.relays) {
             return;
         }
-        if known.current.is_none() {
-            // The handshake under way is sent once more, short enough.
-            return self.attempt(now, wall, peer);
-        }
+        // The handshake under way goes there as it is; what is too long for a route is followed by a shorter one.
+        let pending = known.effort.as_ref().and_then(|effort| effort.pending.as_ref());
+        let packet = pending.map(|pending| pending.packet.clone()).filter(|_| known.current.is_none());
+        let packet = packet.filter(|packet| packet.len() <= ROUTED_LEN_MAX).unwrap_or_default();
+        let ours = |slot: &Slot| self.channels.get(slot).is_some_and(|channel| channel.asked);
+        let current = known.path.current();
         let unused: Vec<_> =
-            open.into_iter().filter(|(slot, _)| known.path.current() != Some(Hop::Relayed(*slot))).collect();
+            open.into_iter().filter(|(slot, _)| current != Some(Hop::Relayed(*slot)) && ours(slot)).collect();
         if unused.len() >= OPENED_MAX {
             let weaker = unused.iter().find(|(slot, _)| !self.carries_data(Hop::Relayed(*slot)));
             let Some((slot, _)) = weaker.filter(|_| route.service == Service::Data) else { return };
             self.channels.remove(slot);
         }
         let slot = self.free_slot();
-        self.bind_route(now, slot, route.relays.clone(), peer, &[]);
+        let hop = self.bind_route(now, slot, route.relays.clone(), peer, &packet);
+        let effort = self.peers.of_mut(&peer).and_then(|peer| peer.effort.as_mut());
+        if let Some(pending) =
+            effort.and_then(|effort| effort.pending.as_mut()).filter(|_| !packet.is_empty())
+        {
+            pending.targets.extend(hop);
+            self.dirty = true;
+        }
+    }
+
+    /// Routes by which the peer has not answered are none.
+    fn forget_unanswered(&mut self, now: Instant, peer: NodeId) {
+        let current = self.peers.of(&peer).and_then(|peer| peer.path.current());
+        let before = self.channels.len();
+        self.channels.retain(|slot, channel| {
+            let young = now.saturating_since(channel.opened) < ANSWERED_WITHIN;
+            let counts = channel.answered || young || current == Some(Hop::Relayed(*slot));
+            channel.peer != peer || channel.beyond.is_none() || counts
+        });
+        self.dirty |= before != self.channels.len();
     }
 
     /// A route stands: a peer that is silent is asked there at once.
-    pub(super) fn try_route(&mut self, now: Instant, id: NodeId, hop: Hop) {
+    pub(super) fn try_route(&mut self, now: Instant, wall: WallTime, id: NodeId, hop: Hop) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let silence = peer.last_proof().map(|at| now.saturating_since(at)).unwrap_or_default();
         if peer.path.current() != Some(hop) && (peer.racing || peer.awaits_answer() && silence >= SUSPECT) {
-            if !std::mem::replace(&mut peer.racing, true) {
-                peer.race_reason = Reason::Silent(silence);
+            // With all others, and the one in use before them: who offers a route gains nothing by it.
+            self.race(now, wall, id, Reason::Silent(silence));
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.path.checks.add(now, hop);
+                self.check(now, id);
             }
-            peer.path.checks.add(now, hop);
-            self.check(now, id);
         }
     }
 
@@ -195,7 +229,10 @@ impl Node {
     /// The next relay of a route says what the rest of it carries.
     pub(super) fn handle_bound_beyond(&mut self, now: Instant, from: NodeId, slot: Slot, service: Service) {
         let near = End { node: from, slot };
-        let Some((far, carried)) = self.relay.across(near) else { return };
+        let within_rate = self.peers.of_mut(&from).is_some_and(|peer| peer.requests.take(now));
+        let Some((far, carried)) = self.relay.answer(near).filter(|_| within_rate) else {
+            return self.drop(DropReason::Relay);
+        };
         if service == Service::None {
             self.relay.close(near);
             self.dirty = true;
@@ -232,7 +269,7 @@ impl Node {
             let beyond = passed.iter().rev().skip(1).copied().collect();
             self.open_channel(now, slot, (relay, Some(beyond)), peer, service);
             self.check_hop(now, peer, Hop::Relayed(slot));
-            self.try_route(now, peer, Hop::Relayed(slot));
+            self.try_route(now, wall, peer, Hop::Relayed(slot));
         }
         self.handle_carried(now, wall, slot, datagram);
     }

@@ -134,19 +134,20 @@ impl Node {
             return self.drop(DropReason::RateLimited);
         }
         let own = self.node_id();
-        if target == own || target == from || !self.routes.handle_seek(now, from, nonce) {
+        if target == own || target == from || !self.routes.handle_seek(now, from, nonce, target) {
             return self.drop(DropReason::Relay);
         }
-        self.look_for(now, wall, nonce, target, Vec::new());
+        let question = (nonce, target);
+        self.look_for(now, wall, question, target, Vec::new());
         for relay in relays.iter().filter(|relay| ![own, from, target].contains(relay)) {
-            self.look_for(now, wall, nonce, *relay, vec![*relay]);
+            self.look_for(now, wall, question, *relay, vec![*relay]);
         }
         if ttl > 1 {
             let except: Vec<_> = relays.iter().copied().chain([from, target]).collect();
             let mut neighbours = self.neighbours(now, &except);
             neighbours.retain(|next| self.relay.service_between(&from, next) == Service::Data);
             for next in neighbours.into_iter().take(PASSED_MAX) {
-                if !self.routes.pass(now, nonce, next) {
+                if !self.routes.pass(now, nonce, target, next) {
                     break;
                 }
                 let seek = Routing::Seek { nonce, ttl: ttl - 1, target, relays: relays.to_vec() };
@@ -157,7 +158,14 @@ impl Node {
 
     /// Answers a question with `hops` as soon as `node` has shown that it is there. Only whoever has answered us before
     /// is asked or connected: an endpoint that nobody has proven may be anybody's.
-    fn look_for(&mut self, now: Instant, wall: WallTime, nonce: u64, node: NodeId, hops: Vec<NodeId>) {
+    fn look_for(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        question: (u64, NodeId),
+        node: NodeId,
+        hops: Vec<NodeId>,
+    ) {
         let peer = self.peers.of(&node);
         let session = peer.and_then(|peer| peer.current.as_ref());
         if let Some((peer, session)) = peer.zip(session) {
@@ -166,7 +174,7 @@ impl Node {
             }
             let fresh = now.saturating_since(last_heard(session)) < FRESH && !peer.awaits_answer();
             let asked = peer.probe.is_some_and(|probe| now.saturating_since(probe.sent) < ASK_AGAIN);
-            self.routes.wait_for(nonce, node, hops);
+            self.routes.wait_for(question, node, hops);
             if fresh {
                 self.sighted(now, node);
             } else if !asked {
@@ -175,12 +183,13 @@ impl Node {
             return;
         }
         let contact = self.dht.contact(node);
-        let proven = contact.is_some() || peer.is_some_and(|peer| peer.path.endpoint().is_some());
+        let proven = contact.is_some()
+            || peer.is_some_and(|peer| peer.path.endpoint().is_some() && peer.challenge.is_none());
         if !proven || !self.reach_outs.take(now) {
             return;
         }
         if contact.is_none_or(|contact| self.learn_contact(now, &contact)) {
-            self.routes.wait_for(nonce, node, hops);
+            self.routes.wait_for(question, node, hops);
             self.connect_directly(now, wall, node);
         }
     }
@@ -200,13 +209,12 @@ impl Node {
     pub(super) fn handle_sought(
         &mut self,
         now: Instant,
-        wall: WallTime,
         from: NodeId,
         (nonce, service): (u64, Service),
         hops: Vec<NodeId>,
     ) {
         match self.routes.handle_sought(now, from, nonce, service, hops) {
-            Answer::Found(target, route) => self.take_route(now, wall, target, &route),
+            Answer::Found(target, route) => self.take_route(now, target, &route),
             Answer::Back { to, nonce, hops } => {
                 let service = service.min(self.relay.service_between(&to, &from));
                 self.send_control(now, to, &[Control::Routing(Routing::Sought { nonce, service, hops })]);

@@ -34,6 +34,10 @@ pub const ALLOCATION_LIFE: Duration = Duration::from_secs(600);
 pub const CHANNEL_LIFE: Duration = Duration::from_secs(600);
 /// A part of a route that carried nothing for this long does not keep sessions up.
 const ROUTE_USED: Duration = Duration::from_secs(60);
+/// Parts of routes that lead from a stranger to one other node.
+pub const ROUTES_PER_PAIR_MAX: usize = 16;
+/// A part of a route whose far end has sent nothing for this long is not wanted there.
+pub const WANTED_WITHIN: Duration = Duration::from_secs(10);
 /// Allocations of strangers at once.
 pub const STRANGERS_MAX: usize = 256;
 /// Allocations of strangers in one /24 of IPv4 or /48 of IPv6.
@@ -91,11 +95,20 @@ pub struct Channel {
     pub quotas: [Arc<SharedBucket>; 2],
     /// The nodes between which it is part of a route; one of them may be an end.
     pub route: Option<(NodeId, NodeId)>,
+    opened: Instant,
+    /// A bind went to the other end and was not answered yet.
+    asked: bool,
     renewed: Instant,
     until: Instant,
 }
 
 impl Channel {
+    /// When it ends because nothing came from its far end: whoever is there has not asked for it.
+    fn wanted_until(&self) -> Option<Instant> {
+        let unwanted = self.route.is_some() && self.quotas[1].full_at() == Instant::default();
+        unwanted.then(|| self.opened + WANTED_WITHIN)
+    }
+
     /// When it last carried something or was renewed.
     fn last_used(&self) -> Instant {
         let carried = self.quotas.iter().map(|quota| quota.full_at()).max().unwrap_or_default();
@@ -211,7 +224,7 @@ impl Relay {
     fn renew(&mut self, now: Instant, from: NodeId, slot: Slot, to: NodeId) -> Option<(End, Service)> {
         let channel = self.channels.get_mut(self.slots.get(&slot)?)?;
         let far = far_end(channel, End { node: from, slot }).filter(|far| far.node == to)?;
-        (channel.renewed, channel.until) = (now, now + CHANNEL_LIFE);
+        (channel.renewed, channel.until, channel.asked) = (now, now + CHANNEL_LIFE, true);
         Some((far, channel.service))
     }
 
@@ -232,14 +245,21 @@ impl Relay {
         if let Some(old) = self.channels.values().find(same_pair).map(|channel| channel.ends[0].slot) {
             self.end(old);
         }
+        if route.is_some() {
+            self.make_room_between(&from, &to);
+        }
         if !self.make_room(&from, &to) {
             return None;
         }
         let far = End { node: to, slot: self.free_slot(rng) };
         let service = self.service_between(&from, &to);
-        let own = !self.is_stranger(&from) || !self.is_stranger(&to);
-        let quota = || {
-            Arc::new(match (service, own) {
+        // That a peer of ours is at the other end of a route is no reason to carry everything that strangers send to it.
+        let own = |sender: &NodeId| match route {
+            Some(_) => !self.is_stranger(sender),
+            None => !self.is_stranger(&from) || !self.is_stranger(&to),
+        };
+        let quota = |sender: &NodeId| {
+            Arc::new(match (service, own(sender)) {
                 (Service::Data, true) => SharedBucket::new(u64::MAX, u64::MAX),
                 (Service::Data, false) => {
                     SharedBucket::new((self.config.stranger_bits_per_s / 8).max(1), DATA_BURST_BYTES)
@@ -249,11 +269,32 @@ impl Relay {
                 }
             })
         };
-        let (ends, quotas) = ([near, far], [quota(), quota()]);
-        let (renewed, until) = (now, now + CHANNEL_LIFE);
-        self.channels.insert(slot, Channel { ends, service, quotas, route, renewed, until });
+        let (ends, quotas) = ([near, far], [quota(&from), quota(&to)]);
+        let (opened, asked, renewed, until) = (now, true, now, now + CHANNEL_LIFE);
+        let channel = Channel { ends, service, quotas, route, opened, asked, renewed, until };
+        self.channels.insert(slot, channel);
         self.slots.extend([(slot, slot), (far.slot, slot)]);
         Some((far, service))
+    }
+
+    /// Strangers have no more than [`ROUTES_PER_PAIR_MAX`] parts of routes from one node to the next, each with a quota of
+    /// its own: the one that was not used for longest gives way.
+    fn make_room_between(&mut self, from: &NodeId, to: &NodeId) {
+        let is_its = |c: &&Channel| c.route.is_some() && (c.ends[0].node, c.ends[1].node) == (*from, *to);
+        let same: Vec<_> = self.channels.values().filter(is_its).collect();
+        if same.len() >= ROUTES_PER_PAIR_MAX && self.is_stranger(from) {
+            let oldest = same.into_iter().min_by_key(|channel| channel.last_used());
+            if let Some(slot) = oldest.map(|channel| channel.ends[0].slot) {
+                self.end(slot);
+            }
+        }
+    }
+
+    /// The other end of the channel, if a bind went from there to `near` and was not answered yet.
+    pub fn answer(&mut self, near: End) -> Option<(End, Service)> {
+        let across = self.across(near)?;
+        let channel = self.channels.get_mut(self.slots.get(&near.slot)?)?;
+        (channel.route.is_some() && std::mem::take(&mut channel.asked)).then_some(across)
     }
 
     /// The other end of the channel that a node and we name `near.slot`, and what we carry on it.
@@ -351,7 +392,8 @@ impl Relay {
             channel.until = channel.until.max(channel.last_used() + CHANNEL_LIFE).min(now + CHANNEL_LIFE);
         }
         let before = self.channels.len();
-        self.channels.retain(|_, channel| now < channel.until);
+        self.channels
+            .retain(|_, channel| now < channel.until && channel.wanted_until().is_none_or(|at| now < at));
         let channels = &self.channels;
         self.slots.retain(|_, opener| channels.contains_key(opener));
         before != self.channels.len()
@@ -360,7 +402,9 @@ impl Relay {
     /// When [`Relay::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let allocations = self.allocations.values().map(|allocation| allocation.until);
-        allocations.chain(self.channels.values().map(|channel| channel.until)).min()
+        let channels = self.channels.values();
+        let channels = channels.map(|c| c.wanted_until().map_or(c.until, |wanted| wanted.min(c.until)));
+        allocations.chain(channels).min()
     }
 }
 

@@ -188,3 +188,36 @@ fn a_peer_that_is_removed_stays_our_own_when_the_configuration_names_it() {
     check(&mut relay, 1, Service::Data);
     check(&mut relay, 2, Service::Signals);
 }
+
+#[test]
+fn strangers_get_no_more_by_routes_than_by_a_relay_and_nothing_to_whom_does_not_answer() {
+    let mut relay = with_own(&[2]);
+    let mut rng = rng();
+    let ends = |n: u16| (node(n), node(2));
+    for n in 0..100u16 {
+        let near = End { node: node(1), slot: Slot(u64::from(n)) };
+        assert!(relay.bind_route(T0, near, node(2), ends(100 + n), &mut rng).is_some());
+    }
+    assert_eq!(relay.channels().count(), ROUTES_PER_PAIR_MAX);
+    let quotas = relay.channels().next().unwrap().quotas.clone();
+    let carried = quotas.each_ref().map(|quota| (0..4096).filter(|_| quota.take(T0, 1024)).count());
+    assert_eq!(carried, [1024, 4096], "our peer sends what it likes, a stranger does not");
+    let used = relay.channels().next().unwrap().ends[0].slot;
+    let end = relay.poll_timeout().unwrap();
+    assert_eq!(end, T0 + WANTED_WITHIN);
+    assert!(relay.handle_timeout(end));
+    assert_eq!(relay.channels().map(|channel| channel.ends[0].slot).collect::<Vec<_>>(), [used]);
+}
+
+#[test]
+fn one_bind_is_answered_once() {
+    let mut relay = Relay::new(Config { strangers: true, ..Config::default() });
+    let near = End { node: node(1), slot: Slot(7) };
+    let bind =
+        |relay: &mut Relay| relay.bind_route(T0, near, node(2), (node(1), node(3)), &mut rng()).unwrap().0;
+    let far = bind(&mut relay);
+    assert_eq!(relay.answer(far), Some((near, Service::Data)));
+    assert_eq!(relay.answer(far), None, "nobody asked again");
+    bind(&mut relay);
+    assert!(relay.answer(far).is_some());
+}

@@ -55,7 +55,7 @@ pub const QUESTIONS_PER_NODE_MAX: usize = 128;
 /// How long a question is remembered.
 pub const QUESTION_LIFE: Duration = Duration::from_secs(5);
 /// Answers to one question that go back.
-const ANSWERS_MAX: u8 = 3;
+const ANSWERS_MAX: usize = 3;
 /// How long a route that was found is worth a try.
 pub const ROUTE_LIFE: Duration = Duration::from_secs(600);
 /// Routes kept for one target.
@@ -107,6 +107,8 @@ struct Search {
     nonces: Vec<u64>,
     /// Who was asked.
     asked: Vec<NodeId>,
+    /// Who has answered which ring: once each.
+    answered: Vec<(u64, NodeId)>,
     /// A route that carries data was found.
     found: bool,
     /// Searches before that found nothing.
@@ -122,6 +124,9 @@ struct Question {
     /// Nodes that it is answered for when they show that they are there: the target or one of its relays, and the
     /// relays in between.
     waits: Vec<(NodeId, Vec<NodeId>)>,
+    /// Neighbours whose answers went back: one of each.
+    answered: Vec<NodeId>,
+    /// Answers of our own.
     answers: u8,
     until: Instant,
 }
@@ -132,7 +137,8 @@ pub struct Routes {
     own: NodeId,
     searches: BTreeMap<NodeId, Search>,
     starts: TokenBucket,
-    questions: BTreeMap<u64, Question>,
+    /// By nonce and target: who repeats a nonce for another target takes nothing from the question.
+    questions: BTreeMap<(u64, NodeId), Question>,
     passing: TokenBucket,
     routes: BTreeMap<NodeId, Vec<Route>>,
 }
@@ -160,8 +166,8 @@ impl Routes {
         if before.is_none() && !self.make_room() || !self.starts.take(now) {
             return false;
         }
-        let (nonces, asked) = (Vec::new(), Vec::new());
-        let search = Search { started: now, nonces, asked, found: false, failures, next: None };
+        let (nonces, asked, answered) = (Vec::new(), Vec::new(), Vec::new());
+        let search = Search { started: now, nonces, asked, answered, found: false, failures, next: None };
         self.searches.insert(target, search);
         true
     }
@@ -177,14 +183,14 @@ impl Routes {
         self.searches.len() < SEARCHES_MAX
     }
 
-    /// The next ring of a search, when it is due. A search that has found a route, or all of whose rings were in vain,
-    /// ends.
+    /// The next ring of a search, when it is due. What an answer says is not believed before the target itself has
+    /// answered by the route: then the caller ends the search.
     pub fn poll_ring(&mut self, now: Instant, target: NodeId, rng: &mut impl Rng) -> Option<Ring> {
         let search = self.searches.get_mut(&target).filter(|search| search.next.is_none())?;
         let ring = search.nonces.len();
         let due = |at: Duration| now.saturating_since(search.started) >= at;
         match RINGS_MS.get(ring) {
-            Some(ms) if !search.found => {
+            Some(ms) => {
                 if !due(Duration::from_millis(*ms)) {
                     return None;
                 }
@@ -203,7 +209,7 @@ impl Routes {
     /// When [`Self::poll_ring`] has something to do for this target.
     pub fn poll_timeout(&self, target: &NodeId) -> Option<Instant> {
         let search = self.searches.get(target).filter(|search| search.next.is_none())?;
-        let ring = RINGS_MS.get(search.nonces.len()).filter(|_| !search.found);
+        let ring = RINGS_MS.get(search.nonces.len());
         Some(search.started + ring.map_or(SEARCH_TIME, |ms| Duration::from_millis(*ms)))
     }
 
@@ -226,16 +232,16 @@ impl Routes {
     }
 
     /// A neighbour asks. False when we take no part: it is not new, it is ours, or there is no room for it.
-    pub fn handle_seek(&mut self, now: Instant, from: NodeId, nonce: u64) -> bool {
+    pub fn handle_seek(&mut self, now: Instant, from: NodeId, nonce: u64, target: NodeId) -> bool {
         self.questions.retain(|_, question| now < question.until);
         let of_neighbour = self.questions.values().filter(|question| question.from == from).count();
         let full = self.questions.len() >= QUESTIONS_MAX || of_neighbour >= QUESTIONS_PER_NODE_MAX;
-        if full || self.questions.contains_key(&nonce) || self.is_ours(nonce) {
+        if full || self.questions.contains_key(&(nonce, target)) || self.is_ours(nonce) {
             return false;
         }
-        let (passed, waits) = (Vec::new(), Vec::new());
-        self.questions
-            .insert(nonce, Question { from, passed, waits, answers: 0, until: now + QUESTION_LIFE });
+        let (passed, waits, answered) = (Vec::new(), Vec::new(), Vec::new());
+        let until = now + QUESTION_LIFE;
+        self.questions.insert((nonce, target), Question { from, passed, waits, answered, answers: 0, until });
         true
     }
 
@@ -244,8 +250,8 @@ impl Routes {
     }
 
     /// Notes that a question is about to be passed on to a neighbour; false when we have passed on enough.
-    pub fn pass(&mut self, now: Instant, nonce: u64, to: NodeId) -> bool {
-        let Some(question) = self.questions.get_mut(&nonce) else { return false };
+    pub fn pass(&mut self, now: Instant, nonce: u64, target: NodeId, to: NodeId) -> bool {
+        let Some(question) = self.questions.get_mut(&(nonce, target)) else { return false };
         if question.passed.len() >= PASSED_MAX || !self.passing.take(now) {
             return false;
         }
@@ -254,8 +260,8 @@ impl Routes {
     }
 
     /// A question is answered with `hops` when `node` shows that it is there.
-    pub fn wait_for(&mut self, nonce: u64, node: NodeId, hops: Vec<NodeId>) {
-        if let Some(question) = self.questions.get_mut(&nonce) {
+    pub fn wait_for(&mut self, (nonce, target): (u64, NodeId), node: NodeId, hops: Vec<NodeId>) {
+        if let Some(question) = self.questions.get_mut(&(nonce, target)) {
             question.waits.push((node, hops));
         }
     }
@@ -268,10 +274,10 @@ impl Routes {
     /// `node` has shown that it is there: what is to be answered now, to whom, with which relays beyond us.
     pub fn handle_seen(&mut self, now: Instant, node: NodeId) -> Vec<(NodeId, u64, Vec<NodeId>)> {
         let mut answers = Vec::new();
-        for (nonce, question) in &mut self.questions {
+        for ((nonce, _), question) in &mut self.questions {
             let Some(at) = question.waits.iter().position(|(waits, _)| *waits == node) else { continue };
             let (_, hops) = question.waits.remove(at);
-            if now < question.until && question.answers < ANSWERS_MAX {
+            if now < question.until && usize::from(question.answers) < ANSWERS_MAX {
                 question.answers += 1;
                 answers.push((question.from, *nonce, hops));
             }
@@ -294,21 +300,27 @@ impl Routes {
         if let Some((target, search)) = own {
             let target = *target;
             let fits = is_route(&relays, &[self.own, target]) && relays.len() <= usize::from(HOPS_MAX);
-            if !search.asked.contains(&from) || !fits || service == Service::None {
+            let expected = search.asked.contains(&from)
+                && search.next.is_none()
+                && !search.answered.contains(&(nonce, from));
+            if !expected || !fits || service == Service::None {
                 return Answer::Refused;
             }
+            search.answered.push((nonce, from));
             search.found |= service == Service::Data;
             let route = Route { relays, service, until: now + ROUTE_LIFE };
             self.keep(now, target, &route);
             return Answer::Found(target, route);
         }
         let fits = is_route(&relays, &[self.own]) && relays.len() < usize::from(HOPS_MAX);
-        match self.questions.get_mut(&nonce) {
-            Some(question) if question.passed.contains(&from) && fits && now < question.until => {
-                if question.answers >= ANSWERS_MAX || relays.contains(&question.from) {
+        let mut same = self.questions.range_mut((nonce, NodeId([0; 32]))..=(nonce, NodeId([255; 32])));
+        match same.find(|(_, question)| question.passed.contains(&from)).map(|(_, question)| question) {
+            Some(question) if fits && now < question.until => {
+                let done = question.answered.len() >= ANSWERS_MAX || question.answered.contains(&from);
+                if done || relays.contains(&question.from) {
                     return Answer::Refused;
                 }
-                question.answers += 1;
+                question.answered.push(from);
                 Answer::Back { to: question.from, nonce, hops: relays }
             }
             Some(_) | None => Answer::Refused,

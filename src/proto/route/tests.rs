@@ -57,14 +57,18 @@ fn a_route_that_carries_data_ends_the_search_and_is_kept() {
     let (mut routes, nonce) = searching();
     let answer = routes.handle_sought(T0, node(1), nonce, Service::Signals, vec![node(3)]);
     assert!(matches!(answer, Answer::Found(target, _) if target == node(9)));
-    assert_eq!(routes.poll_timeout(&node(9)), Some(T0 + ms(300)), "perhaps there is one that carries data");
     let answer = routes.handle_sought(T0, node(2), nonce, Service::Data, vec![node(4), node(5)]);
     let Answer::Found(_, route) = answer else { panic!("{answer:?}") };
     assert_eq!(route.relays, [node(2), node(4), node(5)]);
-    assert_eq!(routes.poll_ring(T0 + ms(300), node(9), &mut rng()), None, "no more rings");
+    let again = routes.handle_sought(T0, node(2), nonce, Service::Data, vec![node(6)]);
+    assert_eq!(again, Answer::Refused, "one answer of each neighbour");
+    let ring = routes.poll_ring(T0 + ms(300), node(9), &mut rng());
+    assert!(ring.is_some(), "it may be a lie: the rings go on until the target answers");
     assert_eq!(routes.known(T0, &node(9))[0], route, "the best is the first");
     assert_eq!(routes.known(T0 + ROUTE_LIFE, &node(9)), []);
     routes.end(T0, node(9));
+    let late = routes.handle_sought(T0, node(1), ring.unwrap().nonce, Service::Data, vec![node(7)]);
+    assert_eq!(late, Answer::Refused, "nobody searches any more");
     assert!(!routes.begin(T0, node(9)), "there is a route");
     routes.forget(T0, &node(9), &route.relays);
     assert!(routes.begin(T0, node(9)), "there is none any more");
@@ -92,9 +96,12 @@ fn answers_that_nobody_asked_for_are_refused() {
 #[test]
 fn a_question_is_taken_part_in_once_and_answered_to_its_neighbour() {
     let mut routes = Routes::new(node(0), T0);
-    assert!(routes.handle_seek(T0, node(1), 7));
-    assert!(!routes.handle_seek(T0, node(1), 7) && !routes.handle_seek(T0, node(2), 7), "a loop");
-    assert!(routes.pass(T0, 7, node(3)));
+    assert!(routes.handle_seek(T0, node(1), 7, node(9)));
+    assert!(
+        !routes.handle_seek(T0, node(1), 7, node(9)) && !routes.handle_seek(T0, node(2), 7, node(9)),
+        "a loop"
+    );
+    assert!(routes.pass(T0, 7, node(9), node(3)));
     let sought = |routes: &mut Routes, from: u16, hops: &[u16]| {
         let hops = hops.iter().map(|n| node(*n)).collect();
         routes.handle_sought(T0, node(from), 7, Service::Data, hops)
@@ -105,19 +112,22 @@ fn a_question_is_taken_part_in_once_and_answered_to_its_neighbour() {
     assert_eq!(sought(&mut routes, 3, &[4, 5, 6]), Answer::Refused, "too long with us in front");
     let hops = vec![node(3), node(4)];
     assert_eq!(sought(&mut routes, 3, &[4]), Answer::Back { to: node(1), nonce: 7, hops });
-    let more = (0..20).filter(|_| sought(&mut routes, 3, &[4]) != Answer::Refused).count();
-    assert_eq!(more + 1, usize::from(ANSWERS_MAX));
+    assert_eq!(sought(&mut routes, 3, &[5]), Answer::Refused, "one answer of each neighbour");
+    let others: Vec<_> = (10..20).filter(|n| routes.pass(T0, 7, node(9), node(*n))).collect();
+    let more = others.iter().filter(|n| sought(&mut routes, **n, &[4]) != Answer::Refused).count();
+    assert_eq!((others.len(), more), (PASSED_MAX - 1, ANSWERS_MAX - 1));
+    assert!(routes.handle_seek(T0, node(2), 7, node(8)), "the nonce alone is not the question");
 
     let (mut routes, own) = searching();
-    assert!(!routes.handle_seek(T0, node(1), own), "our own comes back");
+    assert!(!routes.handle_seek(T0, node(1), own, node(9)), "our own comes back");
 }
 
 #[test]
 fn who_is_waited_for_is_answered_once_and_in_time() {
     let mut routes = Routes::new(node(0), T0);
-    assert!(routes.handle_seek(T0, node(1), 7));
-    routes.wait_for(7, node(9), Vec::new());
-    routes.wait_for(7, node(8), vec![node(8)]);
+    assert!(routes.handle_seek(T0, node(1), 7, node(9)));
+    routes.wait_for((7, node(9)), node(9), Vec::new());
+    routes.wait_for((7, node(9)), node(8), vec![node(8)]);
     assert!(routes.awaits(&node(9)) && !routes.awaits(&node(3)));
     assert_eq!(routes.handle_seen(T0, node(9)), [(node(1), 7, Vec::new())]);
     assert_eq!(routes.handle_seen(T0, node(9)), []);
@@ -132,9 +142,9 @@ fn what_one_neighbour_asks_is_bounded_and_so_is_what_all_of_them_make_us_send() 
         let mut taken = 0;
         for n in 0..1000 {
             let nonce = u64::from(neighbour) * 10_000 + n;
-            if routes.handle_seek(T0, node(neighbour), nonce) {
+            if routes.handle_seek(T0, node(neighbour), nonce, node(999)) {
                 taken += 1;
-                let passed = (200..300).filter(|to| routes.pass(T0, nonce, node(*to))).count();
+                let passed = (200..300).filter(|to| routes.pass(T0, nonce, node(999), node(*to))).count();
                 assert!(passed <= PASSED_MAX);
                 sent += passed;
             }
@@ -144,7 +154,7 @@ fn what_one_neighbour_asks_is_bounded_and_so_is_what_all_of_them_make_us_send() 
     assert_eq!(routes.questions.len(), QUESTIONS_MAX);
     assert_eq!(sent, PASSED_BURST as usize);
     let later = T0 + QUESTION_LIFE;
-    assert!(routes.handle_seek(later, node(1), 1), "the old ones are forgotten");
+    assert!(routes.handle_seek(later, node(1), 1, node(999)), "the old ones are forgotten");
     assert_eq!(routes.questions.len(), 1);
 }
 

@@ -73,9 +73,10 @@ impl Node {
         let hop = (nonce & HOP_MASK) as usize;
         let (Some(node_id), Some(endpoint)) = (relays.get(hop).copied(), endpoint) else { return };
         if let Some((ticket, sent)) = self.pings.remove(&nonce) {
+            let (endpoint, by_stream) = self.streams.shown(endpoint);
             let (via, beyond) = (None, Vec::new());
             let rtt = now.saturating_since(sent);
-            self.event(Event::Ping(ticket, Ok(PingReply { node_id, rtt, endpoint, via, beyond })));
+            self.event(Event::Ping(ticket, Ok(PingReply { node_id, rtt, endpoint, via, beyond, by_stream })));
         }
     }
 }
