@@ -141,7 +141,8 @@ impl Inward for Inner<'_> {
     }
 
     fn forward(&mut self, train: Train<'_>) {
-        Wire { plane: self.plane, sender: self.sender }.send(&[train]);
+        // This thread has our own packets to receive: a slow link of somebody else's must not hold it up.
+        Wire { plane: self.plane, waits: false, sender: self.sender }.send(&[train]);
     }
 
     fn notify(&mut self, notice: Notice) {

@@ -114,7 +114,7 @@ impl Plane {
         plain: &mut [u8],
         probe: &QueueProbe,
     ) -> io::Result<Turn> {
-        let mut sink = Wire { plane: self, sender };
+        let mut sink = Wire { plane: self, waits: true, sender };
         let mut batch = Batch::new(snapshot, &self.shared, outbox, &mut sink, clock::now());
         let mut turn = Turn::default();
         for _ in 0..TURN {
@@ -194,6 +194,8 @@ impl Plane {
 /// The sockets, as the data path sees them.
 pub(super) struct Wire<'a> {
     pub(super) plane: &'a Plane,
+    /// A full buffer holds the thread up for a moment; else what finds no room is lost.
+    pub(super) waits: bool,
     pub(super) sender: &'a mut TrainSender,
 }
 
@@ -213,7 +215,10 @@ impl Sink for Wire<'_> {
             match socket_of(first) {
                 Some(socket) => {
                     let cut = socket.cuts_trains();
-                    let sent = self.sender.send(socket, trains);
+                    let sent = match self.waits {
+                        true => self.sender.send(socket, trains),
+                        false => self.sender.send_at_once(socket, trains),
+                    };
                     if cut && !socket.cuts_trains() {
                         self.plane.rungs.note_refused_train(socket);
                     }

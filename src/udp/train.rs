@@ -89,18 +89,28 @@ impl TrainSender {
     /// Sends trains in their order; waits for room in the socket's buffer, but not for long. A socket whose device
     /// cannot cut trains is given single datagrams from then on.
     pub fn send(&mut self, socket: &UdpSocket, trains: &[Train<'_>]) -> Sent {
+        self.send_all(socket, trains, true)
+    }
+
+    /// The same, but what finds no room in the socket's buffer is lost at once: for a thread that has other things to do
+    /// than to wait for somebody else's packets.
+    pub fn send_at_once(&mut self, socket: &UdpSocket, trains: &[Train<'_>]) -> Sent {
+        self.send_all(socket, trains, false)
+    }
+
+    fn send_all(&mut self, socket: &UdpSocket, trains: &[Train<'_>], waits: bool) -> Sent {
         let mut sent = Sent::default();
         for trains in trains.chunks(MESSAGES_MAX) {
-            self.send_some(socket, trains, &mut sent);
+            self.send_some(socket, trains, waits, &mut sent);
         }
         sent
     }
 
-    fn send_some(&mut self, socket: &UdpSocket, mut trains: &[Train<'_>], sent: &mut Sent) {
-        let mut waited = false;
+    fn send_some(&mut self, socket: &UdpSocket, mut trains: &[Train<'_>], waits: bool, sent: &mut Sent) {
+        let mut waited = !waits;
         while let Some(first) = trains.first() {
             if !socket.cuts_trains() && first.bytes.len() > first.datagram_len {
-                self.send_singly(socket, first, sent);
+                self.send_singly(socket, first, waits, sent);
                 trains = &trains[1..];
                 continue;
             }
@@ -133,7 +143,7 @@ impl TrainSender {
         }
     }
 
-    fn send_singly(&mut self, socket: &UdpSocket, train: &Train<'_>, sent: &mut Sent) {
+    fn send_singly(&mut self, socket: &UdpSocket, train: &Train<'_>, waits: bool, sent: &mut Sent) {
         let mut singles = [Train { bytes: &[], ..*train }; MESSAGES_MAX];
         for datagrams in train.bytes.chunks(train.datagram_len * MESSAGES_MAX) {
             let mut used = 0;
@@ -141,7 +151,7 @@ impl TrainSender {
                 single.bytes = datagram;
                 used += 1;
             }
-            self.send_some(socket, &singles[..used], sent);
+            self.send_some(socket, &singles[..used], waits, sent);
         }
     }
 
