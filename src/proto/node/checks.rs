@@ -202,6 +202,7 @@ impl Node {
             return;
         }
         (peer.racing, peer.race_reason, peer.race_after) = (true, reason, now + RACE_GAP);
+        self.refresh_relays(now, wall, id);
         let hops = self.ways_to(now, wall, id);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.checks.begin(now, hops);

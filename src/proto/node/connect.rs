@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    fn shake_hands_by(&mut self, now: Instant, wall: WallTime, id: NodeId, direct_only: bool) {
+    pub(super) fn shake_hands_by(&mut self, now: Instant, wall: WallTime, id: NodeId, direct_only: bool) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.last_used = now;
         if let Some(effort) = peer.effort.as_mut().filter(|_| !direct_only) {

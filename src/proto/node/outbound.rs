@@ -244,7 +244,10 @@ impl Node {
                 packet.truncate(total);
                 peer.control_packets += 1;
                 let asks = |m: &Control| {
-                    matches!(m, Control::Ping { .. } | Control::Find { .. } | Control::Store { .. })
+                    let asks_peer =
+                        matches!(m, Control::Ping { .. } | Control::Find { .. } | Control::Store { .. });
+                    // A relay that was started anew knows nothing of us, and it would not be noticed otherwise.
+                    asks_peer || matches!(m, Control::Allocate | Control::Bind { .. })
                 };
                 // The first packet of an initiator asks by itself: it confirms the session.
                 if messages.iter().any(asks) || session.last_received().is_none() {

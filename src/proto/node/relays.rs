@@ -223,7 +223,9 @@ impl Node {
 
     /// Relays without data are of use only while there are too few with.
     fn release_surplus(&mut self, now: Instant) {
-        let wanted = RELAYS_WANTED.saturating_sub(self.relays_enough());
+        // Who was only asked may carry no data either.
+        let carrying = self.relays().filter(|(_, service)| *service == Service::Data).count();
+        let wanted = RELAYS_WANTED.saturating_sub(carrying);
         let signals = |allocation: &&mut Allocation| allocation.service() == Some(Service::Signals);
         for allocation in self.allocations.values_mut().filter(signals).skip(wanted) {
             *allocation = Allocation { asked: now, state: AllocationState::Refused, ..*allocation };
@@ -418,7 +420,9 @@ impl Node {
             let names = |contact: &Contact| contact.node_id == relay;
             let waits =
                 peer.racing || peer.path.is_relayed() && (!peer.staged.is_empty() || peer.spray.is_some());
-            waits && peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names))
+            let leads = |channel: &Channel| channel.relay == relay && channel.peer == peer.id;
+            let named = peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names));
+            waits && (named || self.channels.values().any(leads))
         };
         for id in self.peers.iter().filter(races).map(|peer| peer.id).collect::<Vec<_>>() {
             if let (Some(hop), Some(peer)) = (self.bind(now, relay, id, &[]), self.peers.of_mut(&id)) {
@@ -466,6 +470,22 @@ impl Node {
         }
         let hops: Vec<_> = relays.into_iter().filter_map(|relay| self.bind(now, relay, peer, &[])).collect();
         hops.into_iter().chain(self.routes_to(now, peer, &[])).collect()
+    }
+
+    /// The way to a peer fails, and its relays may have been started anew since they were last heard: then they do not
+    /// know us, and a handshake now saves the wait for an answer that does not come.
+    pub(super) fn refresh_relays(&mut self, now: Instant, wall: WallTime, peer: NodeId) {
+        let leads =
+            self.channels.values().filter(|channel| channel.peer == peer).map(|channel| channel.relay);
+        let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
+        let named = record.into_iter().flat_map(|record| record.content().relays.iter().map(|c| c.node_id));
+        let relays: BTreeSet<_> = leads.chain(named).take(RACED_MAX).collect();
+        for relay in relays {
+            let proof = self.peers.of(&relay).and_then(|relay| relay.last_proof());
+            if proof.is_some_and(|proof| now.saturating_since(proof) >= SILENT) {
+                self.shake_hands_by(now, wall, relay, true);
+            }
+        }
     }
 
     /// True when there is another way to a peer if the one in use fails.
