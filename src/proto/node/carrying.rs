@@ -50,13 +50,14 @@ impl Node {
         }
         // A channel that stands is renewed; a new one has to lead somewhere.
         let possible = !self.relay.is_free(slot) || self.reaches(&to).is_some();
-        let ours = self.channels.contains_key(&slot);
+        let (ours, renewed) = (self.channels.contains_key(&slot), !self.relay.is_free(slot));
         let bound =
             if possible && !ours { self.relay.bind(now, from, slot, to, &mut self.rng) } else { None };
         let service = bound.map_or(Service::None, |(_, service)| service);
         self.send_control(now, from, &[Control::Bound { slot, service }]);
         let Some((far, service)) = bound else { return };
-        self.dirty = true;
+        // The data path knows a channel that stands: nobody has it read everything anew by asking again.
+        self.dirty |= !renewed;
         if !self.relay.charge(now, slot, datagram.len() as u64) {
             self.drop(DropReason::Relay);
             datagram.clear();
