@@ -26,7 +26,7 @@ use crate::proto::wire::record::NodeRecord;
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often once every member has been found alive in turn and nobody came: the longer a node was up, the longer it
 /// will be (Kademlia paper §2.2), and an idle network should cost nothing.
-pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(40);
+pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(60);
 /// How often known nodes outside of the table are asked.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often known nodes are asked while nobody answers: the first rounds, so that a list of dead bootstrap nodes
@@ -39,13 +39,15 @@ const ALONE_ROUNDS_FAST: u32 = 10;
 /// Nodes asked in one round.
 const PROBES: usize = ALPHA;
 /// A bucket that no lookup went through for this long is refreshed (mainline DHT, BEP 5).
-pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(15 * 60);
+pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Shortest time between two refreshes.
 const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 /// Times between the first lookups of our own position: others join while we do.
 const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 /// Time between later ones.
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// The same while nobody comes or goes.
+const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
 const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
@@ -362,7 +364,8 @@ impl Dht {
             return;
         }
         let first = SELF_LOOKUPS_FIRST.get(self.upkeep.self_lookups).copied();
-        let next = first.unwrap_or_else(|| self.spread(SELF_LOOKUP_INTERVAL, SPREAD_PERCENT));
+        let interval = if self.is_calm() { SELF_LOOKUP_INTERVAL_CALM } else { SELF_LOOKUP_INTERVAL };
+        let next = first.unwrap_or_else(|| self.spread(interval, SPREAD_PERCENT));
         self.upkeep.self_lookups += 1;
         self.timers.arm(Timer::SelfLookup, now + next);
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
@@ -372,8 +375,7 @@ impl Dht {
     fn check_member(&mut self, now: Instant) {
         let Some(contact) = self.table.next_to_check() else { return };
         self.upkeep.calm_checks = self.upkeep.calm_checks.saturating_add(1);
-        let calm = self.upkeep.calm_checks > self.table.len();
-        let interval = if calm { LIVENESS_INTERVAL_CALM } else { LIVENESS_INTERVAL };
+        let interval = if self.is_calm() { LIVENESS_INTERVAL_CALM } else { LIVENESS_INTERVAL };
         let at = now + self.spread(interval, SPREAD_PERCENT);
         self.timers.arm(Timer::Liveness, at);
         self.table.handle_check(now, contact.node_id);
@@ -383,6 +385,11 @@ impl Dht {
             let target = self.random_position(index);
             self.ask(now, contact, Owner::Liveness, Question::Find { want: Want::Contacts, target });
         }
+    }
+
+    /// True once every member was found alive in turn and nobody came meanwhile.
+    fn is_calm(&self) -> bool {
+        self.upkeep.calm_checks > self.table.len()
     }
 
     /// Somebody joined the table or did not answer: there may be more of that.
