@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::host::Machine;
+use crate::nat::NatKind;
 use crate::network::Conditions;
-use crate::world::World;
+use crate::world::{HostId, World};
 
 #[test]
 fn idle_node_with_eight_peers_sleeps() {
@@ -35,4 +37,58 @@ fn idle_node_with_eight_peers_sleeps() {
         // answer arrived.
         assert!(per_s(sent - before_sent) <= 0.325);
     }
+}
+
+/// All that costs a node that knows many others and has nothing to say: behind a NAT it keeps two relays.
+#[test]
+fn idle_node_with_fifty_peers_costs_little_also_behind_a_nat() {
+    const PEERS: usize = 50;
+    const TIME_S: u64 = 900;
+    let mut world = World::new(301, Conditions::default());
+    let mut public = Vec::<HostId>::new();
+    for _ in 0..PEERS {
+        let bootstrap = public.first().map(|id| (world.id(*id), world.endpoint(*id))).into_iter().collect();
+        let machine = world.machine_v4();
+        public.push(world.add(Machine { bootstrap, ..machine }));
+        world.run_for(Duration::from_millis(100));
+    }
+    let nat = world.nat(NatKind::PortRestricted);
+    let bootstrap = vec![(world.id(public[0]), world.endpoint(public[0]))];
+    let machine = world.machine_behind(nat);
+    let behind = world.add(Machine { bootstrap, ..machine });
+    world.run_for(Duration::from_secs(20));
+    for (sequence, id) in public.iter().enumerate() {
+        // They have met, and then said nothing more.
+        crate::pair::ping(&mut world, behind, *id, sequence as u16, Duration::from_secs(2));
+    }
+    world.run_for(Duration::from_secs(1200));
+    let status = world.host(behind).node.status(world.now);
+    assert!(status.peers.len() >= PEERS && status.relays.len() == 2, "{} peers", status.peers.len());
+    // The first is where all others come to again and again: that grows with their number.
+    let (hub, others) = public.split_first().unwrap();
+    let nodes: Vec<_> = others.iter().chain([hub, &behind]).copied().collect();
+    let count = |world: &World, id: HostId| {
+        let host = world.host(id);
+        // IP and UDP headers count too.
+        (host.wakeups, host.sent_bytes + 28 * host.sent)
+    };
+    let before: Vec<_> = nodes.iter().map(|id| count(&world, *id)).collect();
+    world.run_for(Duration::from_secs(TIME_S));
+    let figures = nodes.iter().zip(before).map(|(id, (wakeups, bytes))| {
+        let now = count(&world, *id);
+        let per_s = |n: u64| n as f64 / TIME_S as f64;
+        (per_s(now.0 - wakeups), per_s(now.1 - bytes) * 86_400.0 / 1e6)
+    });
+    let mut figures: Vec<_> = figures.collect();
+    let (behind, hub) = (figures.pop().unwrap(), figures.pop().unwrap());
+    let most = figures.iter().fold((0.0, 0.0), |a: (f64, f64), b| (a.0.max(b.0), a.1.max(b.1)));
+    let mean = figures.iter().map(|figure| figure.1).sum::<f64>() / figures.len() as f64;
+    println!(
+        "wake-ups/s and MB/day sent: public nodes at most {:.2} and {:.2} (mean {mean:.2}); behind a NAT {:.2} and {:.2}; \
+         the node that all were told of {:.2} and {:.2}",
+        most.0, most.1, behind.0, behind.1, hub.0, hub.1
+    );
+    assert!(most.0 <= 1.0 && behind.0 <= 1.0 && hub.0 <= 1.0);
+    // Mostly handshakes: a session that is not used ends, and each question of the DHT opens another.
+    assert!(mean <= 25.0 && behind.1 <= 25.0, "more than it cost before");
 }

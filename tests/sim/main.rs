@@ -5,8 +5,10 @@
 
 mod attacker;
 mod behind;
+mod carried;
 mod diagnosis;
 mod faults;
+mod first_packets;
 mod handshakes;
 mod host;
 mod hostile;
@@ -18,6 +20,7 @@ mod moves;
 mod mtu;
 mod nat;
 mod network;
+mod offers;
 mod packet;
 mod pair;
 mod portmap;
@@ -28,4 +31,5 @@ mod sessions;
 mod sites;
 mod spray;
 mod traffic;
+mod weather;
 mod world;

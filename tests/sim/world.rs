@@ -65,6 +65,9 @@ pub(crate) type Tamper = Box<dyn FnMut(&mut Seen) -> Duration>;
 /// Looks at every datagram before the underlay does; false loses it.
 pub(crate) type Filter = Box<dyn FnMut(&Seen) -> bool>;
 
+/// What becomes of a datagram: copies, and how much later each comes.
+pub(crate) type Forge = Box<dyn FnMut(&Seen) -> Vec<(Duration, Vec<u8>)>>;
+
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) network: Network,
@@ -81,6 +84,7 @@ pub(crate) struct World {
     regions: BTreeMap<IpAddr, u8>,
     filter: Option<Filter>,
     tamper: Option<Tamper>,
+    forge: Option<Forge>,
     /// Datagrams that arrived where no machine is, for endpoints that somebody listens at.
     taps: BTreeMap<SocketAddr, Vec<Seen>>,
     log: blake3::Hasher,
@@ -131,6 +135,7 @@ impl World {
             regions: BTreeMap::new(),
             filter: None,
             tamper: None,
+            forge: None,
             taps: BTreeMap::new(),
             log: blake3::Hasher::new(),
             tickets: 0,
@@ -358,13 +363,18 @@ impl World {
         self.filter = Some(Box::new(filter));
     }
 
+    /// Has `forge` say what becomes of every datagram that the filter lets through: copies, and how much later they come.
+    pub(crate) fn forge(&mut self, forge: impl FnMut(&Seen) -> Vec<(Duration, Vec<u8>)> + 'static) {
+        self.forge = Some(Box::new(forge));
+    }
+
     /// Has `tamper` change every datagram, where [`Self::filter`] sees it.
     pub(crate) fn tamper(&mut self, tamper: impl FnMut(&mut Seen) -> Duration + 'static) {
         self.tamper = Some(Box::new(tamper));
     }
 
     pub(crate) fn unfilter(&mut self) {
-        (self.filter, self.tamper) = (None, None);
+        (self.filter, self.tamper, self.forge) = (None, None, None);
     }
 
     /// Listens at an endpoint where no machine is.
@@ -395,14 +405,19 @@ impl World {
             return;
         }
         let later = self.tamper.as_mut().map_or(Duration::ZERO, |tamper| tamper(&mut seen));
-        let Seen { datagram, .. } = seen;
-        let delays = match realm {
-            Some(_) => vec![LOCAL_DELAY],
-            None => self.network.carry(from, to, datagram.len()),
+        let copies = match &mut self.forge {
+            Some(forge) => forge(&seen),
+            None => vec![(Duration::ZERO, seen.datagram)],
         };
-        for delay in delays {
-            let arrival = Happening::Arrival { realm, from, to, datagram: datagram.clone() };
-            self.happens(self.now + delay + later, arrival);
+        for (late, datagram) in copies {
+            let delays = match realm {
+                Some(_) => vec![LOCAL_DELAY],
+                None => self.network.carry(from, to, datagram.len()),
+            };
+            for delay in delays {
+                let arrival = Happening::Arrival { realm, from, to, datagram: datagram.clone() };
+                self.happens(self.now + later + late + delay, arrival);
+            }
         }
     }
 
