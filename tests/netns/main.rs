@@ -35,5 +35,6 @@ mod secrets;
 mod spray;
 mod strangers;
 mod streams;
+mod weather;
 mod wire;
 mod workers;

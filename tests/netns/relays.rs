@@ -1,12 +1,13 @@
 //! Daemons behind real NATs: they reach each other, without a relay wherever that is possible.
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::lab::nat::Nat;
 use crate::lab::node::Node;
 use crate::lab::process::Process;
-use crate::lab::{Lab, Underlay, eventually, noise, percentile};
+use crate::lab::{Lab, Underlay, eventually, long, noise, percentile};
 use crate::programs::listening;
 
 /// From the start of a node behind a NAT until others can find it.
@@ -154,4 +155,80 @@ fn strangers_introduce_two_nodes_and_say_what_is_missing_where_that_is_not_enoug
     });
     println!("after {took:?}: {health}");
     assert!(health["fix"].as_str().is_some_and(|fix| fix.contains("[relay]")), "{health}");
+}
+
+/// Megabits a second of one TCP flow.
+fn mbit_s(from: &Node, to: &Node) -> f64 {
+    let line = format!("iperf3 -6 -c {} -p 5201 -t 3 -J --connect-timeout 3000", to.address);
+    let said = from.sh(&line).out;
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("iperf3: {said}"));
+    report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap() / 1e6
+}
+
+/// A relay that carries as much as it can for everybody.
+fn unlimited(node: Node) -> Node {
+    let file = node.dir.join("azora.toml");
+    fs::write(&file, "[relay]\nenabled = true\nlimits = { kbit_s = 100000000 }\n").unwrap();
+    node.with(&["--config", file.to_str().unwrap()])
+}
+
+#[test]
+fn a_relay_carries_a_good_part_of_what_the_straight_way_does() {
+    let rounds = if long() { 3 } else { 1 };
+    let lab = Lab::new();
+    let first = unlimited(lab.public(Underlay::V4)).started();
+    let second = unlimited(lab.public(Underlay::V4)).knows(&first).started();
+    let behind = |nat| {
+        let router = lab.router(nat);
+        joined(router.node().with(&["--inbound", "allow"]).knows(&second).started(), 2)
+    };
+    let [easy, hard, harder] = [Nat::FullCone, Nat::Symmetric, Nat::Symmetric].map(behind);
+    let _servers = [&easy, &harder].map(|node| listening(node, "iperf3 -s -p 5201", 5201));
+    hard.reaches(&easy, Duration::from_secs(5));
+    hard.reaches(&harder, Duration::from_secs(5));
+    eventually(DIRECT, "one straight way", || (kind(&hard, &easy) == "direct").then_some(()));
+    for _ in 0..rounds {
+        let (direct, relayed) = (mbit_s(&hard, &easy), mbit_s(&hard, &harder));
+        assert_eq!((kind(&hard, &easy).as_str(), kind(&hard, &harder).as_str()), ("direct", "relay"));
+        println!("direct {direct:.0} Mbit/s, by a relay {relayed:.0}: {:.0} %", 100.0 * relayed / direct);
+        assert!(relayed > direct / 10.0, "a relay carries next to nothing");
+    }
+}
+
+/// What others send through a relay over a slow link finds no room: the relay's own packets must not wait for that.
+#[test]
+fn a_slow_link_of_others_does_not_hold_up_the_relay_itself() {
+    let lab = Lab::new();
+    let mut relay = unlimited(lab.public(Underlay::V4));
+    relay.plug_in(&lab, Underlay::V6);
+    let relay = relay.with(&["--inbound", "allow"]).started();
+    let other = unlimited(lab.public(Underlay::V4)).knows(&relay).started();
+    let behind = || {
+        let router = lab.router(Nat::Symmetric);
+        joined(router.node().with(&["--inbound", "allow"]).knows(&relay).started(), 2)
+    };
+    let [one, two] = [behind(), behind()];
+    drop(other);
+    let own = lab.public(Underlay::V6);
+    let IpAddr::V6(at) = relay.second_address() else { panic!("it has IPv6") };
+    let contact = format!("{}@[{at}]:5747", relay.id);
+    let own = own.with(&["--bootstrap", &contact]).started();
+    own.reaches(&relay, Duration::from_secs(5));
+    let _server = listening(&two, "iperf3 -s -p 5201", 5201);
+    one.reaches(&two, Duration::from_secs(10));
+    let pings = |what: &str| {
+        let said = own.must(&format!("ping -6 -n -c 150 -i 0.01 -q {}", relay.address));
+        let line = said.lines().find(|line| line.contains("min/avg/max")).unwrap_or_default().to_owned();
+        let figures: Vec<f64> =
+            line.split(['=', '/', ' ']).filter_map(|word| word.trim().parse().ok()).collect();
+        println!("{what}: {line}");
+        figures[1]
+    };
+    let before = pings("pings of the relay before");
+    relay.must("tc qdisc add dev eth0 root tbf rate 3mbit burst 10kb limit 8mb");
+    let _flow =
+        one.spawn(&format!("iperf3 -6 -c {} -p 5201 -u -b 60M -l 1200 -t 20", two.address), "flow.log");
+    std::thread::sleep(Duration::from_secs(3));
+    let during = pings("and while others overload its link");
+    assert!(during < before + 8.0, "{during} ms");
 }

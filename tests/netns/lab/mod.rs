@@ -256,6 +256,11 @@ impl Machine {
         self.second = Some((outlet, address));
     }
 
+    /// The address of `eth1`.
+    pub(crate) fn second_address(&self) -> IpAddr {
+        self.second.as_ref().unwrap().1
+    }
+
     /// Loses its addresses of one version of IP, and the way out that they had.
     pub(crate) fn lose(&self, underlay: Underlay) {
         let (device, ..) = self.device(underlay);
