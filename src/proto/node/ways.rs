@@ -112,12 +112,13 @@ impl Node {
     pub(super) fn compare_if_due(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some((_, hop)) = peer.compare_at.take_if(|(at, _)| *at <= now) else { return };
-        let Some(current) = peer.path.current().filter(|current| *current != hop && !peer.racing) else {
-            return;
-        };
+        let Some(current) = peer.path.current().filter(|current| *current != hop) else { return };
         peer.compared_at = Some(now);
+        // A race goes on with one more: whoever is first wins it.
         peer.path.checks.add(now, hop);
-        peer.path.checks.add(now, current);
+        if !peer.racing {
+            peer.path.checks.add(now, current);
+        }
     }
 
     /// Where we are has changed, or we slept: all ways to the peers in use are tried, and others learn where we are.
