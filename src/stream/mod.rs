@@ -217,6 +217,7 @@ impl Shell {
         let endpoint = socket.endpoint();
         let (hang_up, hung_up) = oneshot::channel();
         self.open.borrow_mut().insert(endpoint, hang_up);
+        let _known = Known { shell: self, endpoint };
         let opened = self.handle.with(move |node, now, wall| {
             node.handle_stream_opened(now, wall, endpoint, stream);
         });
@@ -224,12 +225,27 @@ impl Shell {
             return End::Closed;
         }
         let end = pump::Pump::new(self, connection, &socket, place).run(hung_up).await;
-        self.open.borrow_mut().remove(&endpoint);
-        let closed = self.handle.with(move |node, now, wall| node.handle_stream_closed(now, wall, endpoint));
-        // The node has stopped: nobody has to be told.
-        let _ = closed.await;
         self.counters.count_end(end);
         end
+    }
+}
+
+/// A stream that the node was told of. It is told of the end, too, also when the stream gives way to another in the midst of
+/// its work.
+struct Known<'a> {
+    shell: &'a Shell,
+    endpoint: SocketAddr,
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        let (handle, endpoint) = (self.shell.handle.clone(), self.endpoint);
+        self.shell.open.borrow_mut().remove(&endpoint);
+        spawn_local(async move {
+            let closed = handle.with(move |node, now, wall| node.handle_stream_closed(now, wall, endpoint));
+            // The node has stopped: nobody has to be told.
+            let _ = closed.await;
+        });
     }
 }
 

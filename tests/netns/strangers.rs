@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use auramesh::proto::identity::NodeId;
 use auramesh::proto::wire::envelope::{NetworkSecret, RecipientKey};
 use auramesh::proto::wire::stream::ticket;
+use auramesh::stream::PLACES_PER_PREFIX_MAX;
 use serde_json::Value;
 
 use crate::lab::capture::{Capture, Frame, contains};
@@ -20,6 +21,8 @@ const CROWD: usize = 1000;
 /// Descriptors that the daemon may have while they come: those of its own, and of connections that ask for nothing.
 const DESCRIPTORS_MAX: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Streams of one stranger, more than there are places for it.
+const STREAMS: usize = PLACES_PER_PREFIX_MAX + 20;
 
 fn server(lab: &Lab) -> Node {
     lab.public(Underlay::V4)
@@ -168,6 +171,30 @@ fn what_is_no_stream_gets_the_answers_of_a_web_server() {
         eventually(PATIENCE, what, || (counter(&server, "malformed") > malformed).then_some(()));
     }
     eventually(PATIENCE, "all streams are gone", || (server.status()["streams"]["taken"] == 0).then_some(()));
+}
+
+/// The node is told of the end also when a stream ends because another one took its place.
+#[test]
+fn streams_that_give_way_to_others_are_forgotten() {
+    let lab = Lab::new();
+    let server = server(&lab);
+    let stranger = lab.public_machine(Underlay::V4);
+    let crowd: Vec<_> = (0..STREAMS)
+        .map(|_| {
+            let mut stream = dial(&stranger, &server);
+            stream.write_all(upgrade(&server, "").as_bytes()).unwrap();
+            assert!(stream.read(&mut [0; 512]).unwrap() > 0, "the stream is opened");
+            stream
+        })
+        .collect();
+    assert!(counter(&server, "crowded") > 0);
+    let taken = |at_most: usize| {
+        let taken = server.status()["streams"]["taken"].as_u64().unwrap();
+        (taken <= at_most as u64).then_some(())
+    };
+    eventually(PATIENCE, "no more streams than there are places", || taken(PLACES_PER_PREFIX_MAX));
+    drop(crowd);
+    eventually(PATIENCE, "all streams are gone", || taken(0));
 }
 
 /// What `machine` sent by TCP to port 443, connection after connection, without retransmissions.
