@@ -14,14 +14,14 @@
 //!   identity/  0   key pairs, NodeId, position, the mesh address derived from a NodeId
 //!   wire/      1   every packet format, one file each: layout table, parse, emit
 //!   session/   2   Noise handshake, transport keys, counters, replay window, cookies, ratchet
-//!   path/      2   where a peer can be reached, where it was last heard, how long its datagrams may be
+//!   path/      2   where a peer can be reached and by which way best, guessed ports, how long datagrams may be
 //!   relay/     2   whose packets we carry between other nodes, and how many
 //!   route/     2   searches for a way through several relays, ours and those that we pass on
 //!   policy/    2   which inner packets may enter, and the flows that we started
 //!   dht/       2   Kademlia: k-buckets, lookups, records and their expiry
 //!   datapath/  3   packets to trains of datagrams and back, over a read-only snapshot of sessions, routes and rules
 //!   portmap/   3   a port of the router's that leads to us: PCP, NAT-PMP
-//!   node/      4   composes session, path, policy and dht; publishes snapshots
+//!   node/      4   composes session, path, relay, route, policy and dht; publishes snapshots
 //! tun/         5   the network interface: device and its queues, address, route, guard
 //! udp/         5   sockets towards the underlay
 //! host/        5   this machine: clock, entropy, privileges, priority, processor, router, changes of links and addresses
@@ -36,7 +36,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `proto` never reads a clock, entropy, environment, file or socket, and never waits. `node` drives its machines.
+//! 1. `proto` never reads a clock, entropy, environment, file or socket, and never waits. `node` drives its machines,
+//!    `daemon` drives `portmap`.
 //! 2. `datapath` does not allocate per packet, hold a contended lock, or log.
 //! 3. `wire` has no behaviour. Parsing any bytes never panics.
 //! 4. File types stay in `config`, API types in `control`; core types are not serializable.
