@@ -66,15 +66,26 @@ impl Node {
         }
     }
 
-    /// A peer on the internet that can add to what is known.
-    fn whom_to_ask(&self, v4: bool) -> Option<(NodeId, SocketAddr)> {
+    /// A peer on the internet that can add to what is known: any of them, so that nobody can see to it that it is asked.
+    fn whom_to_ask(&mut self, v4: bool) -> Option<(NodeId, SocketAddr)> {
         let reach = &self.reach[usize::from(!v4)];
         let possible = self.peers.iter().filter(|peer| peer.may_be_probed()).filter_map(|peer| {
             let endpoint = peer.path.endpoint()?;
             let global = path::is_global(endpoint.ip()) && endpoint.is_ipv4() == v4;
             (global && reach.is_useful(endpoint)).then_some((peer.id, endpoint))
         });
-        possible.min()
+        let possible: Vec<_> = possible.collect();
+        let n = self.rng.next_u64() as usize % possible.len().max(1);
+        possible.get(n).copied()
+    }
+
+    /// True when something of ours may have gone to an endpoint, so that a firewall lets in what comes from there.
+    fn may_have_sent_to(&self, now: Instant, endpoint: SocketAddr) -> bool {
+        let hop = Hop::Direct(endpoint);
+        self.peers.iter().map(|peer| &peer.path).any(|path| {
+            let known = path.current() == Some(hop) || path.candidates().contains(&endpoint);
+            known || path.checks.has_tried(hop) || path.choice.is_known(now, hop)
+        })
     }
 
     /// A peer asks to be dialled.
@@ -104,9 +115,11 @@ impl Node {
         source: SocketAddr,
         nonce: u64,
     ) -> Result<(), DropReason> {
-        let known = self.peers.of(&id).and_then(|peer| peer.path.endpoint());
+        if self.may_have_sent_to(now, source) {
+            return Err(DropReason::Unauthenticated);
+        }
         let reach = &mut self.reach[usize::from(source.is_ipv6())];
-        if known == Some(source) || !reach.handle_dial(now, id, nonce) {
+        if !reach.handle_dial(now, id, nonce) {
             return Err(DropReason::Unauthenticated);
         }
         self.judge_place(now, wall);

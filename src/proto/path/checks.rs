@@ -112,6 +112,11 @@ impl Checks {
         self.targets.iter().any(|target| target.hop.direct().is_some() && target.due().is_some())
     }
 
+    /// True when this way is being tried, or was lately.
+    pub fn has_tried(&self, hop: Hop) -> bool {
+        self.is_trying(hop) || self.sent.values().any(|(sent, _)| *sent == hop)
+    }
+
     /// The next ping to send: where to, and its nonce.
     pub fn poll_transmit(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(Hop, u64)> {
         let target = loop {

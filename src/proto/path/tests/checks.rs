@@ -116,3 +116,14 @@ fn whoever_names_a_victim_over_and_over_has_it_pinged_a_few_times_only() {
     }
     assert!(sent <= UNANSWERED_MAX * ADDRESSES_MAX as u32, "{sent} over all addresses");
 }
+
+#[test]
+fn it_is_known_where_pings_went_while_their_answers_are_awaited() {
+    let mut checks = Checks::default();
+    checks.add(T0, at(1));
+    assert!(checks.has_tried(at(1)), "it is about to be");
+    all(&mut checks);
+    checks.stop();
+    assert!(checks.has_tried(at(1)) && !checks.is_trying(at(1)));
+    assert!(!checks.has_tried(at(2)));
+}
