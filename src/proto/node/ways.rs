@@ -102,6 +102,12 @@ impl Node {
         if !possible || peer.path.current().is_none_or(|current| current == hop) {
             return;
         }
+        // Each side's questions lead to the other's: without data there is no reason to go on where both ways are known.
+        let known =
+            [peer.path.current(), Some(hop)].iter().flatten().all(|way| peer.path.choice.is_known(now, *way));
+        if known && !is_in_use(now, peer) {
+            return;
+        }
         let gap = COMPARE_GAP.max(COMPARE_RTTS * peer.rtt.unwrap_or_default());
         let at = peer.compared_at.map_or(now, |at| now.max(at + gap));
         peer.compare_at = Some((at, hop));
