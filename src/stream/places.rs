@@ -13,6 +13,8 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
+use crate::proto::relay::prefix;
+
 /// Connections that have not asked for a stream yet.
 pub const PENDING_MAX: usize = 128;
 /// The same of one IPv4 /24 or IPv6 /48.
@@ -134,13 +136,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.borrow_mut().leave(self.number);
-    }
-}
-
-/// The IPv4 /24 or IPv6 /48 of an address, apart by their families.
-fn prefix(ip: IpAddr) -> (bool, u64) {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => (false, u64::from(ip.to_bits() >> 8)),
-        IpAddr::V6(ip) => (true, (ip.to_bits() >> 80) as u64),
     }
 }

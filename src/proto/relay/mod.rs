@@ -419,7 +419,7 @@ fn far_end(channel: &Channel, near: End) -> Option<End> {
 }
 
 /// The IPv4 /24 or IPv6 /48 of an address, apart by their families.
-fn prefix(ip: IpAddr) -> (bool, u64) {
+pub fn prefix(ip: IpAddr) -> (bool, u64) {
     match ip.to_canonical() {
         IpAddr::V4(ip) => (false, u64::from(ip.to_bits() >> 8)),
         IpAddr::V6(ip) => (true, (ip.to_bits() >> 80) as u64),
