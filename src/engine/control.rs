@@ -251,7 +251,7 @@ impl Control {
             Event::Guessed { peer, checks, took } => {
                 tracing::debug!(%peer, checks, took_ms = took.as_millis() as u64, "way found by guessing ports");
             }
-            Event::SocketsMissing(opened) => tracing::debug!(
+            Event::SocketsMissing(opened) => tracing::info!(
                 opened,
                 "too few descriptors to have ports guessed: the peer stays on a relay; LimitNOFILE= in the unit, or \
                  `ulimit -n`, allows more"

@@ -22,6 +22,10 @@ use super::{Node, Timer, relays};
 
 /// Waits before candidates are exchanged again, while the session goes through a relay.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// And from then on, while there is data: a way that is open again is found within a minute.
+const AGAIN_LATER: Duration = Duration::from_secs(50);
+/// And after an address that was not tried because it did not answer may be tried again.
+const EXHAUSTED_GAP: Duration = Duration::from_millis(100);
 /// Time between two exchanges of candidates that a peer may start.
 const CANDIDATES_GAP: Duration = Duration::from_millis(500);
 /// How long a packet waits for a way that carries data.
@@ -33,10 +37,6 @@ const RELAYED_MAX: usize = 3;
 /// Checks a second that go to endpoints, towards all peers, and how many at once.
 pub(super) const CHECKS_PER_S: u32 = 200;
 pub(super) const CHECKS_BURST: u32 = 800;
-/// And after an address that was not tried because it did not answer may be tried again.
-const EXHAUSTED_GAP: Duration = Duration::from_millis(100);
-/// And from then on, while there is data: a way that is open again is found within a minute.
-const AGAIN_LATER: Duration = Duration::from_secs(50);
 
 impl Node {
     /// Where we may be reached: a port that the router maps, what others see of us, and our own addresses.
