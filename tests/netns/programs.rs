@@ -92,8 +92,8 @@ fn iperf3_runs(client: &Node, server: &Node) {
         });
         let end = &report["end"];
         if what == "UDP" {
-            let (lost, rate) =
-                (end["sum"]["lost_percent"].as_f64().unwrap(), end["sum"]["bits_per_second"].as_f64());
+            let (lost, rate) = (end["sum"]["lost_percent"].as_f64(), end["sum"]["bits_per_second"].as_f64());
+            let lost = lost.unwrap_or_else(|| panic!("iperf3 {what} has no result: {report}"));
             println!("iperf3 {what}: {:.1} Mbit/s, {lost:.2} % lost", rate.unwrap() * 1e-6);
             assert!(lost < 1.0, "UDP at 20 Mbit/s lost {lost} %");
         } else {
