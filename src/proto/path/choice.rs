@@ -85,6 +85,11 @@ impl Way {
         }
         self.answers = self.answers.saturating_add(1);
         (self.answered, self.asked) = (Some(now), None);
+        // All that was lost in a row was one outage, which is over; what counts is how often there are some.
+        let outage = self.lost.trailing_ones();
+        if outage > 1 {
+            self.lost = self.lost.checked_shr(outage).unwrap_or(0) << 1 | 1;
+        }
         self.lost <<= 1;
     }
 

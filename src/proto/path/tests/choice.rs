@@ -161,6 +161,20 @@ fn a_silent_way_gives_way_to_one_that_answers() {
     assert_eq!(choice.fallback(asked + ms(300), v4(), |_| true), None);
 }
 
+/// However long a firewall let nothing through, the straight way is as good as before when it does again.
+#[test]
+fn an_outage_that_is_over_is_not_held_against_a_way() {
+    let mut chooser = Chooser::new(v4());
+    let round = |chooser: &mut Chooser, direct: Option<Duration>| {
+        chooser.round(&[(v4(), direct), (relay(), Some(ms(1)))]);
+    };
+    (0..6).for_each(|_| round(&mut chooser, Some(ms(1))));
+    (0..12).for_each(|_| round(&mut chooser, None));
+    assert_eq!(chooser.current, relay(), "it is left");
+    (0..6).for_each(|_| round(&mut chooser, Some(ms(1))));
+    assert_eq!((chooser.current, chooser.changes), (v4(), 2), "and taken again");
+}
+
 #[test]
 fn the_standby_is_the_best_of_those_that_answered_lately() {
     let mut choice = Choice::default();
