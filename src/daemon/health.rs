@@ -202,12 +202,7 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
              carries no data",
             peer.node_id
         );
-        let fix = format!(
-            "set [relay] enabled = true on {relay} or another node at a public address that both know, or name this \
-             node in its [relay] peers; or on one side {}",
-            why::open_up(port)
-        );
-        return entry("no-relay-for-data", text, fix);
+        return entry("no-relay-for-data", text, why::have_data_carried(relay, port));
     }
     let place = match status.mapped {
         Some(seen) => format!("a NAT (seen at {seen})"),

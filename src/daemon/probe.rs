@@ -10,6 +10,7 @@ use crate::control::message::{ProbeReport, ProbeStage};
 use crate::control::target::Target;
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
+use crate::proto::identity::NodeId;
 use crate::proto::node::{self, PeerState, PingReply};
 use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
@@ -257,14 +258,30 @@ impl Probe<'_> {
             }
         }
         samples.sort_by(f64::total_cmp);
-        let outcome = match samples.as_slice() {
-            [] => Err(failed(
+        let outcome = match (samples.as_slice(), self.mute_relay().await) {
+            ([], _) => Err(failed(
                 "the session stands, but pings are lost",
                 "the path loses packets: try again, look at the link",
             )),
-            all => Ok(format!("{} ms median of {} of {RTT_SAMPLES}", all[all.len() / 2], all.len())),
+            (_, Some(relay)) => Err(failed(
+                format!(
+                    "pings come back, but the relay {relay} carries no data between the two: no program gets through"
+                ),
+                &why::have_data_carried(relay, self.port),
+            )),
+            (all, None) => Ok(format!("{} ms median of {} of {RTT_SAMPLES}", all[all.len() / 2], all.len())),
         };
         self.stage("rtt", since, outcome)
+    }
+
+    /// The relay that the path leads through, if it carries nothing but what two nodes need to meet.
+    async fn mute_relay(&self) -> Option<NodeId> {
+        let address = self.target.address();
+        let peer = self.handle.with(move |node, now, _| {
+            node.status(now).peers.into_iter().find(|peer| peer.address == address)
+        });
+        let (relay, data) = peer.await.ok().flatten()?.via?;
+        (!data).then_some(relay)
     }
 }
 

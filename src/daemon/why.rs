@@ -12,6 +12,15 @@ pub(super) fn open_up(port: u16) -> String {
     )
 }
 
+/// What brings data to a node behind a relay that carries none, as an order.
+pub(super) fn have_data_carried(relay: NodeId, port: u16) -> String {
+    format!(
+        "set [relay] enabled = true on {relay} or another node at a public address that both know, or name this node in \
+         its [relay] peers; or on one side {}",
+        open_up(port)
+    )
+}
+
 /// Why the node `id` is reached so, and what to do; `port` is the one that we listen on.
 pub(super) fn relayed(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
     let forward = format!("on one side {}", open_up(port));

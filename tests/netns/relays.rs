@@ -155,6 +155,8 @@ fn strangers_introduce_two_nodes_and_say_what_is_missing_where_that_is_not_enoug
     });
     println!("after {took:?}: {health}");
     assert!(health["fix"].as_str().is_some_and(|fix| fix.contains("[relay]")), "{health}");
+    let probe = harder.azora(&["probe", &hard.id]);
+    assert!(probe.code == 1 && probe.out.contains("carries no data"), "{}", probe.out);
 }
 
 /// Megabits a second of one TCP flow.
