@@ -96,11 +96,15 @@ impl Node {
         let wait = AGAIN.get(tries).copied().unwrap_or(AGAIN_LATER);
         let exhausted = peer.path.checks.exhausted_until(now).filter(|_| tries >= AGAIN.len());
         let at = exhausted.map_or(now + wait, |until| until + EXHAUSTED_GAP);
-        self.timers.arm(Timer::Upgrade(id), at);
+        // What waits does not wait longer because the relay has changed meanwhile.
+        let patience = peer.staged.since().map(|since| since + WAIT_FOR_WAY);
+        let impatient = patience.is_some_and(|until| until <= now);
+        self.timers
+            .arm(Timer::Upgrade(id), patience.filter(|_| !impatient).map_or(at, |until| until.min(at)));
         if tries <= AGAIN.len() || used {
             self.send_candidates(now, id, false);
         }
-        if tries >= AGAIN.len() {
+        if tries >= AGAIN.len() || impatient {
             self.refuse_staged(id);
         }
     }

@@ -68,7 +68,7 @@ impl Node {
     fn stage(&mut self, now: Instant, wall: WallTime, id: NodeId, packet: Vec<u8>) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let expired = peer.current.as_ref().is_some_and(|s| s.is_expired(now));
-        let dropped = peer.staged.push(packet);
+        let dropped = peer.staged.push(now, packet);
         (0..dropped).for_each(|_| self.drop(DropReason::QueueFull));
         if expired {
             self.forget_sessions(now, id);
@@ -143,7 +143,7 @@ impl Node {
             pings: Vec::new(),
         });
         entry.pings.extend(ping);
-        let dropped = packet.map_or(0, |packet| entry.staged.push(packet));
+        let dropped = packet.map_or(0, |packet| entry.staged.push(now, packet));
         (0..dropped).for_each(|_| self.drop(DropReason::QueueFull));
         self.resolve_again(now, wall, address);
     }
@@ -172,7 +172,7 @@ impl Node {
             return self.fail_waiting(waiting.staged.take().into_iter(), waiting.pings.into_iter());
         };
         if let Some(peer) = self.peers.of_mut(&id) {
-            let dropped = peer.staged.append(&mut waiting.staged);
+            let dropped = peer.staged.append(now, &mut waiting.staged);
             peer.waiting_pings.extend(waiting.pings);
             (0..dropped).for_each(|_| self.drop(DropReason::QueueFull));
         }

@@ -48,11 +48,14 @@ pub(super) const REQUEST_BURST: u32 = 60;
 pub(super) struct Staged {
     packets: VecDeque<Vec<u8>>,
     bytes: usize,
+    /// When the first of them came, while some wait.
+    since: Option<Instant>,
 }
 
 impl Staged {
     /// Adds a packet; returns how many old ones had to go.
-    pub(super) fn push(&mut self, packet: Vec<u8>) -> usize {
+    pub(super) fn push(&mut self, now: Instant, packet: Vec<u8>) -> usize {
+        self.since.get_or_insert(now);
         self.bytes += packet.len();
         self.packets.push_back(packet);
         let mut dropped = 0;
@@ -65,12 +68,17 @@ impl Staged {
     }
 
     pub(super) fn take(&mut self) -> VecDeque<Vec<u8>> {
-        self.bytes = 0;
+        (self.bytes, self.since) = (0, None);
         std::mem::take(&mut self.packets)
     }
 
-    pub(super) fn append(&mut self, other: &mut Self) -> usize {
-        other.take().into_iter().map(|packet| self.push(packet)).sum()
+    pub(super) fn append(&mut self, now: Instant, other: &mut Self) -> usize {
+        let now = other.since.unwrap_or(now);
+        other.take().into_iter().map(|packet| self.push(now, packet)).sum()
+    }
+
+    pub(super) const fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     pub(super) fn is_empty(&self) -> bool {
