@@ -69,7 +69,9 @@ impl Pair {
         let Snapshot { own, own_key, rules, .. } = &*self.sender.snapshot;
         let mut snapshot = Snapshot::empty(*own, own_key.clone(), rules.clone());
         let route = || Route::new(self.sealing().clone(), self.receiver.endpoint, MTU, true);
-        snapshot.routes.extend(addresses.iter().map(|address| (*address, Arc::new(route()))));
+        for address in addresses {
+            snapshot.routes.insert(*address, Arc::new(route()));
+        }
         snapshot
     }
 

@@ -34,7 +34,7 @@ fn found(world: &World, from: HostId, to: HostId) -> (usize, bool) {
 
 /// What the data path would fill its datagrams up to.
 fn datagram_len(world: &World, from: HostId, to: HostId) -> usize {
-    world.host(from).snapshot.routes[&world.mesh_address(to)].datagram_len
+    world.host(from).snapshot.routes.get(&world.mesh_address(to)).expect("a route").datagram_len
 }
 
 /// Packets as large as one datagram carries, one way, until `is_done`; how long that took, and how many arrived.
@@ -301,7 +301,7 @@ fn own_link_that_becomes_narrow_is_noticed_at_once() {
 
 /// The session of `from` towards `to`.
 fn session(world: &World, from: HostId, to: HostId) -> Session {
-    world.host(from).snapshot.routes[&world.mesh_address(to)].session.clone()
+    world.host(from).snapshot.routes.get(&world.mesh_address(to)).expect("a route").session.clone()
 }
 
 /// A control packet sealed by the peer, as a modified program would send it.

@@ -1,6 +1,6 @@
 //! The underlay: what happens to a datagram on its way. All chance comes from the world's generator.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -89,9 +89,17 @@ impl Network {
     /// Between 0 and 1, the same for a pair of machines in both directions.
     fn distance(&self, a: SocketAddr, b: SocketAddr) -> f64 {
         let (low, high) = if a < b { (a, b) } else { (b, a) };
-        let text = format!("{} {low} {high}", self.salt);
-        f64::from(u32::from_be_bytes(std::array::from_fn(|i| blake3::hash(text.as_bytes()).as_bytes()[i])))
-            / f64::from(u32::MAX)
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.salt.to_be_bytes());
+        for end in [low, high] {
+            match end.ip() {
+                IpAddr::V4(ip) => hasher.update(&ip.octets()),
+                IpAddr::V6(ip) => hasher.update(&ip.octets()),
+            };
+            hasher.update(&end.port().to_be_bytes());
+        }
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX)
     }
 
     fn chance(&mut self, part: f64) -> bool {

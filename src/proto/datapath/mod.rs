@@ -24,6 +24,7 @@
 //! | `gro` | UDP datagrams of one flow to the interface as one packet |
 //! | `ecn` | congestion marks between outer and inner header |
 //! | `assembly` | superframes that come in pieces, or with holes |
+//! | `shards` | maps of which a changed copy shares what did not change |
 //! | `drops` | counters |
 //!
 //! Nothing here allocates per packet, locks or logs. `node` publishes snapshots; what changes per packet are atomics
@@ -40,6 +41,7 @@ mod outbox;
 mod plain;
 mod reception;
 mod relayed;
+mod shards;
 mod train;
 
 use std::collections::{BTreeSet, HashMap};
@@ -56,6 +58,7 @@ pub use outbound::{Batch, Outbound};
 pub use outbox::{Outbox, Room, WideRoom};
 pub use plain::PlainPackets;
 pub use reception::{Inward, Reception, Turn};
+pub use shards::{Shard, Shards};
 pub use train::{Sink, TRAIN_BYTES_MAX, Train};
 
 use train::Way;
@@ -189,9 +192,9 @@ pub struct Snapshot {
     /// The key that packets to us are masked with.
     pub own_key: RecipientKey,
     /// Peers with a session, by address.
-    pub routes: HashMap<MeshAddress, Arc<Route>>,
+    pub routes: Shards<MeshAddress, Arc<Route>>,
     /// Sessions by the index that we gave them.
-    pub receivers: HashMap<u32, Arc<Receiver>>,
+    pub receivers: Shards<u32, Arc<Receiver>>,
     /// Relayed packets, ours and others'.
     pub slots: HashMap<Slot, Arc<Carried>>,
     /// What may enter unasked.

@@ -87,6 +87,7 @@ use forwards::Forwarded;
 use outbound::Resolving;
 use peers::Peers;
 use relays::{Allocation, Channel};
+use snapshot::Published;
 use spray::Sprays;
 use streams::Streams;
 
@@ -278,6 +279,7 @@ pub struct Node {
     stopping: bool,
     draining: bool,
     snapshot: Arc<Snapshot>,
+    published: Published,
     dirty: bool,
 }
 
@@ -347,6 +349,7 @@ impl Node {
             stopping: false,
             draining: false,
             snapshot,
+            published: Published::default(),
             dirty: false,
         };
         for (id, endpoint) in config.bootstrap {
@@ -377,7 +380,7 @@ impl Node {
 
     /// What the data path is to read from now on. Ask after every change.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        if self.dirty {
+        if self.dirty || self.peers.touched() > PEERS_MAX {
             self.publish();
         }
         self.snapshot.clone()

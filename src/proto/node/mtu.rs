@@ -96,7 +96,7 @@ impl Node {
             self.send_mtu_probe(now, id, probe);
         }
         let Some(peer) = self.peers.of(&id) else { return };
-        let told = peer.part.as_ref().map(|part| part.datagram_len());
+        let told = self.snapshot.routes.get(&peer.address).map(|route| route.datagram_len);
         self.dirty |= told.is_some_and(|told| told != peer.pmtu.datagram_len());
         match peer.pmtu.poll_timeout().filter(|_| peer.may_be_probed()) {
             Some(at) => self.timers.arm(Timer::Mtu(id), at),

@@ -1,6 +1,6 @@
 //! The table of peers: what we know and hold of each.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,6 @@ use super::Ticket;
 use super::history::{History, Reason, Trials};
 use super::probe::Trial;
 use super::seeking::{SEEKS_BURST, SEEKS_PER_S};
-use super::snapshot::Part;
 use super::spray::Kept;
 
 /// Most peers kept, with a session or without.
@@ -207,8 +206,6 @@ pub(super) struct Peer {
     pub(super) trials: Trials,
     /// An endpoint that the owner wants to know of.
     pub(super) trial: Option<Trial>,
-    /// What the data path was given.
-    pub(super) part: Option<Part>,
 }
 
 impl Peer {
@@ -271,7 +268,6 @@ impl Peer {
             history: History::default(),
             trials: Trials::default(),
             trial: None,
-            part: None,
         }
     }
 
@@ -354,6 +350,8 @@ pub(super) struct Peers {
     by_address: BTreeMap<MeshAddress, NodeId>,
     /// Receiver indices of our sessions and of handshakes under way.
     by_index: BTreeMap<u32, NodeId>,
+    /// Those that may have changed since the last snapshot.
+    touched: BTreeSet<NodeId>,
 }
 
 impl Peers {
@@ -362,7 +360,9 @@ impl Peers {
     }
 
     pub(super) fn of_mut(&mut self, id: &NodeId) -> Option<&mut Peer> {
-        self.by_id.get_mut(id)
+        let peer = self.by_id.get_mut(id)?;
+        self.touched.insert(*id);
+        Some(peer)
     }
 
     pub(super) fn at_address(&self, address: &MeshAddress) -> Option<NodeId> {
@@ -377,8 +377,19 @@ impl Peers {
         self.by_id.values()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.by_id.values_mut()
+    /// How many may have changed, those that are gone included.
+    pub(super) fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Those that may have changed since the last call.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// From now on all of them may have changed.
+    pub(super) fn touch_all(&mut self) {
+        self.touched.extend(self.by_id.keys());
     }
 
     /// The peer, made if need be. `None` when the table is full of peers in use.
@@ -391,7 +402,7 @@ impl Peers {
             self.by_address.insert(peer.address, id);
             self.by_id.insert(id, peer);
         }
-        self.by_id.get_mut(&id)
+        self.of_mut(&id)
     }
 
     fn forget_oldest(&mut self) -> bool {
@@ -416,6 +427,7 @@ impl Peers {
 
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<Peer> {
         let peer = self.by_id.remove(id)?;
+        self.touched.insert(*id);
         self.by_address.remove(&peer.address);
         self.by_index.retain(|_, owner| owner != id);
         Some(peer)

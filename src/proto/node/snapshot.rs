@@ -1,14 +1,14 @@
 //! Publishing what the data path reads.
 //!
-//! A snapshot is made anew whenever anything changed, of parts that are kept for each peer until the peer itself
-//! changed: with a thousand peers, a handshake of one costs the others a reference count.
+//! A snapshot is made of the one before whenever anything changed, by looking at the peers that somebody had a hand on
+//! since: with a thousand peers, a handshake of one costs the others nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::datapath::{Receiver, Route, Snapshot};
-use crate::proto::identity::MeshAddress;
+use crate::proto::datapath::{Receiver, Route, Shards, Snapshot};
+use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::policy::Rules;
 use crate::proto::session::transport::Session;
 use crate::proto::wire::control::Service;
@@ -21,12 +21,22 @@ use super::relays::ChannelWay;
 
 type Ways = BTreeMap<Slot, ChannelWay>;
 
+/// What the snapshot was made of.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// What each peer's part was made of.
+    parts: BTreeMap<NodeId, Part>,
+    /// Where initiations are under way to.
+    awaiting: BTreeMap<NodeId, Vec<Hop>>,
+    /// Where channels led.
+    ways: Vec<(Slot, SocketAddr, Service)>,
+}
+
 /// A peer's part of the snapshot.
 #[derive(Debug)]
-pub(super) struct Part {
+struct Part {
+    address: MeshAddress,
     state: State,
-    route: Option<Arc<Route>>,
-    receivers: Vec<Arc<Receiver>>,
 }
 
 /// All that a peer's part of the snapshot depends on.
@@ -63,68 +73,88 @@ impl State {
     }
 }
 
-impl Part {
-    /// The largest datagram that the data path was told of.
-    pub(super) const fn datagram_len(&self) -> usize {
-        self.state.datagram_len
-    }
+/// Our route to the peer, if there is a way for data.
+fn route(peer: &Peer, state: &State, ways: &Ways) -> Option<Arc<Route>> {
+    let (session, (endpoint, slot)) = peer.current.as_ref().zip(state.way)?;
+    let via = slot.and_then(|slot| ways.get(&slot)).map(|way| way.via.clone());
+    let route = Route::new(session.clone(), endpoint, state.datagram_len, state.watched);
+    Some(Arc::new(route.with_cuts(state.cuts).with_via(via)))
+}
 
-    fn new(peer: &Peer, state: State, ways: &Ways) -> Self {
-        let route = peer.current.as_ref().zip(state.way).map(|(session, (endpoint, slot))| {
-            let via = slot.and_then(|slot| ways.get(&slot)).map(|way| way.via.clone());
-            let route = Route::new(session.clone(), endpoint, peer.pmtu.datagram_len(), peer.watched);
-            Arc::new(route.with_cuts(peer.losses.cuts()).with_via(via))
-        });
-        let receiver = |session: &Session| {
-            // The first packet of an unconfirmed session is news wherever it comes from, and the second if the
-            // first report got lost.
-            let unconfirmed = peer.next.as_ref().is_some_and(|n| n.local_index() == session.local_index());
-            let heard = state.heard.filter(|_| !unconfirmed);
-            Arc::new(Receiver::new(session.clone(), peer.address, heard, peer.echo.clone()))
-        };
-        let receivers = peer.sessions().map(receiver).collect();
-        Self { state, route, receivers }
-    }
+/// The peer's sessions that may receive.
+fn receivers(peer: &Peer, state: &State) -> impl Iterator<Item = Arc<Receiver>> {
+    peer.sessions().map(|session| {
+        // The first packet of an unconfirmed session is news wherever it comes from, and the second if the first
+        // report got lost.
+        let unconfirmed = peer.next.as_ref().is_some_and(|n| n.local_index() == session.local_index());
+        let heard = state.heard.filter(|_| !unconfirmed);
+        Arc::new(Receiver::new(session.clone(), peer.address, heard, peer.echo.clone()))
+    })
 }
 
 impl Snapshot {
     /// A snapshot without any peer.
     pub fn empty(own: MeshAddress, own_key: RecipientKey, rules: Arc<Rules>) -> Self {
-        let (routes, receivers, slots) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { own, own_key, routes, receivers, slots, rules, awaiting: BTreeSet::new() }
+        let (routes, receivers) = (Shards::default(), Shards::default());
+        Self { own, own_key, routes, receivers, slots: HashMap::new(), rules, awaiting: BTreeSet::new() }
     }
 
-    fn add(&mut self, peer: &mut Peer, mtu: usize, ways: &Ways) {
-        if let Some(pending) = peer.effort.as_ref().and_then(|effort| effort.pending.as_ref()) {
-            self.awaiting.extend(&pending.targets);
+    /// Takes away what a peer's part held.
+    fn remove(&mut self, part: &Part) {
+        self.routes.remove(&part.address);
+        for (index, ..) in part.state.sessions.iter().flatten() {
+            self.receivers.remove(index);
         }
-        if peer.sessions().next().is_none() {
-            peer.part = None;
-            return;
-        }
-        let state = State::of(peer, mtu, ways);
-        let part = match peer.part.take() {
-            Some(part) if part.state == state => part,
-            _ => Part::new(peer, state, ways),
-        };
-        self.routes.extend(part.route.iter().map(|route| (peer.address, route.clone())));
-        self.receivers.extend(part.receivers.iter().map(|r| (r.session.local_index(), r.clone())));
-        peer.part = Some(part);
     }
 }
 
 impl Node {
-    /// Builds the snapshot anew from the table of peers.
+    /// Makes the next snapshot.
     pub(super) fn publish(&mut self) {
-        let mut snapshot = Snapshot::empty(self.address(), self.own_key.clone(), self.rules.clone());
-        snapshot.routes.reserve(self.snapshot.routes.len() + 1);
-        snapshot.receivers.reserve(self.snapshot.receivers.len() + 1);
+        let before = self.snapshot.clone();
+        let mut snapshot = Snapshot {
+            routes: before.routes.clone(),
+            receivers: before.receivers.clone(),
+            ..Snapshot::empty(before.own, before.own_key.clone(), self.rules.clone())
+        };
         let ways = self.channel_ways();
-        self.carried(&ways, &self.snapshot, &mut snapshot);
-        for peer in self.peers.iter_mut() {
-            snapshot.add(peer, self.mtu, &ways);
+        self.carried(&ways, &before, &mut snapshot);
+        let led: Vec<_> = ways.iter().map(|(slot, way)| (*slot, way.endpoint, way.service)).collect();
+        if self.published.ways != led {
+            // Any peer's way may be one of them.
+            self.published.ways = led;
+            self.peers.touch_all();
         }
+        for id in self.peers.take_touched() {
+            self.publish_peer(id, &ways, &mut snapshot);
+        }
+        snapshot.awaiting = self.published.awaiting.values().flatten().copied().collect();
         self.snapshot = Arc::new(snapshot);
         self.dirty = false;
+    }
+
+    fn publish_peer(&mut self, id: NodeId, ways: &Ways, snapshot: &mut Snapshot) {
+        let peer = self.peers.of(&id);
+        let pending = peer.and_then(|peer| peer.effort.as_ref()?.pending.as_ref());
+        match pending {
+            Some(pending) => drop(self.published.awaiting.insert(id, pending.targets.clone())),
+            None => drop(self.published.awaiting.remove(&id)),
+        }
+        let peer = peer.filter(|peer| peer.sessions().next().is_some());
+        let state = peer.map(|peer| State::of(peer, self.mtu, ways));
+        if self.published.parts.get(&id).map(|part| &part.state) == state.as_ref() {
+            return;
+        }
+        if let Some(part) = self.published.parts.remove(&id) {
+            snapshot.remove(&part);
+        }
+        let Some((peer, state)) = peer.zip(state) else { return };
+        if let Some(route) = route(peer, &state, ways) {
+            snapshot.routes.insert(peer.address, route);
+        }
+        for receiver in receivers(peer, &state) {
+            snapshot.receivers.insert(receiver.session.local_index(), receiver);
+        }
+        self.published.parts.insert(id, Part { address: peer.address, state });
     }
 }

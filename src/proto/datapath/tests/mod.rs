@@ -160,8 +160,9 @@ impl End {
     /// From now on the path counts as one that loses much.
     fn cut(&mut self) {
         let address = identity(2).address();
-        if let Some(route) = self.snapshot.routes.get_mut(&address) {
-            Arc::get_mut(route).unwrap().cuts = true;
+        if let Some(mut route) = self.snapshot.routes.remove(&address) {
+            Arc::get_mut(&mut route).unwrap().cuts = true;
+            self.snapshot.routes.insert(address, route);
         }
     }
 

@@ -93,7 +93,7 @@ fn a_superframe_is_not_given_up_for_another_thread() {
 #[test]
 fn a_slice_before_the_first_counter_is_refused() {
     let [alice, bob] = threads(2);
-    let route = &alice.snapshot.routes[&super::identity(2).address()];
+    let route = alice.snapshot.routes.get(&super::identity(2).address()).unwrap();
     for thread in [0, 1] {
         let counter = route.session.reserve(thread, 1, NOW).unwrap();
         let mut datagram = vec![0; OVERHEAD + 400];
@@ -116,7 +116,7 @@ fn the_first_thread_that_is_heard_says_where_the_peer_is() {
         let Arrival { verdict, notice, .. } =
             inbound(&bob.snapshot, &bob.shared, endpoint(from), 0, &mut datagram, now);
         assert!(matches!(verdict, Inbound::Slice(_)), "{verdict:?}");
-        bob.snapshot.receivers[&BOB].noticed.store(false, Ordering::Relaxed);
+        bob.snapshot.receivers.get(&BOB).unwrap().noticed.store(false, Ordering::Relaxed);
         notice.is_some()
     };
     assert!(moves(first.next(), 1, NOW), "the first packet of the session");
