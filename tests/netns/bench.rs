@@ -12,7 +12,7 @@ use crate::lab::{Lab, Underlay};
 #[test]
 fn machines_see_each_other_and_leave_nothing() {
     for underlay in [Underlay::V4, Underlay::V6] {
-        let lab = Lab::new();
+        let lab = Lab::alone();
         let (one, two) = (lab.machine(underlay), lab.machine(underlay));
         let start = Instant::now();
         one.must(&format!("ping -n -c 1 -W 1 {}", two.ip));

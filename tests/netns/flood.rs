@@ -27,7 +27,7 @@ const JUNK: u32 = 256;
 /// Beyond the cap an allocation fails and the daemon aborts, as it would be killed in a container.
 #[test]
 fn memory_stays_in_its_budget_under_a_flood() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut server = lab.node(Underlay::V4);
     server.launch_under(&["prlimit", &format!("--data={DATA_BYTES_MAX}")]);
     server.wait_ready();

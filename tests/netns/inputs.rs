@@ -41,7 +41,7 @@ fn send(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
 /// Line 1: silence. Each length once at random and once for each family.
 #[test]
 fn random_datagrams_of_every_length_get_no_byte_back() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let client = lab.node(Underlay::V4).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
@@ -69,7 +69,7 @@ fn random_datagrams_of_every_length_get_no_byte_back() {
 /// Line 2: the largest datagrams, whole and in segments.
 #[test]
 fn datagrams_of_64_kib_are_dropped_and_reception_goes_on() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let client = lab.node(Underlay::V4).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
@@ -93,7 +93,7 @@ fn datagrams_of_64_kib_are_dropped_and_reception_goes_on() {
 /// Line 4: a flood of junk with the family bits of a handshake; a node that nobody knows yet still gets in.
 #[test]
 fn a_flood_of_junk_lets_a_new_node_in() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let client = lab.node(Underlay::V4).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
@@ -143,7 +143,7 @@ fn a_flood_of_junk_lets_a_new_node_in() {
 /// Other families on the same port: STUN, DTLS, TURN channels and RTP are not ours.
 #[test]
 fn foreign_protocols_on_the_port_get_no_byte_back() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let (_machine, socket, capture) = stranger(&lab);
     for first in 0..=255_u8 {

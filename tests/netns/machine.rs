@@ -40,7 +40,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_stops_no_traffic_and_loses_no_key() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let machine = lab.machine(Underlay::V4);
     let disk = SmallDisk::mount(&machine.dir.join("state"));
@@ -64,7 +64,7 @@ fn a_full_disk_stops_no_traffic_and_loses_no_key() {
 
 #[test]
 fn a_node_out_of_descriptors_carries_traffic_and_answers_again() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let node = lab.node(Underlay::V4).knows(&server).started();
     node.reaches(&server, Duration::from_secs(5));
@@ -87,7 +87,7 @@ fn a_node_out_of_descriptors_carries_traffic_and_answers_again() {
 
 #[test]
 fn a_bad_identity_file_is_refused_and_never_replaced() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut node = lab.node(Underlay::V4);
     let file = node.state_dir().join("identity.key");
     let good = fs::read(&file).unwrap();
@@ -131,7 +131,7 @@ fn a_bad_identity_file_is_refused_and_never_replaced() {
 
 #[test]
 fn closed_outputs_stop_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let mut node = lab.node(Underlay::V4).knows(&server).logging("debug");
     node.launch_under(&["sh", "-c", "exec \"$@\" >&- 2>&-", "sh"]);
@@ -145,7 +145,7 @@ fn closed_outputs_stop_nothing() {
 
 #[test]
 fn the_key_is_in_no_output_and_no_process_listing() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let node = lab.node(Underlay::V4).knows(&server).logging("trace").started();
     node.reaches(&server, Duration::from_secs(5));
@@ -198,7 +198,7 @@ fn copy_for_others(node: &Node, program: &str) -> String {
 
 #[test]
 fn other_users_may_read_only_with_the_group_and_change_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let node = lab.node(Underlay::V4).started();
     let azora = copy_for_others(&node, AZORA);
     let socket = node.socket().display().to_string();
@@ -233,7 +233,7 @@ fn with_open_tun(node: &Node, words: &str) -> String {
 
 #[test]
 fn without_rights_it_names_the_three_ways() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut node = lab.node(Underlay::V4);
     let daemon = copy_for_others(&node, DAEMON);
     let state = node.dir.join("nobody");
@@ -287,7 +287,7 @@ fn without_rights_it_names_the_three_ways() {
 /// processes only (`ProcSubset=pid`), so that no kernel setting can be written.
 #[test]
 fn cap_net_admin_alone_is_enough() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut node = lab.node(Underlay::V4);
     let other = lab.node(Underlay::V4).started();
     let daemon = copy_for_others(&node, DAEMON);
@@ -327,7 +327,7 @@ fn cap_net_admin_alone_is_enough() {
 /// What carries packets runs before programs, where that is allowed, and nothing else does.
 #[test]
 fn the_threads_that_carry_packets_run_first() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let node = lab.node(Underlay::V4).started();
     let may = node.sh("test $(nice -n -20 nice) = -20").code == 0;
     let (inward, outward) = if may { (-10, -5) } else { (0, 0) };
@@ -346,7 +346,7 @@ fn the_threads_that_carry_packets_run_first() {
 #[test]
 fn a_session_of_its_own_runs_first() {
     let own = fs::read_to_string("/proc/self/autogroup");
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let node = lab.node(Underlay::V4);
     let started = |prefix: &str| {
         let dir = node.dir.join(prefix.split(' ').next().unwrap());
@@ -376,7 +376,7 @@ fn a_session_of_its_own_runs_first() {
 /// A reload takes the whole file or nothing of it.
 #[test]
 fn a_bad_configuration_on_reload_changes_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let node = lab.node(Underlay::V4);
     let config = node.dir.join("azora.toml");
     fs::write(&config, "[policy]\nallow = [{ proto = \"tcp\", port = 22 }]\n").unwrap();

@@ -1,7 +1,7 @@
 //! The real daemon on real devices: every test builds its machines as Linux namespaces on one bridge.
 //!
 //! Needs root, `/dev/net/tun` and the tools that [`lab`] names; a machine without them fails the tests, loudly.
-//! The tests run one at a time, since they measure. `AZORA_TEST_LONG=1` takes the long figures of each test.
+//! Tests that measure run alone ([`lab::Lab::alone`]), the others beside each other. `AZORA_TEST_LONG=1` takes the long figures of each test.
 
 #![expect(clippy::unwrap_used, reason = "a step of the lab that fails is a failed test")]
 #![expect(clippy::disallowed_methods, reason = "these tests measure real time and read AZORA_TEST_LONG")]

@@ -90,7 +90,7 @@ fn found(from: &Node, to: &Node, mtu: u64, headers: u64) -> (u64, Duration) {
 }
 
 fn carries(underlay: Underlay, link: u64, silent: Option<u64>) {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (mut server, mut client) = pair(&lab, underlay);
     narrow(&lab, &[&server, &client], link);
     if let Some(mtu) = silent {
@@ -157,7 +157,7 @@ fn what_status_shows_on_narrow_underlays() {
         (Underlay::V4, 1500, Some(1300)),
         (Underlay::V6, 1500, Some(1300)),
     ] {
-        let lab = Lab::new();
+        let lab = Lab::alone();
         let (mut server, mut client) = pair(&lab, underlay);
         narrow(&lab, &[&server, &client], link);
         if let Some(mtu) = silent {
@@ -178,7 +178,7 @@ fn what_status_shows_on_narrow_underlays() {
 /// The path becomes narrower under a TCP flow.
 #[test]
 fn a_path_that_shrinks_under_a_transfer_goes_on() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (mut server, mut client) = pair(&lab, Underlay::V4);
     server.start();
     client.start();

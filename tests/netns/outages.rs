@@ -28,7 +28,7 @@ fn pair(lab: &Lab, underlay: Underlay) -> (Node, Node) {
 
 #[test]
 fn killed_and_restarted_either_end_carries_traffic_again_within_3_s() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (mut server, mut client) = pair(&lab, Underlay::V4);
     let pinger = Pinger::start(&client, server.address, "0.1");
     pinger.first_after(Instant::now(), PATIENCE, "the ping runs");
@@ -65,7 +65,7 @@ fn roaming_keeps_traffic_within_1_s_and_the_tcp_flow_over_ipv6() {
 
 /// Each end moves twice, while a TCP flow and a ping run from the client to the server.
 fn roaming(underlay: Underlay, address: impl Fn(u8) -> IpAddr) {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (mut server, mut client) = pair(&lab, underlay);
     let flow = Flow::start(&client, &server);
     let pinger = Pinger::start(&client, server.address, "0.05");
@@ -87,7 +87,7 @@ fn roaming(underlay: Underlay, address: impl Fn(u8) -> IpAddr) {
 
 #[test]
 fn frozen_and_thawed_carries_traffic_again_within_5_s() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (server, client) = pair(&lab, Underlay::V4);
     let pinger = Pinger::start(&client, server.address, "0.1");
     pinger.first_after(Instant::now(), PATIENCE, "the ping runs");
@@ -106,7 +106,7 @@ fn frozen_and_thawed_carries_traffic_again_within_5_s() {
 /// The two ends lose sight of each other without either dying.
 #[test]
 fn a_cut_link_carries_traffic_again_when_it_is_back() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let (server, client) = pair(&lab, Underlay::V4);
     let pinger = Pinger::start(&client, server.address, "0.1");
     pinger.first_after(Instant::now(), PATIENCE, "the ping runs");

@@ -25,7 +25,7 @@ fn unmodified_programs_work_over_an_ipv6_underlay() {
 }
 
 fn unmodified_programs(underlay: Underlay) {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = lab.node(underlay).with(&["--inbound", "allow"]).started();
     let client = lab.node(underlay).with(&["--inbound", "allow"]).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));

@@ -79,7 +79,7 @@ pub(crate) fn fetches(from: &Node, to: &Node) -> bool {
 fn sixteen_pairs_of_places_are_connected_and_all_but_one_directly() {
     const PLACES: [Option<Nat>; 4] =
         [None, Some(Nat::FullCone), Some(Nat::PortRestricted), Some(Nat::Symmetric)];
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let public = backbone(&lab, 3);
     let routers: Vec<_> = PLACES.iter().chain(&PLACES).map(|nat| nat.map(|nat| lab.router(nat))).collect();
     let place = |(n, router): (usize, &Option<_>)| {
@@ -131,7 +131,7 @@ fn sixteen_pairs_of_places_are_connected_and_all_but_one_directly() {
 
 #[test]
 fn strangers_introduce_two_nodes_and_say_what_is_missing_where_that_is_not_enough() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let public = [lab.public(Underlay::V4).started(), lab.public(Underlay::V4)];
     let [first, second] = public;
     let second = second.knows(&first).started();
@@ -177,7 +177,7 @@ fn unlimited(node: Node) -> Node {
 #[test]
 fn a_relay_carries_a_good_part_of_what_the_straight_way_does() {
     let rounds = if long() { 3 } else { 1 };
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let first = unlimited(lab.public(Underlay::V4)).started();
     let second = unlimited(lab.public(Underlay::V4)).knows(&first).started();
     let behind = |nat| {
@@ -200,7 +200,7 @@ fn a_relay_carries_a_good_part_of_what_the_straight_way_does() {
 /// What others send through a relay over a slow link finds no room: the relay's own packets must not wait for that.
 #[test]
 fn a_slow_link_of_others_does_not_hold_up_the_relay_itself() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut relay = unlimited(lab.public(Underlay::V4));
     relay.plug_in(&lab, Underlay::V6);
     let relay = relay.with(&["--inbound", "allow"]).started();

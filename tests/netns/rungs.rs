@@ -72,7 +72,7 @@ fn every_rung_works_with_every_other_over_ipv6() {
 }
 
 fn every_rung_works_with_every_other(underlay: Underlay) {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let flags = |rung: &Rung| [&["--inbound", "allow"], rung.flags].concat();
     let servers = RUNGS.each_ref().map(|rung| lab.node(underlay).with(&flags(rung)).started());
     let clients = RUNGS.each_ref().map(|rung| {
@@ -126,7 +126,7 @@ fn every_rung_works_with_every_other(underlay: Underlay) {
 #[test]
 fn a_link_shorter_than_the_datagrams_of_a_train_carries_them() {
     for underlay in [Underlay::V4, Underlay::V6] {
-        let lab = Lab::new();
+        let lab = Lab::alone();
         let server = lab.node(underlay).with(&["--inbound", "allow"]).started();
         let client = lab.node(underlay).with(&["--inbound", "allow"]).knows(&server).started();
         client.reaches(&server, Duration::from_secs(5));

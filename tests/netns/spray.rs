@@ -46,7 +46,7 @@ fn throughput(from: &Node, to: &Node) -> f64 {
 #[test]
 fn a_port_is_guessed_soon_and_the_way_is_as_fast_as_any() {
     let rounds = if long() { 40 } else { 3 };
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let public = backbone(&lab, 3);
     let (mut hard_router, easy_router) = (lab.router(Nat::Symmetric), lab.router(Nat::PortRestricted));
     let node = |router: &Router<'_>, n: usize| {
@@ -136,7 +136,7 @@ fn survives_forgetting(hard_router: &mut Router<'_>, hard: &Node, easy: &Node) {
 /// A daemon that may open few files has no sockets to spare: it stays on its relay, and nothing else fails.
 #[test]
 fn without_descriptors_to_spare_the_relay_is_good_enough() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let public = backbone(&lab, 3);
     let (hard_router, easy_router) = (lab.router(Nat::Symmetric), lab.router(Nat::PortRestricted));
     let mut hard = hard_router.node().with(&["--inbound", "allow"]).logging("debug").knows(&public[0]);

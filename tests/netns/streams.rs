@@ -68,7 +68,7 @@ fn fetch(from: &Node, to: &Node) -> f64 {
 
 #[test]
 fn nodes_without_udp_reach_servers_of_streams_nodes_behind_nats_and_each_other() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let [first, second] = servers(&lab);
     let blocked = [lab.router(Nat::UdpBlocked), lab.router(Nat::UdpBlocked)];
     let behind_nat = lab.router(Nat::PortRestricted);
@@ -101,7 +101,7 @@ fn nodes_without_udp_reach_servers_of_streams_nodes_behind_nats_and_each_other()
 
 #[test]
 fn a_flow_goes_on_when_udp_is_blocked_and_when_it_is_back() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let [server] = servers(&lab);
     let router = lab.router(Nat::PortRestricted);
     let node = joined(router.node().knows(&server).started(), 1);
@@ -147,7 +147,7 @@ fn a_flow_goes_on_when_udp_is_blocked_and_when_it_is_back() {
 
 #[test]
 fn a_flow_goes_on_by_another_stream_when_the_server_of_one_dies() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let mut servers: [Node; 2] = servers(&lab);
     let blocked = lab.router(Nat::UdpBlocked);
     let behind_nat = lab.router(Nat::PortRestricted);

@@ -72,7 +72,7 @@ fn pings_are_not_lost(from: &Node, to: &Node) {
 /// One thread carries both directions while there is little to do: the other is not woken for single packets.
 #[test]
 fn the_outward_thread_works_only_while_there_is_much_to_do() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = node(&lab, Underlay::V4, 1).started();
     let client = node(&lab, Underlay::V4, 1).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
@@ -112,7 +112,7 @@ fn nodes_with_any_number_of_workers_carry_flows_whole() {
         (Underlay::V4, 1, 3),
         (Underlay::V4, 8, 2),
     ] {
-        let lab = Lab::new();
+        let lab = Lab::alone();
         let server = node(&lab, underlay, theirs).started();
         let client = node(&lab, underlay, ours).knows(&server).started();
         client.reaches(&server, Duration::from_secs(5));
@@ -139,7 +139,7 @@ fn nodes_with_any_number_of_workers_carry_flows_whole() {
 
 #[test]
 fn several_workers_outlive_what_happens_to_the_interface_and_the_daemon() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let server = node(&lab, Underlay::V4, 3).started();
     let mut client = node(&lab, Underlay::V4, 3).knows(&server).started();
     let soon = Duration::from_secs(5);
@@ -175,7 +175,7 @@ fn several_workers_outlive_what_happens_to_the_interface_and_the_daemon() {
 /// A TUN with several queues and a port that sockets share would both let a second daemon in.
 #[test]
 fn a_second_daemon_gets_neither_queue_nor_port() {
-    let lab = Lab::new();
+    let lab = Lab::alone();
     let first = node(&lab, Underlay::V4, 3).started();
     let other = first.dir.join("other");
     let second = |flags: &str| {
@@ -200,7 +200,7 @@ fn a_second_daemon_gets_neither_queue_nor_port() {
 #[test]
 fn a_prepared_tun_decides_how_many_workers_there_are() {
     for (kind, workers) in [("", 1), (" multi_queue", 3)] {
-        let lab = Lab::new();
+        let lab = Lab::alone();
         let server = node(&lab, Underlay::V4, 3).started();
         let mut client = node(&lab, Underlay::V4, 3).knows(&server);
         ip(&format!("-n {} tuntap add dev azora0 mode tun{kind}", client.netns));

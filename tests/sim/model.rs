@@ -27,6 +27,8 @@ const SETTLE: Duration = Duration::from_secs(12);
 const CUT_SETTLE: Duration = Duration::from_secs(15);
 /// From the first packet of a pair until it counts as not connected.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Time between two packets of a pair.
+const EVERY: Duration = Duration::from_millis(250);
 /// Bridges at least: the model has forty of them, and ten.
 const BRIDGES_MIN: usize = 6;
 /// From the death of half of the nodes until pairs that talked before have to talk again.
@@ -132,7 +134,7 @@ impl Model {
     /// Lets pairs that did not talk before send to each other, and says by what they are connected.
     fn measure(&mut self, n: usize) -> Row {
         let pairs = self.pairs(n);
-        let mut flows = Flows::new(&self.world, pairs.clone());
+        let mut flows = Flows::new(&self.world, pairs.clone()).every(EVERY);
         let mut talk = vec![false; n];
         let end = self.world.now + PATIENCE;
         while self.world.now < end {
@@ -201,7 +203,7 @@ fn pairs_talk_again_soon_after_half_of_the_nodes_died_at_once() {
     let (n, pairs, _) = size();
     let mut model = Model::new(602, n);
     let pairs = model.pairs(4 * pairs);
-    let mut flows = Flows::new(&model.world, pairs);
+    let mut flows = Flows::new(&model.world, pairs).every(EVERY);
     flows.run(&mut model.world, Duration::from_secs(5));
     flows.keep_answered();
     model.kill_half();

@@ -54,9 +54,11 @@ fn relays(world: &World, from: HostId, to: HostId) -> Option<usize> {
     peer.endpoint.map(|_| peer.beyond.len() + usize::from(peer.via.is_some()))
 }
 
-/// Flows between pairs: a packet every [`GAP`], and when the last reply came.
+/// Flows between pairs: a packet now and then, and when the last reply came.
 pub(crate) struct Flows {
     pairs: Vec<(HostId, HostId)>,
+    /// Time between two packets.
+    every: Duration,
     sequence: u16,
     answered: Vec<Instant>,
     started: Instant,
@@ -67,7 +69,12 @@ pub(crate) struct Flows {
 impl Flows {
     pub(crate) fn new(world: &World, pairs: Vec<(HostId, HostId)>) -> Self {
         let answered = vec![world.now; pairs.len()];
-        Self { pairs, sequence: 0, answered, started: world.now, gap: Duration::ZERO }
+        Self { pairs, every: GAP, sequence: 0, answered, started: world.now, gap: Duration::ZERO }
+    }
+
+    /// The same, with another time between two packets.
+    pub(crate) fn every(self, every: Duration) -> Self {
+        Self { every, ..self }
     }
 
     /// Lets time pass while the flows go on; the longest time that one of them was without a reply meanwhile.
@@ -87,7 +94,7 @@ impl Flows {
             let (source, destination) = (world.address(*from), world.address(*to));
             world.send(*from, &packet::echo_request(source, destination, n as u16, self.sequence, 56));
         }
-        world.run_for(GAP);
+        world.run_for(self.every);
         for (n, (from, _)) in self.pairs.iter().enumerate() {
             let delivered = &world.host(*from).delivered;
             let replies = delivered

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,8 @@ use crate::lab::node::Node;
 use crate::lab::plug::{Outlet, Provider};
 use crate::lab::process::{Process, Ran, run};
 
-/// One lab at a time: the tests measure time and processor use.
-static SERIAL: Mutex<()> = Mutex::new(());
+/// Labs that measure throughput, gaps, processor use or memory have this machine for themselves.
+static QUIET: RwLock<()> = RwLock::new(());
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static CHECKED: Once = Once::new();
 
@@ -103,17 +103,31 @@ pub(crate) struct Lab {
     has_internet: Cell<bool>,
     lines: RefCell<Vec<Rc<Line>>>,
     dir: TempDir,
-    _serial: MutexGuard<'static, ()>,
+    _company: Company,
+}
+
+/// Whether other labs may be there at the same time.
+enum Company {
+    Others { _guard: RwLockReadGuard<'static, ()> },
+    Nobody { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 impl Lab {
-    /// An empty bridge. Fails when this machine cannot run the tests.
+    /// An empty bridge, beside other labs. Fails when this machine cannot run the tests.
     pub(crate) fn new() -> Self {
+        Self::with(Company::Others { _guard: QUIET.read().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// The same without any other lab on this machine, for what is measured.
+    pub(crate) fn alone() -> Self {
+        Self::with(Company::Nobody { _guard: QUIET.write().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    fn with(company: Company) -> Self {
         CHECKED.call_once(|| {
             check_machine();
             remove_leftovers();
         });
-        let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("az{}x{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         // Daemons of other users find their own directory below it.
@@ -126,7 +140,7 @@ impl Lab {
             has_internet: Cell::new(false),
             lines: RefCell::default(),
             dir,
-            _serial: serial,
+            _company: company,
         };
         let lan = lab.namespace("lan");
         ip(&format!("-n {lan} link add br0 type bridge"));
@@ -205,7 +219,9 @@ impl Drop for Lab {
         if thread::panicking() {
             print_logs(self.dir.path());
         }
-        remove_namespaces(|name| name.starts_with(&self.prefix));
+        // The lab with the number 1 is not that with the number 12.
+        let is_ours = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_digit());
+        remove_namespaces(|name| name.strip_prefix(&self.prefix).is_some_and(is_ours));
     }
 }
 
