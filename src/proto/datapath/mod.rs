@@ -44,7 +44,7 @@ mod relayed;
 mod shards;
 mod train;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -196,7 +196,7 @@ pub struct Snapshot {
     /// Sessions by the index that we gave them.
     pub receivers: Shards<u32, Arc<Receiver>>,
     /// Relayed packets, ours and others'.
-    pub slots: HashMap<Slot, Arc<Carried>>,
+    pub slots: Shards<Slot, Arc<Carried>>,
     /// What may enter unasked.
     pub rules: Arc<Rules>,
     /// Where we sent an initiation to: a cookie reply may come from there.

@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::proto::identity::MeshAddress;
+use crate::proto::wire::relay::Slot;
 
 /// Parts of a map: a copy costs as many reference counts.
 const SHARDS: usize = 64;
@@ -28,6 +29,13 @@ impl Shard for MeshAddress {
 impl Shard for u32 {
     fn shard(&self) -> u8 {
         let [.., last] = self.to_be_bytes();
+        last
+    }
+}
+
+impl Shard for Slot {
+    fn shard(&self) -> u8 {
+        let [.., last] = self.0.to_be_bytes();
         last
     }
 }

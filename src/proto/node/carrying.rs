@@ -5,11 +5,10 @@
 //! publish  ─► a slot on each side of every channel, to where the other side is known to receive
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::datapath::{Carried, DropReason, Forward, Snapshot, Via};
+use crate::proto::datapath::{Carried, DropReason, Forward, Via};
 use crate::proto::identity::NodeId;
 use crate::proto::relay::ALLOCATION_LIFE;
 use crate::proto::timer::Instant;
@@ -17,7 +16,6 @@ use crate::proto::wire::control::{Control, Service};
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::relay::Slot;
 
-use super::relays::ChannelWay;
 use super::{Node, Timer};
 
 impl Node {
@@ -85,35 +83,19 @@ impl Node {
         self.arm_relay(now);
     }
 
-    /// What the data path does with relayed packets. What did not change is taken over from `before`.
-    pub(super) fn carried(&self, ways: &BTreeMap<Slot, ChannelWay>, before: &Snapshot, into: &mut Snapshot) {
-        for (slot, way) in ways {
-            let ours = Carried::Ours(way.endpoint);
-            let kept = before
-                .slots
-                .get(slot)
-                .filter(|old| matches!(***old, Carried::Ours(at) if at == way.endpoint));
-            into.slots.insert(*slot, kept.cloned().unwrap_or_else(|| Arc::new(ours)));
-        }
-        for channel in self.relay.channels() {
-            let [a, b] = channel.ends;
-            let (Some(at_a), Some(at_b)) = (self.reaches(&a.node), self.reaches(&b.node)) else { continue };
-            let directions = [(a, at_a, b, at_b, 0), (b, at_b, a, at_a, 1)];
-            for (near, from, far, to, quota) in directions {
-                let kept = before.slots.get(&near.slot).filter(|old| match &***old {
-                    Carried::Forward(old) => {
-                        old.from == from && old.to == to && Arc::ptr_eq(&old.quota, &channel.quotas[quota])
-                    }
-                    Carried::Ours(_) => false,
-                });
-                let made = || {
-                    let key = RecipientKey::new(&far.node, &self.session_config.network);
-                    let (via, quota) = (Via { slot: far.slot, key }, channel.quotas[quota].clone());
-                    Arc::new(Carried::Forward(Forward { from, to, via, quota }))
-                };
-                into.slots.insert(near.slot, kept.cloned().unwrap_or_else(made));
-            }
-        }
+    /// What the data path is to do with what comes under a slot of others; what it does already, if that is the same.
+    pub(super) fn forward(&self, slot: Slot, now_does: Option<&Arc<Carried>>) -> Option<Arc<Carried>> {
+        let ([near, far], quota) = self.relay.channel(slot)?;
+        let (from, to) = (self.reaches(&near.node)?, self.reaches(&far.node)?);
+        let same = now_does.filter(|carried| match &***carried {
+            Carried::Forward(old) => old.from == from && old.to == to && Arc::ptr_eq(&old.quota, quota),
+            Carried::Ours(_) => false,
+        });
+        Some(same.cloned().unwrap_or_else(|| {
+            let key = RecipientKey::new(&far.node, &self.session_config.network);
+            let (via, quota) = (Via { slot: far.slot, key }, quota.clone());
+            Arc::new(Carried::Forward(Forward { from, to, via, quota }))
+        }))
     }
 
     /// Whom we carry packets for, and how many channels there are.

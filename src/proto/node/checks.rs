@@ -234,7 +234,6 @@ impl Node {
     pub(super) fn doubt_way(&mut self, now: Instant, wall: WallTime, id: NodeId, source: Hop) {
         let Some(peer) = self.peers.of(&id) else { return };
         let elsewhere = peer.path.current().is_some_and(|current| current != source);
-        // Who looks at all its ways asks on those that it does not use, too.
         if elsewhere && self.carries_data(source) {
             self.compare(now, id, source);
         } else if elsewhere && self.has_standby(now, peer) {

@@ -360,6 +360,13 @@ impl Node {
         self.note_udp(now, source);
         match Control::parse_all(plaintext) {
             Ok(messages) => {
+                let about_ways = |m: &Control| matches!(m, Control::Ping { .. } | Control::Pong { .. });
+                if let Some(peer) = self.peers.of_mut(&id).filter(|_| messages.iter().all(about_ways))
+                    && peer.path.handle_question(now, source)
+                {
+                    peer.notices += 1;
+                    self.dirty = true;
+                }
                 let mut answered = false;
                 for message in messages {
                     // One packet is worth one pong, or one acknowledgement.
@@ -397,7 +404,10 @@ impl Node {
                 self.send_control_by(now, id, source, &messages);
                 self.handle_guessed(now, id, source);
                 self.check_hop(now, id, source);
-                self.doubt_way(now, wall, id, source);
+                // Whoever looks at all its ways asks on those that it does not use, too.
+                if self.peers.of(&id).is_some_and(|peer| !self.knows_both(now, peer, source)) {
+                    self.doubt_way(now, wall, id, source);
+                }
             }
             Control::Pong { nonce, observed } => {
                 let asked = self.handle_netcheck_pong(now, nonce, observed);

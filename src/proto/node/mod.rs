@@ -380,7 +380,7 @@ impl Node {
 
     /// What the data path is to read from now on. Ask after every change.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        if self.dirty || self.peers.touched() > PEERS_MAX {
+        if self.dirty || self.peers.touched().max(self.relay.touched()) > PEERS_MAX {
             self.publish();
         }
         self.snapshot.clone()

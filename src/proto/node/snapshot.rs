@@ -3,11 +3,11 @@
 //! A snapshot is made of the one before whenever anything changed, by looking at the peers that somebody had a hand on
 //! since: with a thousand peers, a handshake of one costs the others nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::datapath::{Receiver, Route, Shards, Snapshot};
+use crate::proto::datapath::{Carried, Receiver, Route, Shards, Snapshot};
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::policy::Rules;
 use crate::proto::session::transport::Session;
@@ -95,8 +95,8 @@ fn receivers(peer: &Peer, state: &State) -> impl Iterator<Item = Arc<Receiver>> 
 impl Snapshot {
     /// A snapshot without any peer.
     pub fn empty(own: MeshAddress, own_key: RecipientKey, rules: Arc<Rules>) -> Self {
-        let (routes, receivers) = (Shards::default(), Shards::default());
-        Self { own, own_key, routes, receivers, slots: HashMap::new(), rules, awaiting: BTreeSet::new() }
+        let (routes, receivers, slots) = (Shards::default(), Shards::default(), Shards::default());
+        Self { own, own_key, routes, receivers, slots, rules, awaiting: BTreeSet::new() }
     }
 
     /// Takes away what a peer's part held.
@@ -115,22 +115,41 @@ impl Node {
         let mut snapshot = Snapshot {
             routes: before.routes.clone(),
             receivers: before.receivers.clone(),
+            slots: before.slots.clone(),
             ..Snapshot::empty(before.own, before.own_key.clone(), self.rules.clone())
         };
         let ways = self.channel_ways();
-        self.carried(&ways, &before, &mut snapshot);
-        let led: Vec<_> = ways.iter().map(|(slot, way)| (*slot, way.endpoint, way.service)).collect();
-        if self.published.ways != led {
-            // Any peer's way may be one of them.
-            self.published.ways = led;
-            self.peers.touch_all();
+        self.publish_ways(&ways, &mut snapshot);
+        let touched = self.peers.take_touched();
+        for slot in self.relay.take_touched(&touched) {
+            match self.forward(slot, before.slots.get(&slot)) {
+                Some(carried) => drop(snapshot.slots.insert(slot, carried)),
+                None if ways.contains_key(&slot) => {}
+                None => drop(snapshot.slots.remove(&slot)),
+            }
         }
-        for id in self.peers.take_touched() {
+        for id in touched {
             self.publish_peer(id, &ways, &mut snapshot);
         }
         snapshot.awaiting = self.published.awaiting.values().flatten().copied().collect();
         self.snapshot = Arc::new(snapshot);
         self.dirty = false;
+    }
+
+    /// Where our own channels lead.
+    fn publish_ways(&mut self, ways: &Ways, snapshot: &mut Snapshot) {
+        let lead: Vec<_> = ways.iter().map(|(slot, way)| (*slot, way.endpoint, way.service)).collect();
+        if self.published.ways == lead {
+            return;
+        }
+        // Any peer's way may be one of them.
+        self.peers.touch_all();
+        for (slot, ..) in std::mem::replace(&mut self.published.ways, lead) {
+            snapshot.slots.remove(&slot);
+        }
+        for (slot, way) in ways {
+            snapshot.slots.insert(*slot, Arc::new(Carried::Ours(way.endpoint)));
+        }
     }
 
     fn publish_peer(&mut self, id: NodeId, ways: &Ways, snapshot: &mut Snapshot) {

@@ -31,6 +31,9 @@ const QUICK_LOOKS_MAX: u32 = 12;
 /// Least time between two comparisons, and in round trips: the other side's questions must not lead to ours for ever.
 const COMPARE_GAP: Duration = Duration::from_millis(200);
 const COMPARE_RTTS: u32 = 2;
+/// A peer that was heard on another way that we know is compared after this time, if it still is: a question about that
+/// way is none of its packets, which is seen only when it has been read.
+const COMPARE_AFTER: Duration = Duration::from_millis(10);
 
 /// True while there is data to or from a peer.
 pub(super) fn is_in_use(now: Instant, peer: &Peer) -> bool {
@@ -98,20 +101,30 @@ impl Node {
     /// at once or soon.
     pub(super) fn compare(&mut self, now: Instant, id: NodeId, hop: Hop) {
         let possible = hop.direct().is_none_or(|endpoint| path::is_possible(&endpoint));
-        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some(peer) = self.peers.of(&id) else { return };
         if !possible || peer.path.current().is_none_or(|current| current == hop) {
-            return;
-        }
-        // Each side's questions lead to the other's: without data there is no reason to go on where both ways are known.
-        let known =
-            [peer.path.current(), Some(hop)].iter().flatten().all(|way| peer.path.choice.is_known(now, *way));
-        if known && !is_in_use(now, peer) {
             return;
         }
         let gap = COMPARE_GAP.max(COMPARE_RTTS * peer.rtt.unwrap_or_default());
         let at = peer.compared_at.map_or(now, |at| now.max(at + gap));
-        peer.compare_at = Some((at, hop));
+        if !self.knows_both(now, peer, hop) {
+            self.compare_at(now, id, at, hop);
+        } else if is_in_use(now, peer) {
+            self.compare_at(now, id, at.max(now + COMPARE_AFTER), hop);
+        }
+    }
+
+    fn compare_at(&mut self, now: Instant, id: NodeId, at: Instant, hop: Hop) {
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.compare_at = Some((at, hop));
+        }
         self.check(now, id);
+    }
+
+    /// True when the way in use and another one are both known to work.
+    pub(super) fn knows_both(&self, now: Instant, peer: &Peer, hop: Hop) -> bool {
+        let ways = [peer.path.current(), Some(hop)];
+        ways.iter().flatten().all(|way| peer.path.choice.is_known(now, *way))
     }
 
     /// Asks on the two ways that are to be compared.
@@ -119,6 +132,13 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some((_, hop)) = peer.compare_at.take_if(|(at, _)| *at <= now) else { return };
         let Some(current) = peer.path.current().filter(|current| *current != hop) else { return };
+        let Some(peer) = self.peers.of(&id) else { return };
+        if self.knows_both(now, peer, hop) && peer.path.heard() != Some(hop) {
+            return;
+        }
+        // A few answers in a row decide which is better.
+        self.timers.arm(Timer::Ways(id), now + QUICK_LOOK);
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.compared_at = Some(now);
         // A race goes on with one more: whoever is first wins it.
         peer.path.checks.add(now, hop);

@@ -127,8 +127,10 @@ pub enum Heard {
 pub struct Path {
     /// Where we send.
     current: Option<Hop>,
-    /// How the newest packet came that authenticated.
+    /// How the newest packet came that authenticated, questions about ways and their answers apart.
     heard: Option<Hop>,
+    /// And those before, when they came by another way.
+    heard_before: Option<Hop>,
     /// Most promising first.
     candidates: Vec<SocketAddr>,
     /// Endpoints that are being tried.
@@ -158,7 +160,7 @@ impl Path {
     /// to another that we did not know does the peer take us along (WireGuard paper §2.1). An endpoint of the other
     /// family is no move: the peer has both.
     pub fn handle_heard(&mut self, now: Instant, hop: Hop) -> Heard {
-        self.heard = Some(hop);
+        self.note_heard(hop);
         match (self.current, hop) {
             (Some(current), hop) if current == hop => Heard::InUse,
             (Some(Hop::Direct(current)), Hop::Direct(new))
@@ -179,8 +181,25 @@ impl Path {
         if self.current.is_none() {
             return self.handle_heard(now, hop);
         }
-        self.heard = Some(hop);
+        self.note_heard(hop);
         if self.current == Some(hop) { Heard::InUse } else { Heard::Elsewhere }
+    }
+
+    fn note_heard(&mut self, hop: Hop) {
+        if let Some(before) = self.heard.replace(hop).filter(|before| *before != hop) {
+            self.heard_before = Some(before);
+        }
+    }
+
+    /// What was heard by `hop` was a question about that way, or the answer to one: where the peer's packets come is as
+    /// before. True when that changes something; not for a way that we do not know, where the peer may have moved to.
+    pub fn handle_question(&mut self, now: Instant, hop: Hop) -> bool {
+        let Some(before) = self.heard_before.filter(|_| self.heard == Some(hop)) else { return false };
+        let known = [before, hop].into_iter().all(|way| self.choice.is_known(now, way));
+        if known {
+            (self.heard, self.heard_before) = (Some(before), None);
+        }
+        known
     }
 
     /// An endpoint exists no more.

@@ -133,6 +133,10 @@ pub struct Relay {
     channels: BTreeMap<Slot, Channel>,
     /// Who has an end at a slot: the slot of the end that opened the channel.
     slots: BTreeMap<Slot, Slot>,
+    /// Slots of the ends that a node has.
+    ends: BTreeMap<NodeId, BTreeSet<Slot>>,
+    /// Slots that came or went since the last snapshot.
+    touched: BTreeSet<Slot>,
 }
 
 impl Relay {
@@ -144,6 +148,8 @@ impl Relay {
             allocations: BTreeMap::new(),
             channels: BTreeMap::new(),
             slots: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -273,7 +279,11 @@ impl Relay {
         let (opened, asked, renewed, until) = (now, true, now, now + CHANNEL_LIFE);
         let channel = Channel { ends, service, quotas, route, opened, asked, renewed, until };
         self.channels.insert(slot, channel);
-        self.slots.extend([(slot, slot), (far.slot, slot)]);
+        for end in ends {
+            self.slots.insert(end.slot, slot);
+            self.ends.entry(end.node).or_default().insert(end.slot);
+            self.touched.insert(end.slot);
+        }
         Some((far, service))
     }
 
@@ -344,6 +354,13 @@ impl Relay {
         if let Some(channel) = self.channels.remove(&opener) {
             for end in channel.ends {
                 self.slots.remove(&end.slot);
+                self.touched.insert(end.slot);
+                if let Some(slots) = self.ends.get_mut(&end.node) {
+                    slots.remove(&end.slot);
+                    if slots.is_empty() {
+                        self.ends.remove(&end.node);
+                    }
+                }
             }
         }
     }
@@ -391,12 +408,33 @@ impl Relay {
         for channel in self.channels.values_mut() {
             channel.until = channel.until.max(channel.last_used() + CHANNEL_LIFE).min(now + CHANNEL_LIFE);
         }
-        let before = self.channels.len();
-        self.channels
-            .retain(|_, channel| now < channel.until && channel.wanted_until().is_none_or(|at| now < at));
-        let channels = &self.channels;
-        self.slots.retain(|_, opener| channels.contains_key(opener));
-        before != self.channels.len()
+        let is_over =
+            |channel: &&Channel| now >= channel.until || channel.wanted_until().is_some_and(|at| now >= at);
+        let over: Vec<_> =
+            self.channels.values().filter(is_over).map(|channel| channel.ends[0].slot).collect();
+        over.iter().for_each(|slot| self.end(*slot));
+        !over.is_empty()
+    }
+
+    /// What a node and we name so: the ends, that one first, and what it may have carried.
+    pub fn channel(&self, slot: Slot) -> Option<([End; 2], &Arc<SharedBucket>)> {
+        let Channel { ends: [a, b], quotas: [of_a, of_b], .. } = self.channels.get(self.slots.get(&slot)?)?;
+        Some(if a.slot == slot { ([*a, *b], of_a) } else { ([*b, *a], of_b) })
+    }
+
+    /// How many slots came or went since [`Self::take_touched`].
+    pub fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Slots that came or went since the last call, and those of all channels that have an end at one of `nodes`.
+    pub fn take_touched(&mut self, nodes: &BTreeSet<NodeId>) -> BTreeSet<Slot> {
+        let mut slots = std::mem::take(&mut self.touched);
+        for slot in nodes.iter().filter_map(|node| self.ends.get(node)).flatten() {
+            let ends = self.channel(*slot).map(|(ends, _)| ends);
+            slots.extend(ends.into_iter().flatten().map(|end| end.slot));
+        }
+        slots
     }
 
     /// When [`Relay::handle_timeout`] has something to do.

@@ -14,7 +14,7 @@
 //!
 //! Deliberately left out: who is a neighbour, what we would carry, and how routes are set up, which are `node`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand_core::Rng;
@@ -139,6 +139,12 @@ pub struct Routes {
     starts: TokenBucket,
     /// By nonce and target: who repeats a nonce for another target takes nothing from the question.
     questions: BTreeMap<(u64, NodeId), Question>,
+    /// The same, the oldest first.
+    oldest: VecDeque<(u64, NodeId)>,
+    /// How many of them came by a neighbour.
+    of_neighbour: BTreeMap<NodeId, usize>,
+    /// Which of them wait for a node.
+    waiting: BTreeMap<NodeId, BTreeSet<(u64, NodeId)>>,
     passing: TokenBucket,
     routes: BTreeMap<NodeId, Vec<Route>>,
 }
@@ -151,6 +157,9 @@ impl Routes {
             searches: BTreeMap::new(),
             starts: TokenBucket::new(SEARCHES_PER_S, SEARCHES_BURST, now),
             questions: BTreeMap::new(),
+            oldest: VecDeque::new(),
+            of_neighbour: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             passing: TokenBucket::new(PASSED_PER_S, PASSED_BURST, now),
             routes: BTreeMap::new(),
         }
@@ -233,8 +242,8 @@ impl Routes {
 
     /// A neighbour asks. False when we take no part: it is not new, it is ours, or there is no room for it.
     pub fn handle_seek(&mut self, now: Instant, from: NodeId, nonce: u64, target: NodeId) -> bool {
-        self.questions.retain(|_, question| now < question.until);
-        let of_neighbour = self.questions.values().filter(|question| question.from == from).count();
+        self.forget_old(now);
+        let of_neighbour = self.of_neighbour.get(&from).copied().unwrap_or(0);
         let full = self.questions.len() >= QUESTIONS_MAX || of_neighbour >= QUESTIONS_PER_NODE_MAX;
         if full || self.questions.contains_key(&(nonce, target)) || self.is_ours(nonce) {
             return false;
@@ -242,7 +251,35 @@ impl Routes {
         let (passed, waits, answered) = (Vec::new(), Vec::new(), Vec::new());
         let until = now + QUESTION_LIFE;
         self.questions.insert((nonce, target), Question { from, passed, waits, answered, answers: 0, until });
+        self.oldest.push_back((nonce, target));
+        self.of_neighbour.insert(from, of_neighbour + 1);
         true
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(key) = self.oldest.front().copied() {
+            if self.questions.get(&key).is_some_and(|question| now < question.until) {
+                break;
+            }
+            self.oldest.pop_front();
+            let Some(question) = self.questions.remove(&key) else { continue };
+            for (node, _) in question.waits {
+                self.waits_no_more(node, key);
+            }
+            match self.of_neighbour.get_mut(&question.from) {
+                Some(n) if *n > 1 => *n -= 1,
+                Some(_) | None => drop(self.of_neighbour.remove(&question.from)),
+            }
+        }
+    }
+
+    fn waits_no_more(&mut self, node: NodeId, key: (u64, NodeId)) {
+        if let Some(keys) = self.waiting.get_mut(&node) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.waiting.remove(&node);
+            }
+        }
     }
 
     fn is_ours(&self, nonce: u64) -> bool {
@@ -263,23 +300,27 @@ impl Routes {
     pub fn wait_for(&mut self, (nonce, target): (u64, NodeId), node: NodeId, hops: Vec<NodeId>) {
         if let Some(question) = self.questions.get_mut(&(nonce, target)) {
             question.waits.push((node, hops));
+            self.waiting.entry(node).or_default().insert((nonce, target));
         }
     }
 
     /// True while a question waits for a sign of life of `node`.
     pub fn awaits(&self, node: &NodeId) -> bool {
-        self.questions.values().any(|question| question.waits.iter().any(|(waits, _)| waits == node))
+        self.waiting.contains_key(node)
     }
 
     /// `node` has shown that it is there: what is to be answered now, to whom, with which relays beyond us.
     pub fn handle_seen(&mut self, now: Instant, node: NodeId) -> Vec<(NodeId, u64, Vec<NodeId>)> {
         let mut answers = Vec::new();
-        for ((nonce, _), question) in &mut self.questions {
-            let Some(at) = question.waits.iter().position(|(waits, _)| *waits == node) else { continue };
-            let (_, hops) = question.waits.remove(at);
+        for key in self.waiting.remove(&node).unwrap_or_default() {
+            let Some(question) = self.questions.get_mut(&key) else { continue };
+            let waits = std::mem::take(&mut question.waits);
+            let (seen, others) = waits.into_iter().partition::<Vec<_>, _>(|(waits, _)| *waits == node);
+            question.waits = others;
+            let Some((_, hops)) = seen.into_iter().next() else { continue };
             if now < question.until && usize::from(question.answers) < ANSWERS_MAX {
                 question.answers += 1;
-                answers.push((question.from, *nonce, hops));
+                answers.push((question.from, key.0, hops));
             }
         }
         answers

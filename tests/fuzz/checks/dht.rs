@@ -12,6 +12,7 @@ use auramesh::proto::timer::{Instant, WallTime};
 use auramesh::proto::wire::control::{CONTROL_LEN_MAX, Contact, Control, StoreOutcome, Want};
 use auramesh::proto::wire::cursor::Reader;
 use auramesh::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
+use auramesh::proto::wire::routing::Routing;
 
 /// Others that there are. Number 0 is the node itself.
 const PEERS: u8 = 24;
@@ -152,8 +153,14 @@ impl Net {
                 [StoreOutcome::Stored, StoreOutcome::Old, StoreOutcome::Full, StoreOutcome::Refused];
             Control::Stored { request, outcome: outcomes[usize::from(lie % 4)] }
         } else {
-            let Control::Find { request, target, .. } = query.control else {
-                panic!("asked what is no question")
+            let (request, target) = match query.control {
+                Control::Find { request, target, .. } => (request, target),
+                // The same by way of a node that reaches the one asked.
+                Control::Routing(Routing::Forward { request, target, to, .. }) => {
+                    assert!(to != id(0) && to != query.to.node_id, "a detour to where it begins or ends");
+                    (request, target)
+                }
+                other => panic!("asked what is no question: {other:?}"),
             };
             let holder = OTHERS.iter().find(|other| other.contact.node_id.position() == target);
             let record = match record % 4 {
