@@ -167,8 +167,12 @@ impl Node {
 
     /// Tries a way that the peer was heard on, or that has become open (a triggered check, RFC 8445 §7.3.1.4).
     pub(super) fn check_hop(&mut self, now: Instant, id: NodeId, hop: Hop) {
-        let current = self.peers.of(&id).and_then(|peer| peer.path.current());
-        let better = current.is_some_and(|current| self.rank(hop) > self.rank(current));
+        let Some(path) = self.peers.of(&id).map(|peer| &peer.path) else { return };
+        let better = path.current().is_some_and(|current| self.rank(hop) > self.rank(current));
+        // What was measured and works is judged by its score: when it is asked again is not the peer's to say.
+        if path.choice.is_measured(hop) && path.choice.is_known(now, hop) {
+            return;
+        }
         // Somebody else's address may be in the header of the packet that it comes from.
         let admissible = hop.direct().is_none_or(|endpoint| {
             path::is_admissible(&endpoint, &self.local) || self.streams.contains(&endpoint)
