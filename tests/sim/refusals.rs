@@ -6,12 +6,13 @@ use auramesh::proto::datapath::DropReason;
 use auramesh::proto::identity::Identity;
 use auramesh::proto::node::{BOOTSTRAP_MAX, Command, PingFailure, Target};
 
-use crate::host::MTU;
+use crate::host::{MTU, Machine};
 use crate::network::Conditions;
 use crate::packet;
 use crate::pair::ping;
 use crate::traffic::quiet_pair;
-use crate::world::World;
+use crate::world::{HostId, World};
+
 #[test]
 fn packets_for_nobody_are_answered_by_icmp_and_bounded() {
     let mut world = World::new(234, Conditions::default());
@@ -46,6 +47,29 @@ fn packets_for_nobody_are_answered_by_icmp_and_bounded() {
     world.send(a, &packet::udp(own, address, (1, 2), b"x"));
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.host(a).icmp_error().map(|(_, error)| error), Some((1, 3, 0)), "address unreachable");
+}
+
+/// Nodes that start together have not met yet when the first packets come: those wait instead of being refused.
+#[test]
+fn packets_of_a_node_that_is_new_wait_until_it_has_met_the_others() {
+    for seed in 250..270 {
+        let mut world = World::new(seed, Conditions::default());
+        let mut nodes = Vec::<HostId>::new();
+        for _ in 0..6 {
+            let before = nodes.last().map(|id| (world.id(*id), world.endpoint(*id))).into_iter().collect();
+            let machine = Machine { bootstrap: before, ..world.machine() };
+            nodes.push(world.add(machine));
+        }
+        // Each knows the one before it only, and pings another one at once.
+        let pairs: Vec<_> = (0..6).map(|n| (nodes[n], nodes[(n + 3) % 6])).collect();
+        for (from, to) in &pairs {
+            world.send(*from, &packet::echo_request(world.address(*from), world.address(*to), 5, 1, 56));
+        }
+        world.run_for(Duration::from_secs(5));
+        for (from, to) in pairs {
+            assert!(world.host(from).echo_reply_at(5, 1).is_some(), "seed {seed}: {from:?} to {to:?}");
+        }
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ use super::{Event, Node, Purpose, RECORD_TTL, Timer};
 pub(super) const RENEWALS_PER_S: u32 = 1;
 pub(super) const RENEWALS_BURST: u32 = 4;
 const RENEWAL_WAIT: Duration = Duration::from_secs(5);
+/// How long after a start or a change of links we may not have met those near to us: they may have started with us.
+const NEW_HERE_FOR: Duration = Duration::from_secs(10);
 /// Peers told at once of a new record or a new address of ours, most recently used first.
 const PEERS_TOLD_MAX: usize = 64;
 
@@ -92,6 +94,7 @@ impl Node {
             return;
         }
         (self.local, self.endpoints) = (local, endpoints);
+        self.new_here_until = now + NEW_HERE_FOR;
         self.observed.clear();
         self.end_sprays(now);
         self.reach = Default::default();

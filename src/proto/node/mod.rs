@@ -255,6 +255,8 @@ pub struct Node {
     dials: TokenBucket,
     /// A NAT or a firewall is in between us and the internet.
     mapped: bool,
+    /// Where we are is news to others, and who is near to us: until then a lookup may miss somebody.
+    new_here_until: Instant,
     resolving: BTreeMap<MeshAddress, Resolving>,
     unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
     fetches: BTreeMap<u64, Fetch>,
@@ -328,6 +330,7 @@ impl Node {
             dials: TokenBucket::new(reach::DIALS_PER_S, reach::DIALS_BURST, now),
             streams: Streams::new(now),
             mapped: false,
+            new_here_until: now,
             resolving: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             fetches: BTreeMap::new(),

@@ -20,7 +20,7 @@ use super::{Event, Node, Purpose, Ticket, Timer};
 pub(super) const RESOLVING_MAX: usize = 256;
 /// How long packets wait for their address to be resolved.
 const RESOLVE_MAX: Duration = Duration::from_secs(3);
-/// Wait between two lookups of the same address while nobody is known yet.
+/// Wait between two lookups of the same address while nobody is known yet, or not everybody.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(250);
 /// An address that nobody has is not looked up again for this long; the second time for longer.
 const UNREACHABLE_MIN: Duration = Duration::from_secs(2);
@@ -182,11 +182,11 @@ impl Node {
         }
     }
 
-    /// A lookup found nobody: try again while we know nobody to ask, then say so.
+    /// A lookup found nobody: try again while we know nobody to ask or are new here, then say so.
     pub(super) fn unresolved(&mut self, now: Instant, address: MeshAddress, asked: u32) {
         let Some(entry) = self.resolving.get_mut(&address) else { return };
         entry.running = false;
-        if asked == 0 && now.saturating_since(entry.started) < RESOLVE_MAX {
+        if (asked == 0 || now < self.new_here_until) && now.saturating_since(entry.started) < RESOLVE_MAX {
             return self.timers.arm(Timer::Resolve(address), now + RESOLVE_AGAIN);
         }
         let Some(mut entry) = self.resolving.remove(&address) else { return };
