@@ -43,7 +43,8 @@ fn idle_node_with_eight_peers_sleeps() {
 #[test]
 fn idle_node_with_fifty_peers_costs_little_also_behind_a_nat() {
     const PEERS: usize = 50;
-    const TIME_S: u64 = 900;
+    // Long enough for all that is done once an hour.
+    const TIME_S: u64 = 7200;
     let mut world = World::new(301, Conditions::default());
     let mut public = Vec::<HostId>::new();
     for _ in 0..PEERS {
@@ -64,7 +65,7 @@ fn idle_node_with_fifty_peers_costs_little_also_behind_a_nat() {
     world.run_for(Duration::from_secs(1200));
     let status = world.host(behind).node.status(world.now);
     assert!(status.peers.len() >= PEERS && status.relays.len() == 2, "{} peers", status.peers.len());
-    // The first is where all others come to again and again: that grows with their number.
+    // The first is where all others came to.
     let (hub, others) = public.split_first().unwrap();
     let nodes: Vec<_> = others.iter().chain([hub, &behind]).copied().collect();
     let count = |world: &World, id: HostId| {
@@ -88,7 +89,5 @@ fn idle_node_with_fifty_peers_costs_little_also_behind_a_nat() {
          the node that all were told of {:.2} and {:.2}",
         most.0, most.1, behind.0, behind.1, hub.0, hub.1
     );
-    assert!(most.0 <= 1.0 && behind.0 <= 1.0 && hub.0 <= 1.0);
-    // Mostly handshakes: a session that is not used ends, and each question of the DHT opens another.
-    assert!(mean <= 25.0 && behind.1 <= 25.0, "more than it cost before");
+    assert!([most, behind, hub].iter().all(|(wakeups, megabytes)| *wakeups <= 1.0 && *megabytes <= 5.0));
 }

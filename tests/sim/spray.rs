@@ -81,7 +81,7 @@ fn is_behind(endpoint: &SocketAddr) -> bool {
 
 #[test]
 fn a_port_is_found_by_guessing_whoever_begins_and_only_its_socket_stays() {
-    let mut took = Vec::new();
+    let (mut took, mut kept_sockets) = (Vec::new(), 0);
     for seed in 420..432 {
         let mut pair = Pair::new(seed);
         let (from, to) = if seed % 2 == 0 { (pair.hard, pair.easy) } else { (pair.easy, pair.hard) };
@@ -92,7 +92,9 @@ fn a_port_is_found_by_guessing_whoever_begins_and_only_its_socket_stays() {
         let [(sockets, hard)] = pair.world.host(pair.hard).guessed[..] else { panic!("one spray") };
         println!("seed {seed}: {checks} checks, {}, hard side {}; direct {direct:?}", ms(easy), ms(hard));
         assert!(checks <= PROBES_MAX && sockets <= SOCKETS_MAX);
-        assert_eq!(pair.world.host(pair.hard).sockets(), (0, 1), "one socket stays");
+        let (open, kept) = pair.world.host(pair.hard).sockets();
+        assert!(open == 0 && kept <= 1, "one socket stays");
+        kept_sockets += kept;
         assert_eq!(pair.world.host(pair.easy).sockets(), (0, 0));
         for (sequence, (from, to)) in [(from, to), (to, from)].into_iter().enumerate() {
             let sequence = 2 + sequence as u16;
@@ -100,6 +102,8 @@ fn a_port_is_found_by_guessing_whoever_begins_and_only_its_socket_stays() {
         }
         took.push(easy);
     }
+    // Once in 257 times the port that is hit is that of the ordinary socket.
+    assert!(kept_sockets >= 11, "{kept_sockets}");
     took.sort();
     println!("p50 {}, worst {}", ms(took[took.len() / 2]), ms(took[took.len() - 1]));
 }

@@ -4,6 +4,7 @@
 //! asked again now and then, and go to disk. A node of a part of the network that was cut off is found again this way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::diversity::{Network, PER_NETWORK_IN_TABLE_MAX};
 use crate::proto::identity::NodeId;
@@ -70,15 +71,19 @@ impl Known {
     }
 
     /// Takes the `n` nodes that were tried longest ago among those wanted, noting that they are tried now. Nodes
-    /// never tried come in order of quality.
+    /// never tried come in order of quality. What has been heard since `fresh` is not tried.
     pub(super) fn take_for_probe(
         &mut self,
         now: Instant,
         n: usize,
+        fresh: Duration,
         wanted: impl Fn(&Contact) -> bool,
     ) -> Vec<Contact> {
-        let mut waiting: Vec<_> =
-            self.nodes.values().filter(|entry| wanted(&entry.contact)).map(|e| (e.tried, e.rank())).collect();
+        let is_fresh = |entry: &Entry| {
+            entry.failures == 0 && entry.seen.is_some_and(|at| now.saturating_since(at) < fresh)
+        };
+        let tried = self.nodes.values().filter(|entry| wanted(&entry.contact) && !is_fresh(entry));
+        let mut waiting: Vec<_> = tried.map(|entry| (entry.tried, entry.rank())).collect();
         let n = n.min(waiting.len());
         if n > 0 && n < waiting.len() {
             waiting.select_nth_unstable(n);

@@ -220,7 +220,10 @@ impl Dht {
         }
         if let Control::Find { request, want, target } = request {
             let record = self.held(now, target).filter(|_| *want == Want::Record).map(<[u8]>::to_vec);
-            let contacts = self.table.closest(target, K, Some(from));
+            let contacts = match want {
+                Want::Contacts | Want::Record => self.table.closest(target, K, Some(from)),
+                Want::Nothing => Vec::new(),
+            };
             return Some(Control::Found { request: *request, record, contacts });
         }
         let Control::Store { request, record } = request else { return None };
@@ -242,6 +245,11 @@ impl Dht {
         } else {
             self.counters.unsolicited += 1;
         }
+    }
+
+    /// True while nobody in the table answers.
+    pub fn is_alone(&self) -> bool {
+        self.table.is_alone()
     }
 
     /// Keeps a record that came in another way, as if its owner had stored it here.

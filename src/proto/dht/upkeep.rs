@@ -16,7 +16,7 @@ use rand_core::Rng;
 
 use super::lookup::{ALPHA, LookupId, Purpose};
 use super::rpc::{Owner, Question};
-use super::{Dht, Event};
+use super::{Dht, Event, K};
 use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
@@ -26,9 +26,11 @@ use crate::proto::wire::record::NodeRecord;
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often once every member has been found alive in turn and nobody came: the longer a node was up, the longer it
 /// will be (Kademlia paper §2.2), and an idle network should cost nothing.
-pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(60);
+pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(120);
 /// How often known nodes outside of the table are asked.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// A node that answered within this time is not asked for being known alone: those that are cut off are, again and again.
+const PROBE_FRESH: Duration = Duration::from_secs(30 * 60);
 /// How often known nodes are asked while nobody answers: the first rounds, so that a list of dead bootstrap nodes
 /// costs seconds.
 pub const ALONE_PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,14 +42,16 @@ const ALONE_ROUNDS_FAST: u32 = 10;
 const PROBES: usize = ALPHA;
 /// A bucket that no lookup went through for this long is refreshed (mainline DHT, BEP 5).
 pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The same while nobody comes or goes: every member was found alive in turn.
+const BUCKET_REFRESH_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
 /// Shortest time between two refreshes.
 const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 /// Times between the first lookups of our own position: others join while we do.
 const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 /// Time between later ones.
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// The same while nobody comes or goes.
-const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(60 * 60);
+/// The same while nobody comes or goes: who is new near to us looks us up.
+const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
 const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
@@ -59,8 +63,12 @@ const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
 const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
 /// Most nodes avoided.
 const AVOIDED_MAX: usize = 64;
+/// And when somebody came or went after all.
+const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
 /// How often our record is placed anew, give or take a fifth.
 pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
+/// The same while nobody comes or goes: those who hold it are still the closest.
+const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(30 * 60);
 /// Spread of the republications, so that nodes started together do not act together.
 const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// Spread of all other intervals.
@@ -307,7 +315,11 @@ impl Dht {
     pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
         let Some(record) = &self.publication.record else { return };
         let record: Arc<[u8]> = record.bytes().into();
-        let interval = if self.publication.times == 1 { REPUBLISH_FIRST } else { REPUBLISH_INTERVAL };
+        let interval = match self.publication.times {
+            1 => REPUBLISH_FIRST,
+            _ if self.is_calm() => REPUBLISH_INTERVAL_CALM,
+            _ => REPUBLISH_INTERVAL,
+        };
         let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
         self.timers.arm(Timer::Publish, at);
         (self.publication.pending, self.publication.holders) = (closest.len() + 1, 0);
@@ -356,6 +368,11 @@ impl Dht {
         self.publication.is_signing = false;
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
+        if self.is_calm() {
+            // Who is closest is known.
+            let closest = self.table.closest(&self.position, K, None);
+            return self.place(now, &closest);
+        }
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());
     }
 
@@ -371,7 +388,8 @@ impl Dht {
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
     }
 
-    /// The question is for a random point of the member's bucket, so the answer may fill it.
+    /// The question is for a random point of the member's bucket, so the answer may fill it; while nobody comes or goes
+    /// there is nothing to fill it with.
     fn check_member(&mut self, now: Instant) {
         let Some(contact) = self.table.next_to_check() else { return };
         self.upkeep.calm_checks = self.upkeep.calm_checks.saturating_add(1);
@@ -383,7 +401,8 @@ impl Dht {
             && !self.rpcs.is_asking(contact.node_id)
         {
             let target = self.random_position(index);
-            self.ask(now, contact, Owner::Liveness, Question::Find { want: Want::Contacts, target });
+            let want = if self.is_calm() { Want::Nothing } else { Want::Contacts };
+            self.ask(now, contact, Owner::Liveness, Question::Find { want, target });
         }
     }
 
@@ -394,7 +413,13 @@ impl Dht {
 
     /// Somebody joined the table or did not answer: there may be more of that.
     pub(super) fn handle_unrest(&mut self, now: Instant) {
+        let was_calm = self.is_calm();
         self.upkeep.calm_checks = 0;
+        if was_calm {
+            self.arm_refresh(now);
+            let at = now + self.spread(SELF_LOOKUP_SOON, SPREAD_PERCENT);
+            self.timers.arm(Timer::SelfLookup, at);
+        }
         let soon = now + LIVENESS_INTERVAL;
         if self.timers.deadline(&Timer::Liveness).is_some_and(|at| at > soon) {
             let at = now + self.spread(LIVENESS_INTERVAL, SPREAD_PERCENT);
@@ -411,9 +436,10 @@ impl Dht {
         };
         self.upkeep.alone_rounds = self.upkeep.alone_rounds.saturating_add(u32::from(alone));
         self.arm_probe(now + interval);
+        let fresh = if alone { Duration::ZERO } else { PROBE_FRESH };
         let table = &self.table;
         let outside = |c: &Contact| alone || table.contact(c.node_id, &c.node_id.position()).is_none();
-        for contact in self.known.take_for_probe(now, PROBES, outside) {
+        for contact in self.known.take_for_probe(now, PROBES, fresh, outside) {
             let question = Question::Find { want: Want::Contacts, target: self.position };
             if !self.rpcs.is_asking(contact.node_id) {
                 self.ask(now, contact, Owner::Probe, question);
@@ -423,13 +449,22 @@ impl Dht {
 
     fn refresh_bucket(&mut self, now: Instant) {
         let Some((index, since)) = self.table.stalest() else { return };
-        if now.saturating_since(since) >= BUCKET_REFRESH_INTERVAL {
+        if now.saturating_since(since) >= self.refresh_interval() {
             let target = self.random_position(index);
             self.table.handle_lookup(now, &target);
             self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, Vec::new());
         }
+        self.arm_refresh(now);
+    }
+
+    fn refresh_interval(&self) -> Duration {
+        if self.is_calm() { BUCKET_REFRESH_INTERVAL_CALM } else { BUCKET_REFRESH_INTERVAL }
+    }
+
+    fn arm_refresh(&mut self, now: Instant) {
         let next = self.table.stalest().map_or(now, |(_, since)| since);
-        let due = next + self.spread(BUCKET_REFRESH_INTERVAL, SPREAD_PERCENT).max(BUCKET_REFRESH_INTERVAL);
+        let interval = self.refresh_interval();
+        let due = next + self.spread(interval, SPREAD_PERCENT).max(interval);
         self.timers.arm(Timer::Refresh, due.max(now + REFRESH_GAP_MIN));
     }
 

@@ -120,6 +120,7 @@ impl Node {
         endpoints.retain(|known| *known != endpoint);
         endpoints.insert(0, endpoint);
         endpoints.truncate(path::CANDIDATES_MAX);
+        self.bootstrap_reached.remove(&id);
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
         self.timers.arm(Timer::Bootstrap, now);
         true
@@ -128,6 +129,7 @@ impl Node {
     /// Forgets a contact and ends its sessions. False when there is no such peer.
     pub fn remove_peer(&mut self, now: Instant, id: NodeId) -> bool {
         self.relay.set_own(id, false);
+        self.bootstrap_reached.remove(&id);
         let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
         self.close(now, id, CloseReason::Stopping);
         known

@@ -342,6 +342,9 @@ impl Node {
             self.peers.release_index(old.local_index());
         }
         self.note_way(now, id, reason);
+        if self.bootstrap.contains_key(&id) {
+            self.bootstrap_reached.insert(id, now);
+        }
         self.unreachable.remove(&id.address());
         self.dirty = true;
         // Nobody else's endpoint is behind a slot.

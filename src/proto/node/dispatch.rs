@@ -100,6 +100,7 @@ impl Node {
         self.reach = Default::default();
         // Whom we could not reach we may reach now.
         self.bootstrap_wait = super::timeout::BOOTSTRAP_WAIT_MIN;
+        self.bootstrap_reached.clear();
         if !self.bootstrap.is_empty() {
             self.timers.arm(Timer::Bootstrap, now);
         }

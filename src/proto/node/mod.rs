@@ -261,6 +261,8 @@ pub struct Node {
     unreachable: BTreeMap<MeshAddress, (Instant, Duration)>,
     fetches: BTreeMap<u64, Fetch>,
     bootstrap: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// When a session with one of them began last, since we are where we are.
+    bootstrap_reached: BTreeMap<NodeId, Instant>,
     bootstrap_wait: Duration,
     lookups: BTreeMap<LookupId, Purpose>,
     pings: BTreeMap<u64, (Ticket, Instant)>,
@@ -335,6 +337,7 @@ impl Node {
             unreachable: BTreeMap::new(),
             fetches: BTreeMap::new(),
             bootstrap: BTreeMap::new(),
+            bootstrap_reached: BTreeMap::new(),
             bootstrap_wait: timeout::BOOTSTRAP_WAIT_MIN,
             lookups: BTreeMap::new(),
             pings: BTreeMap::new(),

@@ -94,8 +94,6 @@ pub struct Status {
     pub endpoints: Vec<SocketAddr>,
     /// Contacts that the owner configured.
     pub configured: usize,
-    /// Configured contacts that we hold a session with.
-    pub configured_up: usize,
     /// Where another machine with our key was heard on the LAN lately.
     pub twin: Option<IpAddr>,
     /// A NAT is in between us and the internet, as others see us there.
@@ -123,7 +121,6 @@ impl Node {
         peers.sort_by_key(|peer| peer.state == PeerState::Known);
         let (relayed, channels) = self.carrying();
         let age = |at: Instant| now.saturating_since(at);
-        let is_up = |id: &NodeId| self.peers.of(id).is_some_and(|peer| peer.current.is_some());
         let seen = [true, false].map(|v4| self.observed.endpoint(now, v4).map(|(seen, _)| seen));
         let seen: Vec<_> = seen.into_iter().flatten().collect();
         Status {
@@ -131,7 +128,6 @@ impl Node {
             dht: self.dht.status(),
             endpoints: self.endpoints.clone(),
             configured: self.bootstrap.len(),
-            configured_up: self.bootstrap.keys().filter(|id| is_up(id)).count(),
             mapped: seen.iter().copied().find(|seen| self.mapped && !self.is_own(seen.ip())),
             firewalled: self.mapped && seen.iter().any(|seen| self.is_own(seen.ip())),
             maps_dependently: self.maps_dependently(now),

@@ -28,11 +28,15 @@ const SUSPECT_RTTS: u32 = 3;
 const LOOK_GAP_MIN: Duration = Duration::from_millis(50);
 /// A ping unanswered for this long starts a handshake: the peer may have lost its keys.
 const PROBE_PATIENCE: Duration = Duration::from_millis(900);
+/// When a session that nothing but its keepalives goes over is followed by the next one: two of them before its end.
+const REKEY_KEPT_AFTER: Duration = Duration::from_secs(145);
 /// The responder of a session renews it this much later than the initiator would (WireGuard paper §6.2).
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(15);
 /// Wait between two efforts to reach the configured contacts; doubles up to the longest.
 pub(super) const BOOTSTRAP_WAIT_MIN: Duration = Duration::from_secs(1);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Once others are known too, a configured contact is one of many: whoever all were told of has all of them to answer.
+const BOOTSTRAP_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// What was due so long ago was due while the machine slept: what was known of the ways may not be true any more.
 const ASLEEP: Duration = Duration::from_secs(3);
 /// A ping of a command without an answer has failed after this.
@@ -109,8 +113,9 @@ impl Node {
         let lost = peer
             .probe
             .is_some_and(|probe| proof < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE);
+        let due = if active { REKEY_AFTER } else { REKEY_KEPT_AFTER };
         let old = now.saturating_since(session.established())
-            >= if session.is_initiator() { REKEY_AFTER } else { REKEY_AFTER + RESPONDER_PATIENCE };
+            >= if session.is_initiator() { due } else { due + RESPONDER_PATIENCE };
         if unanswered {
             self.suspect_udp(now, id);
         }
@@ -200,10 +205,18 @@ impl Node {
 
     /// Tries the configured contacts that we hold no session with.
     fn reach_bootstrap(&mut self, now: Instant, wall: WallTime) {
+        let alone = self.dht.is_alone();
+        let is_due = |id: &NodeId| {
+            alone
+                || self
+                    .bootstrap_reached
+                    .get(id)
+                    .is_none_or(|at| now.saturating_since(*at) >= BOOTSTRAP_AGAIN)
+        };
         let absent: Vec<_> = self
             .bootstrap
             .iter()
-            .filter(|(id, _)| self.peers.of(id).is_none_or(|peer| peer.current.is_none()))
+            .filter(|(id, _)| self.peers.of(id).is_none_or(|peer| peer.current.is_none()) && is_due(id))
             .map(|(id, endpoints)| (*id, endpoints.clone()))
             .collect();
         if !self.bootstrap.is_empty() {

@@ -19,7 +19,7 @@
 //! 13 Candidates flags u8 (bit 0: an answer; bit 1: mappings depend on the destination) ‖ endpoints
 //! 14 Spray    step u8 (0 ready, 1 open, 2 over)
 //! 15 Vouch    answer u8 (0 none, 1 no, 2 yes) ‖ node ID 32 ‖ endpoint
-//! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts) ‖ target 32
+//! 16 Find     request u64 ‖ want u8 (1 contacts, 2 record and contacts, 3 nothing) ‖ target 32
 //! 17 Found    request u64 ‖ record length u16 ‖ record ‖ contacts
 //! 18 Store    request u64 ‖ record
 //! 19 Stored   request u64 ‖ outcome u8
@@ -72,6 +72,8 @@ pub enum Want {
     Contacts,
     /// The record whose position has the target as its first 120 bits, and the closest contacts.
     Record,
+    /// Nothing but an answer: whether the node is there.
+    Nothing,
 }
 
 /// What became of a record that was to be stored.
@@ -570,6 +572,7 @@ impl Want {
         match self {
             Self::Contacts => 1,
             Self::Record => 2,
+            Self::Nothing => 3,
         }
     }
 
@@ -577,6 +580,7 @@ impl Want {
         match number {
             1 => Ok(Self::Contacts),
             2 => Ok(Self::Record),
+            3 => Ok(Self::Nothing),
             _ => Err(Malformed::Field("want")),
         }
     }

@@ -86,7 +86,7 @@ pub(super) fn routing() -> impl Strategy<Value = Routing> {
     let slot = || any::<u64>().prop_map(Slot);
     let nodes = |max| vec(node_id(), 0..=max);
     let datagram = || vec(any::<u8>(), 0..=ROUTED_LEN_MAX);
-    let want = prop_oneof![Just(Want::Contacts), Just(Want::Record)];
+    let want = prop_oneof![Just(Want::Contacts), Just(Want::Record), Just(Want::Nothing)];
     let bind = (slot(), node_id(), node_id(), service(), nodes(OTHERS_MAX), 0..=OTHERS_MAX, datagram());
     prop_oneof![
         (any::<u64>(), 1..=SEEK_HOPS_MAX, node_id(), nodes(RECORD_RELAYS_MAX))
@@ -120,7 +120,7 @@ pub(super) fn routing() -> impl Strategy<Value = Routing> {
 /// A control message that fits into a plaintext of its own.
 pub(super) fn control() -> impl Strategy<Value = Control> {
     let record = || vec(any::<u8>(), 1..=RECORD_LEN_MAX);
-    let want = prop_oneof![Just(Want::Contacts), Just(Want::Record)];
+    let want = prop_oneof![Just(Want::Contacts), Just(Want::Record), Just(Want::Nothing)];
     let reason = prop_oneof![Just(CloseReason::Stopping), Just(CloseReason::Crowded)];
     let outcome = prop_oneof![
         Just(StoreOutcome::Stored),
