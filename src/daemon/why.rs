@@ -27,6 +27,14 @@ pub(super) fn relayed(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
     let wait = format!("azora ping {id} --until-direct looks again, and says what came of it");
     let (text, fix) = match relayed {
         Relayed::Asking => ("the other side has not said yet where it can be reached".into(), wait),
+        Relayed::Better(by_relay, straight) => (
+            format!(
+                "the relay is the better way: {} ms there and back by it, {} ms straight",
+                by_relay.as_millis(),
+                straight.as_millis()
+            ),
+            "nothing to do: the straight way is kept ready and used when it is better".into(),
+        ),
         Relayed::Trying => ("a direct path is being looked for".into(), wait),
         Relayed::BothDependent => (
             "both sides are behind symmetric NATs, which give every destination another port: neither knows where to send"

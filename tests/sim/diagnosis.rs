@@ -103,6 +103,7 @@ fn a_relayed_peer_says_why() {
         let right = match (one, other) {
             (Symmetric, Symmetric) => why == Some(Relayed::BothDependent),
             _ if is_direct(&world, a, b) => why.is_none(),
+            _ if matches!(why, Some(Relayed::Better(by_relay, straight)) if by_relay < straight) => true,
             (Symmetric, _) => matches!(why, Some(Relayed::DependentHere(n)) if n >= 10),
             _ => matches!(why, Some(Relayed::DependentThere(n)) if n >= 10),
         };

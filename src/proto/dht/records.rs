@@ -13,7 +13,7 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::StoreOutcome;
 use crate::proto::wire::record::NodeRecord;
 
-/// Time to live of our own records. Three republications fit, so two may fail.
+/// Time to live of our own records. Three republications fit, so two may fail; one while nobody comes or goes.
 pub const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
 /// Room for records of others in bytes, bookkeeping included.
 pub const RECORDS_BYTES_MAX: usize = 16 << 20;

@@ -16,7 +16,7 @@ use rand_core::Rng;
 
 use super::lookup::{ALPHA, LookupId, Purpose};
 use super::rpc::{Owner, Question};
-use super::{Dht, Event, K};
+use super::{Dht, Event, K, Mode};
 use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
@@ -50,7 +50,7 @@ const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 /// Time between later ones.
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// The same while nobody comes or goes: who is new near to us looks us up.
+/// The same while nobody comes or goes: every third publication does the same.
 const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
@@ -67,8 +67,8 @@ const AVOIDED_MAX: usize = 64;
 const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
 /// How often our record is placed anew, give or take a fifth.
 pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
-/// The same while nobody comes or goes: those who hold it are still the closest.
-const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(30 * 60);
+/// The same while nobody comes or goes: of three times in the life of a record one may fail.
+const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(25 * 60);
 /// Spread of the republications, so that nodes started together do not act together.
 const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// Spread of all other intervals.
@@ -368,8 +368,8 @@ impl Dht {
         self.publication.is_signing = false;
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
-        if self.is_calm() {
-            // Who is closest is known.
+        if self.is_calm() && !self.publication.times.is_multiple_of(3) {
+            // Who is closest is known; not every time, since a full network in the table may hide somebody.
             let closest = self.table.closest(&self.position, K, None);
             return self.place(now, &closest);
         }
@@ -401,7 +401,9 @@ impl Dht {
             && !self.rpcs.is_asking(contact.node_id)
         {
             let target = self.random_position(index);
-            let want = if self.is_calm() { Want::Nothing } else { Want::Contacts };
+            // A client is in nobody's table: who is new will not come to it.
+            let is_met = self.is_calm() && self.mode == Mode::Server;
+            let want = if is_met { Want::Nothing } else { Want::Contacts };
             self.ask(now, contact, Owner::Liveness, Question::Find { want, target });
         }
     }
@@ -419,6 +421,10 @@ impl Dht {
             self.arm_refresh(now);
             let at = now + self.spread(SELF_LOOKUP_SOON, SPREAD_PERCENT);
             self.timers.arm(Timer::SelfLookup, at);
+            // Those who held our record may be among those who went.
+            if self.timers.deadline(&Timer::Publish).is_some_and(|planned| planned > at) {
+                self.timers.arm(Timer::Publish, at);
+            }
         }
         let soon = now + LIVENESS_INTERVAL;
         if self.timers.deadline(&Timer::Liveness).is_some_and(|at| at > soon) {

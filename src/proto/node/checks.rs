@@ -240,7 +240,7 @@ impl Node {
         let elsewhere = peer.path.current().is_some_and(|current| current != source);
         if elsewhere && self.carries_data(source) {
             self.compare(now, id, source);
-        } else if elsewhere && self.has_standby(now, peer) {
+        } else if elsewhere && !self.is_settled(now, peer, source) && self.has_standby(now, peer) {
             self.race(now, wall, id, Reason::Left);
         }
     }
@@ -298,8 +298,10 @@ impl Node {
             peer.path.checks.stop();
         }
         if current == Some(hop) {
-            // The way was only slow: not so soon again.
-            peer.race_after = now + RACE_GAP;
+            if raced {
+                // The way was only slow: not so soon again.
+                peer.race_after = now + RACE_GAP;
+            }
         } else if raced || better {
             if let Some(failed) = current.filter(|_| raced) {
                 peer.path.choice.forget(failed);

@@ -86,6 +86,8 @@ pub struct Change {
 pub enum Relayed {
     /// It has not said yet where else it may be reached.
     Asking,
+    /// The relay is the better way: smoothed round trips by it and of the best straight way, which is kept ready.
+    Better(Duration, Duration),
     /// Straight ways are being tried.
     Trying,
     /// Both NATs give every destination another port.
@@ -161,6 +163,11 @@ impl Node {
     pub(super) fn why_relayed(&self, now: Instant, peer: &Peer) -> Option<Relayed> {
         peer.current.as_ref().filter(|_| peer.path.is_relayed())?;
         let Trials { sent, endpoints } = &peer.trials;
+        let choice = &peer.path.choice;
+        let by_relay = peer.path.current().and_then(|hop| choice.rtt(hop));
+        if let Some((by_relay, straight)) = by_relay.zip(choice.straight(now)) {
+            return Some(Relayed::Better(by_relay, straight));
+        }
         let (ours, theirs) = (self.maps_dependently(now), peer.maps_dependently);
         Some(match peer.candidates_at {
             None => Relayed::Asking,

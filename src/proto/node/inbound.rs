@@ -360,8 +360,11 @@ impl Node {
         self.note_udp(now, source);
         match Control::parse_all(plaintext) {
             Ok(messages) => {
-                let about_ways = |m: &Control| matches!(m, Control::Ping { .. } | Control::Pong { .. });
-                if let Some(peer) = self.peers.of_mut(&id).filter(|_| messages.iter().all(about_ways))
+                let about_ways = |m: &Control| {
+                    matches!(m, Control::Ping { .. } | Control::Pong { .. } | Control::Received { .. })
+                };
+                let question = !messages.is_empty() && messages.iter().all(about_ways);
+                if let Some(peer) = self.peers.of_mut(&id).filter(|_| question)
                     && peer.path.handle_question(now, source)
                 {
                     peer.notices += 1;
@@ -404,8 +407,7 @@ impl Node {
                 self.send_control_by(now, id, source, &messages);
                 self.handle_guessed(now, id, source);
                 self.check_hop(now, id, source);
-                // Whoever looks at all its ways asks on those that it does not use, too.
-                if self.peers.of(&id).is_some_and(|peer| !self.knows_both(now, peer, source)) {
+                if self.peers.of(&id).is_some_and(|peer| !self.is_settled(now, peer, source)) {
                     self.doubt_way(now, wall, id, source);
                 }
             }
@@ -557,6 +559,8 @@ impl Node {
     fn handle_close(&mut self, now: Instant, id: NodeId, index: u32) {
         let Some(peer) = self.peers.of(&id) else { return };
         if peer.current.as_ref().is_some_and(|session| session.local_index() == index) {
+            // It may start anew without knowing anybody.
+            self.bootstrap_reached.remove(&id);
             self.forget_sessions(now, id);
             self.refuse_unless_connecting(id);
         }

@@ -386,7 +386,8 @@ impl Node {
 
     /// What the data path is to read from now on. Ask after every change.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        if self.dirty || self.peers.touched().max(self.relay.touched()) > PEERS_MAX {
+        let ended = self.relay.touched() > 0 || self.peers.have_lost_sessions();
+        if self.dirty || ended || self.peers.touched() > PEERS_MAX {
             self.publish();
         }
         self.snapshot.clone()

@@ -22,6 +22,8 @@ pub(super) const RESOLVING_MAX: usize = 256;
 const RESOLVE_MAX: Duration = Duration::from_secs(3);
 /// Wait between two lookups of the same address while nobody is known yet, or not everybody.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(250);
+/// The same when somebody was asked.
+const RESOLVE_AGAIN_ASKED: Duration = Duration::from_millis(800);
 /// An address that nobody has is not looked up again for this long; the second time for longer.
 const UNREACHABLE_MIN: Duration = Duration::from_secs(2);
 const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
@@ -187,7 +189,8 @@ impl Node {
         let Some(entry) = self.resolving.get_mut(&address) else { return };
         entry.running = false;
         if (asked == 0 || now < self.new_here_until) && now.saturating_since(entry.started) < RESOLVE_MAX {
-            return self.timers.arm(Timer::Resolve(address), now + RESOLVE_AGAIN);
+            let wait = if asked == 0 { RESOLVE_AGAIN } else { RESOLVE_AGAIN_ASKED };
+            return self.timers.arm(Timer::Resolve(address), now + wait);
         }
         let Some(mut entry) = self.resolving.remove(&address) else { return };
         let lately = |(until, _): &(Instant, Duration)| now < *until + UNREACHABLE_MEMORY;

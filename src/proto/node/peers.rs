@@ -352,6 +352,8 @@ pub(super) struct Peers {
     by_index: BTreeMap<u32, NodeId>,
     /// Those that may have changed since the last snapshot.
     touched: BTreeSet<NodeId>,
+    /// One of them held sessions and is gone.
+    lost_sessions: bool,
 }
 
 impl Peers {
@@ -382,8 +384,14 @@ impl Peers {
         self.touched.len()
     }
 
+    /// True when somebody went with a session since the last snapshot.
+    pub(super) const fn have_lost_sessions(&self) -> bool {
+        self.lost_sessions
+    }
+
     /// Those that may have changed since the last call.
     pub(super) fn take_touched(&mut self) -> BTreeSet<NodeId> {
+        self.lost_sessions = false;
         std::mem::take(&mut self.touched)
     }
 
@@ -428,6 +436,7 @@ impl Peers {
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<Peer> {
         let peer = self.by_id.remove(id)?;
         self.touched.insert(*id);
+        self.lost_sessions |= peer.sessions().next().is_some();
         self.by_address.remove(&peer.address);
         self.by_index.retain(|_, owner| owner != id);
         Some(peer)

@@ -161,7 +161,8 @@ impl Node {
     /// Has a session looked at soon, if that was not planned anyway.
     pub(super) fn watch(&mut self, now: Instant, id: NodeId) {
         let timer = Timer::Session(id);
-        let at = now + SESSION_LOOK;
+        let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(now, peer));
+        let at = now + if has_standby { SESSION_LOOK_STANDBY } else { SESSION_LOOK };
         if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
             self.timers.arm(timer, at);
         }

@@ -34,6 +34,9 @@ const COMPARE_RTTS: u32 = 2;
 /// A peer that was heard on another way that we know is compared after this time, if it still is: a question about that
 /// way is none of its packets, which is seen only when it has been read.
 const COMPARE_AFTER: Duration = Duration::from_millis(10);
+/// A way that answered within this time is not doubted because the peer asks on another one. Who looks at all its ways asks
+/// on those that it does not use, and so does who hears nothing by the one in use.
+const NOT_DOUBTED_FOR: Duration = Duration::from_secs(2);
 
 /// True while there is data to or from a peer.
 pub(super) fn is_in_use(now: Instant, peer: &Peer) -> bool {
@@ -127,17 +130,26 @@ impl Node {
         ways.iter().flatten().all(|way| peer.path.choice.is_known(now, *way))
     }
 
+    /// True when a question by another way says nothing new: both are known to work, the one in use just now.
+    pub(super) fn is_settled(&self, now: Instant, peer: &Peer, hop: Hop) -> bool {
+        let answered = |way| peer.path.choice.has_answered_within(now, way, NOT_DOUBTED_FOR);
+        self.knows_both(now, peer, hop) && peer.path.current().is_some_and(answered)
+    }
+
     /// Asks on the two ways that are to be compared.
     pub(super) fn compare_if_due(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some((_, hop)) = peer.compare_at.take_if(|(at, _)| *at <= now) else { return };
         let Some(current) = peer.path.current().filter(|current| *current != hop) else { return };
         let Some(peer) = self.peers.of(&id) else { return };
-        if self.knows_both(now, peer, hop) && peer.path.heard() != Some(hop) {
+        if self.is_settled(now, peer, hop) && peer.path.heard() != Some(hop) {
             return;
         }
         // A few answers in a row decide which is better.
-        self.timers.arm(Timer::Ways(id), now + QUICK_LOOK);
+        let (timer, at) = (Timer::Ways(id), now + QUICK_LOOK);
+        if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
+            self.timers.arm(timer, at);
+        }
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.compared_at = Some(now);
         // A race goes on with one more: whoever is first wins it.

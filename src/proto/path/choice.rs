@@ -188,6 +188,18 @@ impl Choice {
         self.of(hop).is_some_and(|way| way.is_known(now))
     }
 
+    /// Smoothed round trip of the best straight way that is known to work.
+    pub fn straight(&self, now: Instant) -> Option<Duration> {
+        let straight = self.ways.iter().filter(|way| way.hop.direct().is_some() && way.is_known(now));
+        straight.min_by_key(|way| way.score()).map(|way| way.srtt)
+    }
+
+    /// True for a way that answered within this time.
+    pub fn has_answered_within(&self, now: Instant, hop: Hop, time: Duration) -> bool {
+        let answered = self.of(hop).and_then(|way| way.answered);
+        answered.is_some_and(|at| now.saturating_since(at) < time)
+    }
+
     /// True while a few more answers decide something: which way is the best at the beginning, or whether another one
     /// stays better.
     pub fn is_undecided(&self, now: Instant, current: Option<Hop>) -> bool {

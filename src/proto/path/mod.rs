@@ -24,6 +24,7 @@ pub mod spray;
 pub mod udp;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::proto::identity::in_mesh;
 use crate::proto::timer::Instant;
@@ -122,6 +123,9 @@ pub enum Heard {
     Elsewhere,
 }
 
+/// A packet is read within this time after the data path has told where it came from.
+const READ_WITHIN: Duration = Duration::from_millis(50);
+
 /// One peer's ways.
 #[derive(Clone, Debug, Default)]
 pub struct Path {
@@ -129,8 +133,8 @@ pub struct Path {
     current: Option<Hop>,
     /// How the newest packet came that authenticated, questions about ways and their answers apart.
     heard: Option<Hop>,
-    /// And those before, when they came by another way.
-    heard_before: Option<Hop>,
+    /// And those before, when they came by another way, and since when they do not.
+    heard_before: Option<(Hop, Instant)>,
     /// Most promising first.
     candidates: Vec<SocketAddr>,
     /// Endpoints that are being tried.
@@ -160,7 +164,7 @@ impl Path {
     /// to another that we did not know does the peer take us along (WireGuard paper §2.1). An endpoint of the other
     /// family is no move: the peer has both.
     pub fn handle_heard(&mut self, now: Instant, hop: Hop) -> Heard {
-        self.note_heard(hop);
+        self.note_heard(now, hop);
         match (self.current, hop) {
             (Some(current), hop) if current == hop => Heard::InUse,
             (Some(Hop::Direct(current)), Hop::Direct(new))
@@ -181,20 +185,24 @@ impl Path {
         if self.current.is_none() {
             return self.handle_heard(now, hop);
         }
-        self.note_heard(hop);
+        self.note_heard(now, hop);
         if self.current == Some(hop) { Heard::InUse } else { Heard::Elsewhere }
     }
 
-    fn note_heard(&mut self, hop: Hop) {
+    fn note_heard(&mut self, now: Instant, hop: Hop) {
         if let Some(before) = self.heard.replace(hop).filter(|before| *before != hop) {
-            self.heard_before = Some(before);
+            self.heard_before = Some((before, now));
         }
     }
 
     /// What was heard by `hop` was a question about that way, or the answer to one: where the peer's packets come is as
     /// before. True when that changes something; not for a way that we do not know, where the peer may have moved to.
     pub fn handle_question(&mut self, now: Instant, hop: Hop) -> bool {
-        let Some(before) = self.heard_before.filter(|_| self.heard == Some(hop)) else { return false };
+        let Some((before, at)) = self.heard_before.filter(|_| self.heard == Some(hop)) else { return false };
+        // Later, data has come by this way too.
+        if now.saturating_since(at) >= READ_WITHIN {
+            return false;
+        }
         let known = [before, hop].into_iter().all(|way| self.choice.is_known(now, way));
         if known {
             (self.heard, self.heard_before) = (Some(before), None);

@@ -94,7 +94,7 @@ fn a_peer_that_uses_another_way_that_we_know_takes_nobody_along() {
     let mut path = Path::default();
     path.handle_heard(T0, v4);
     assert_eq!(path.handle_heard(T0, v6), Heard::Elsewhere, "it has both families");
-    let rtt = std::time::Duration::from_millis(5);
+    let rtt = Duration::from_millis(5);
     path.choice.handle_answer(T0, path.current(), other, rtt, |_| true);
     assert_eq!((path.handle_heard(T0, other), path.current()), (Heard::Elsewhere, Some(v4)), "it has both");
     let later = T0 + choice::KNOWN_FOR;
