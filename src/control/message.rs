@@ -374,7 +374,7 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// The path in use.
     pub path: PathStatus,
-    /// Paths kept ready.
+    /// The best other path that answered lately, if there is one.
     pub standby: Vec<PathStatus>,
     /// Round trip in milliseconds.
     pub rtt_ms: Option<f64>,
@@ -449,20 +449,25 @@ pub struct PathStatus {
     /// Packets go there by TCP, because UDP does not get through; `endpoint` is a TCP address then.
     #[serde(default, skip_serializing_if = "is_false")]
     pub tcp: bool,
+    /// Whoever is in between carries only what two nodes need to meet, no packets of programs. Told of `path` and
+    /// `standby`, not of paths of the past.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_data: bool,
 }
 
 impl PathStatus {
     /// No path.
-    pub const NONE: Self = Self { kind: PathKind::None, endpoint: None, via: Vec::new(), tcp: false };
+    pub const NONE: Self =
+        Self { kind: PathKind::None, endpoint: None, via: Vec::new(), tcp: false, no_data: false };
 
     /// By way of relays, the first of them at an endpoint.
     pub const fn relayed(endpoint: SocketAddr, via: Vec<NodeId>) -> Self {
-        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via, tcp: false }
+        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via, tcp: false, no_data: false }
     }
 
     /// Straight to an endpoint.
     pub const fn direct(endpoint: SocketAddr) -> Self {
-        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new(), tcp: false }
+        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new(), tcp: false, no_data: false }
     }
 }
 
@@ -524,6 +529,9 @@ pub struct PingReply {
     /// Nodes in between.
     #[serde(with = "text::list", default, skip_serializing_if = "Vec::is_empty")]
     pub via: Vec<NodeId>,
+    /// Whoever is in between carries only what two nodes need to meet, no packets of programs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_data: bool,
 }
 
 /// A ping without answer.

@@ -258,6 +258,7 @@ fn ping_outcomes_have_the_documented_json() {
         tcp: false,
         why_relayed: None,
         via: Vec::new(),
+        no_data: false,
     };
     let expected = format!(
         "{{\"seq\":1,\"node_id\":\"{}\",\"rtt_ms\":0.4,\"path\":\"direct\",\"endpoint\":\"192.0.2.7:5747\"}}",

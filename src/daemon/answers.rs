@@ -174,6 +174,7 @@ impl Answers {
                     tcp: reply.by_stream,
                     why_relayed: self.why_relayed(&reply).await?,
                     via,
+                    no_data: !reply.data,
                 }));
             }
             Err(AskError::Ping(PingFailure::Ourselves)) => {

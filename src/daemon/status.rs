@@ -41,12 +41,16 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         path: match (peer.endpoint, peer.via) {
             (None, _) => PathStatus::NONE,
             (Some(endpoint), None) => PathStatus { tcp: peer.by_stream, ..PathStatus::direct(endpoint) },
-            (Some(endpoint), Some((relay, _))) => {
+            (Some(endpoint), Some((relay, data))) => {
                 let via = std::iter::once(relay).chain(peer.beyond.iter().copied()).collect();
-                PathStatus { tcp: peer.by_stream, ..PathStatus::relayed(endpoint, via) }
+                PathStatus { tcp: peer.by_stream, no_data: !data, ..PathStatus::relayed(endpoint, via) }
             }
         },
-        standby: Vec::new(),
+        standby: peer
+            .standby
+            .iter()
+            .map(|(standby, data)| PathStatus { no_data: !data, ..way(standby) })
+            .collect(),
         rtt_ms: peer.rtt.map(ms),
         loss: peer.loss_per_mille.map(|loss| loss as f64 / 1e3),
         mtu: u16::try_from(peer.mtu).unwrap_or(u16::MAX),
@@ -64,14 +68,18 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
     }
 }
 
+fn way(way: &node::Way) -> PathStatus {
+    PathStatus {
+        kind: PathKind::through(way.via.len()),
+        endpoint: way.endpoint,
+        via: way.via.clone(),
+        tcp: way.by_stream,
+        no_data: false,
+    }
+}
+
 fn path_change(change: &node::Change, now: Instant) -> PathChange {
-    let path = |way: &Option<node::Way>| match way {
-        None => PathStatus::NONE,
-        Some(node::Way { endpoint, via, by_stream }) => {
-            let kind = PathKind::through(via.len());
-            PathStatus { kind, endpoint: *endpoint, via: via.clone(), tcp: *by_stream }
-        }
-    };
+    let path = |at: &Option<node::Way>| at.as_ref().map_or(PathStatus::NONE, way);
     PathChange {
         ago_s: s(now.saturating_since(change.at)),
         from: path(&change.from),

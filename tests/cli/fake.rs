@@ -140,6 +140,7 @@ impl Answers {
                 tcp: false,
                 why_relayed: (seq == 1).then(symmetric),
                 via: Vec::new(),
+                no_data: seq == 1,
             })),
             Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
             Request::DhtStatus => answer(&dht()),
@@ -222,7 +223,7 @@ fn peer(seed: u8) -> PeerStatus {
         name: None,
         state: if flowing { PeerState::Flowing } else { PeerState::Known },
         path: if flowing { PathStatus::direct(endpoint()) } else { PathStatus::NONE },
-        standby: Vec::new(),
+        standby: if flowing { vec![PathStatus { no_data: true, ..relayed() }] } else { Vec::new() },
         rtt_ms: flowing.then_some(0.31),
         loss: flowing.then_some(0.0),
         mtu: 1420,
@@ -243,11 +244,14 @@ pub(crate) fn symmetric() -> Cause {
     Cause { text: "both sides are behind symmetric NATs".into(), fix }
 }
 
+fn relayed() -> PathStatus {
+    PathStatus::relayed("203.0.113.5:5747".parse().unwrap(), vec![node_id(4)])
+}
+
 fn change() -> PathChange {
-    let relayed = PathStatus::relayed("203.0.113.5:5747".parse().unwrap(), vec![node_id(4)]);
     PathChange {
         ago_s: 75.0,
-        from: relayed,
+        from: relayed(),
         to: PathStatus::direct(endpoint()),
         why: "check answered".into(),
     }

@@ -54,7 +54,8 @@ fn status_is_as_documented() {
     assert_eq!(status["drops"]["policy"], 3);
     let flowing = json!({
         "node_id": id(PEER), "address": address(PEER), "name": null, "state": "flowing",
-        "path": {"kind": "direct", "endpoint": "198.51.100.7:5747", "via": []}, "standby": [],
+        "path": {"kind": "direct", "endpoint": "198.51.100.7:5747", "via": []},
+        "standby": [{"kind": "relay", "endpoint": "203.0.113.5:5747", "via": [id(4)], "no_data": true}],
         "rtt_ms": 0.31, "loss": 0.0, "mtu": 1420, "cipher": "aes-256-gcm", "session_age_s": 12.0,
         "last_rx_s": 0.4, "rx_bytes": 2048, "tx_bytes": 100, "drops": {"replay": 0}, "why_relayed": null,
         "history": [{
@@ -98,7 +99,7 @@ fn ping_prints_one_object_a_line() {
     });
     let first = json!({
         "seq": 1, "node_id": id(PEER), "rtt_ms": 1.4, "path": "relay", "endpoint": "198.51.100.7:5747",
-        "why_relayed": why
+        "no_data": true, "why_relayed": why
     });
     assert_eq!(lines[0], first);
     assert_eq!(lines[1]["path"], "direct");

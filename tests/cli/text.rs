@@ -79,7 +79,7 @@ fn ping_names_who_by_which_path_and_how_fast() {
     let out = fake.azora(&["ping", &peer, "-c", "2", "--interval", "0.001"]).exits(0).out;
     let (address, short) = (node_id(PEER).address(), &peer[..10]);
     let expected = format!(
-        "reply from {address} ({short}): relay 198.51.100.7:5747 1.400 ms\n\
+        "reply from {address} ({short}): relay 198.51.100.7:5747 (no data) 1.400 ms\n\
          reply from {address} ({short}): direct 198.51.100.7:5747 2.400 ms\n\
          2 sent, 2 received, 0% lost, rtt min/p50/max 1.400/1.400/2.400 ms\n"
     );
@@ -101,9 +101,12 @@ fn ping_names_who_by_which_path_and_how_fast() {
     );
     assert_eq!(out, expected);
     let out = fake.azora(&["ping", &format!("{peer}@192.0.2.9:1"), "-c", "1"]).exits(0).out;
-    assert!(out.contains(" relay 198.51.100.7:5747 1.400 ms, not at the given 192.0.2.9:1\n"), "{out}");
+    assert!(
+        out.contains(" relay 198.51.100.7:5747 (no data) 1.400 ms, not at the given 192.0.2.9:1\n"),
+        "{out}"
+    );
     let out = fake.azora(&["ping", &format!("{peer}@198.51.100.7:5747"), "-c", "1"]).exits(0).out;
-    assert!(out.contains(" relay 198.51.100.7:5747 1.400 ms\n"), "{out}");
+    assert!(out.contains(" relay 198.51.100.7:5747 (no data) 1.400 ms\n"), "{out}");
 }
 
 #[test]

@@ -119,6 +119,9 @@ fn a_flow_survives_the_death_of_its_relay() {
     let gaps = (0..rounds()).map(|_| {
         let gap = pair.through(|pair| {
             let relay = pair.relay();
+            let peer = pair.nodes[0].peer(&pair.nodes[1]).unwrap();
+            let standby = &peer["standby"][0];
+            assert!(standby["kind"] == "relay" && standby["via"] != peer["path"]["via"], "{peer}");
             pair.public[relay].kill();
         });
         for node in &mut pair.public {

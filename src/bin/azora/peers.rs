@@ -93,7 +93,12 @@ fn path(path: &PathStatus) -> String {
     let via = path.via.iter().map(|node_id| format!(" via {}", short(node_id)));
     let endpoint = path.endpoint.map(|endpoint| format!(" {endpoint}")).unwrap_or_default();
     let tcp = if path.tcp { " tcp" } else { "" };
-    format!("{}{tcp}{endpoint}{}", path_kind(path.kind), via.collect::<String>())
+    format!("{}{tcp}{endpoint}{}{}", path_kind(path.kind), via.collect::<String>(), no_data(path.no_data))
+}
+
+/// What follows a path that programs cannot use.
+pub(crate) const fn no_data(no_data: bool) -> &'static str {
+    if no_data { " (no data)" } else { "" }
 }
 
 pub(crate) const fn path_kind(kind: PathKind) -> &'static str {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::args::PingArguments;
 use crate::output::{Fault, Outcome, print, print_json, short};
-use crate::peers::path_kind;
+use crate::peers::{no_data, path_kind};
 use crate::socket::Socket;
 
 /// Round trips kept for the median; the oldest make room.
@@ -108,10 +108,11 @@ fn reply_line(target: Target, reply: &PingReply) -> String {
     let tcp = if reply.tcp { " tcp" } else { "" };
     let endpoint = reply.endpoint.map(|endpoint| format!("{tcp} {endpoint}")).unwrap_or_default();
     format!(
-        "reply from {} ({}): {}{endpoint} {:.3} ms{elsewhere}\n",
+        "reply from {} ({}): {}{endpoint}{} {:.3} ms{elsewhere}\n",
         reply.node_id.address(),
         short(&reply.node_id),
         path_kind(reply.path),
+        no_data(reply.no_data),
         reply.rtt_ms
     )
 }

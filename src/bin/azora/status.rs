@@ -12,7 +12,7 @@ use auramesh::control::message::{
 use crate::args::{Check, Format};
 use crate::interface;
 use crate::output::{Fault, Outcome, joined, print, short, show as show_value, table};
-use crate::peers::{path_changes, peer_table};
+use crate::peers::{no_data, path_changes, peer_table};
 use crate::socket::Socket;
 
 pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcome {
@@ -119,10 +119,7 @@ fn nat(nat: &NatStatus) -> String {
         }
         Some(endpoint) => format!("seen at {endpoint}"),
     };
-    let relays = nat.relays.iter().map(|relay| {
-        let service = if relay.data { "" } else { " (no data)" };
-        format!("{}{service}", short(&relay.node_id))
-    });
+    let relays = nat.relays.iter().map(|relay| format!("{}{}", short(&relay.node_id), no_data(!relay.data)));
     let relays = match nat.relays.as_slice() {
         [] => String::new(),
         _ => format!(", reached through {}", joined(relays)),

@@ -69,6 +69,8 @@ pub struct PingReply {
     pub beyond: Vec<NodeId>,
     /// By a stream: the endpoint is one of TCP.
     pub by_stream: bool,
+    /// The way carries data, too.
+    pub data: bool,
 }
 
 /// Why a ping did not come back.

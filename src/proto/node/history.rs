@@ -180,15 +180,18 @@ impl Node {
         })
     }
 
+    /// A way as it is told now.
+    pub(super) fn way(&self, hop: Hop) -> Way {
+        let shown = self.endpoint_of(hop).map(|endpoint| self.streams.shown(endpoint));
+        let by_stream = shown.is_some_and(|(_, by_stream)| by_stream);
+        Way { endpoint: shown.map(|(endpoint, _)| endpoint), via: self.via(hop), by_stream }
+    }
+
     /// Notes that the way to a peer is another one now, if it is.
     pub(super) fn note_way(&mut self, now: Instant, id: NodeId, reason: Reason) {
         let Some(peer) = self.peers.of(&id) else { return };
         let hop = peer.current.as_ref().and(peer.path.current());
-        let to = hop.map(|hop| {
-            let shown = self.endpoint_of(hop).map(|endpoint| self.streams.shown(endpoint));
-            let by_stream = shown.is_some_and(|(_, by_stream)| by_stream);
-            Way { endpoint: shown.map(|(endpoint, _)| endpoint), via: self.via(hop), by_stream }
-        });
+        let to = hop.map(|hop| self.way(hop));
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let from = peer.history.last();
         if to.as_ref().is_some_and(|way| way.via.is_empty()) {

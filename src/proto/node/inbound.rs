@@ -509,15 +509,15 @@ impl Node {
             self.handle_checked(now, id, hop, rtt);
         }
         let reached =
-            hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop), self.beyond(hop))));
-        if let (Some((ticket, sent)), Some((endpoint, via, beyond))) = (self.pings.remove(&nonce), reached) {
+            hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop), self.beyond(hop), self.carries_data(hop))));
+        if let (Some((ticket, sent)), Some((endpoint, via, beyond, data))) = (self.pings.remove(&nonce), reached) {
             let rtt = now.saturating_since(sent);
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.rtt = Some(rtt);
             }
             asked = true;
             let (endpoint, by_stream) = self.streams.shown(endpoint);
-            let reply = PingReply { node_id: id, rtt, endpoint, via, beyond, by_stream };
+            let reply = PingReply { node_id: id, rtt, endpoint, via, beyond, by_stream, data };
             self.event(Event::Ping(ticket, Ok(reply)));
         }
         self.sighted(now, id);

@@ -10,7 +10,7 @@ use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
-use super::history::{Change, Relayed};
+use super::history::{Change, Relayed, Way};
 use super::peers::{Peer, last_heard};
 use super::streams::StreamStatus;
 
@@ -47,6 +47,8 @@ pub struct PeerStatus {
     pub via: Option<(NodeId, bool)>,
     /// More relays behind that one, nearest first.
     pub beyond: Vec<NodeId>,
+    /// The best other way that answered lately, and whether it carries data.
+    pub standby: Option<(Way, bool)>,
     /// Endpoints worth trying.
     pub candidates: Vec<SocketAddr>,
     /// Last measured round trip.
@@ -161,6 +163,11 @@ impl Node {
             by_stream: shown.is_some_and(|(_, by_stream)| by_stream),
             via: session.and(hop).and_then(|hop| Some((self.relay_of(hop)?, self.carries_data(hop)))),
             beyond: session.and(hop).map(|hop| self.beyond(hop)).unwrap_or_default(),
+            // Of a channel that has gone there is nothing left to tell, and nothing to send by.
+            standby: session
+                .and_then(|_| peer.path.choice.standby(now, hop))
+                .map(|hop| (self.way(hop), self.carries_data(hop)))
+                .filter(|(way, _)| way.endpoint.is_some()),
             candidates: peer.path.candidates().iter().map(|e| self.streams.shown(*e).0).collect(),
             rtt: peer.rtt,
             loss_per_mille: session.and(peer.losses.per_mille(now)),

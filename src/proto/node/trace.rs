@@ -74,9 +74,10 @@ impl Node {
         let (Some(node_id), Some(endpoint)) = (relays.get(hop).copied(), endpoint) else { return };
         if let Some((ticket, sent)) = self.pings.remove(&nonce) {
             let (endpoint, by_stream) = self.streams.shown(endpoint);
-            let (via, beyond) = (None, Vec::new());
+            let (via, beyond, data) = (None, Vec::new(), self.carries_data(Hop::Relayed(slot)));
             let rtt = now.saturating_since(sent);
-            self.event(Event::Ping(ticket, Ok(PingReply { node_id, rtt, endpoint, via, beyond, by_stream })));
+            let reply = PingReply { node_id, rtt, endpoint, via, beyond, by_stream, data };
+            self.event(Event::Ping(ticket, Ok(reply)));
         }
     }
 }
