@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// When all that was sent stays without an answer for this long, the others are gone or out of reach.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// Packets that wait for so long for a way that carries them are worth a word: a straight way is found sooner, or not soon.
+const UNCARRIED: Duration = Duration::from_secs(1);
+
 /// Facts that health is judged by, beside the node's own.
 pub(super) struct Facts {
     save_failed: Arc<AtomicBool>,
@@ -189,8 +192,11 @@ fn streams(status: &Status) -> Option<Health> {
 /// What keeps others from reaching a node behind a NAT, or it from reaching them.
 fn relays(status: &Status, port: u16) -> Option<Health> {
     let without_data = |peer: &&PeerStatus| {
-        let settled = peer.session_age.is_some_and(|age| age >= SILENCE);
-        settled && peer.via.is_some_and(|(_, data)| !data)
+        // A session that was renewed is young, the way is as old as before.
+        let since = peer.history.first().map(|change| clock::now().saturating_since(change.at));
+        let settled = peer.session_age.max(since).is_some_and(|age| age >= SILENCE);
+        let waited_for = peer.packets_wait.is_some_and(|wait| wait >= UNCARRIED);
+        (settled || waited_for) && peer.via.is_some_and(|(_, data)| !data)
     };
     let entry = |code: &str, text, fix| Some(Health { code: code.into(), text, fix });
     if let Some((peer, (relay, _))) =

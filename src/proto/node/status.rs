@@ -65,6 +65,8 @@ pub struct PeerStatus {
     pub last_received: Option<Duration>,
     /// For how long nothing that we sent in the session has been answered, while something waits for it.
     pub unanswered: Option<Duration>,
+    /// For how long packets have waited for a way that carries them.
+    pub packets_wait: Option<Duration>,
     /// Bytes received in the session.
     pub bytes_received: u64,
     /// Bytes sent in the session.
@@ -176,6 +178,7 @@ impl Node {
             session_age: session.map(|s| age(s.established())),
             last_received: heard,
             unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
+            packets_wait: peer.staged.since().map(age),
             bytes_received: session.map_or(0, |s| s.bytes_received()),
             bytes_sent: session.map_or(0, |s| s.bytes_sent()),
             replays: session.map_or(0, |s| s.replays()),
