@@ -247,6 +247,12 @@ impl Control {
             }
             Event::Dial(transmit) => self.dial(&transmit),
             Event::PeerUp(id) => tracing::debug!(peer = %id, "session established"),
+            Event::PeerReached(id, way) => {
+                tracing::info!(peer = %id, relays = way.via.len(), tcp = way.by_stream, "peer reached");
+            }
+            Event::PeerLost(id, why) => tracing::info!(peer = %id, %why, "peer lost"),
+            Event::UdpBlocked(true) => tracing::info!("UDP does not get through: TCP is tried"),
+            Event::UdpBlocked(false) => tracing::info!("UDP gets through again"),
             Event::RecordChanged => tracing::debug!("own record renewed"),
             Event::Guessed { peer, checks, took } => {
                 tracing::debug!(%peer, checks, took_ms = took.as_millis() as u64, "way found by guessing ports");

@@ -81,6 +81,36 @@ fn start_and_stop_leaves_nothing_in_the_machine() {
 
 /// Killed at a random moment of its start; the next start finds nothing that stops it.
 #[test]
+fn the_log_tells_of_peers_that_come_and_go_once_each() {
+    let lab = Lab::new();
+    let mut server = lab.node(Underlay::V4).with(&["--inbound", "allow"]).started();
+    let mut node = lab.node(Underlay::V4).knows(&server).started();
+    let told = |at: &Node, what: &str, of: &Node| {
+        at.log().lines().filter(|line| line.contains(what) && line.contains(&of.id)).count()
+    };
+    let becomes = |at: &Node, what: &str, of: &Node, times: usize| {
+        eventually(Duration::from_secs(20), what, || (told(at, what, of) == times).then_some(()));
+    };
+    let counts = |at: &Node, of: &Node| (told(at, "peer reached", of), told(at, "peer lost", of));
+    node.reaches(&server, Duration::from_secs(5));
+    becomes(&node, "peer reached", &server, 1);
+    becomes(&server, "peer reached", &node, 1);
+    node.stop();
+    becomes(&server, "it has stopped", &node, 1);
+    node.start();
+    node.reaches(&server, Duration::from_secs(5));
+    becomes(&server, "peer reached", &node, 2);
+    let before = told(&node, "peer reached", &server);
+    server.kill();
+    node.ping(server.address, 1);
+    becomes(&node, "no answer", &server, 1);
+    server.start();
+    node.reaches(&server, Duration::from_secs(20));
+    becomes(&node, "peer reached", &server, before + 1);
+    assert_eq!((counts(&node, &server), counts(&server, &node).1), ((before + 1, 1), 1));
+}
+
+#[test]
 fn killed_at_any_moment_it_starts_again() {
     let lab = Lab::new();
     let server = lab.node(Underlay::V4).started();

@@ -129,6 +129,8 @@ fn a_flow_goes_on_when_udp_is_blocked_and_when_it_is_back() {
         node.must("ip address add 192.168.77.7/24 dev eth0");
     };
     phase("links changed: by UDP", &moves, BACK, false);
+    let told = |what: &str| node.log().matches(what).count();
+    assert_eq!((told("UDP does not get through: TCP is tried"), told("UDP gets through again")), (1, 1));
     // The stream is still there, and not used.
     thread::sleep(Duration::from_secs(2));
     assert!(!by_tcp(&node, &server) && !by_tcp(&server, &node), "{}", node.peer(&server).unwrap());

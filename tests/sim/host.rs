@@ -352,6 +352,9 @@ impl Host {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
                 Event::PeerUp(_)
+                | Event::PeerReached(..)
+                | Event::PeerLost(..)
+                | Event::UdpBlocked(_)
                 | Event::RecordChanged
                 | Event::SocketsMissing(_)
                 | Event::WantStream(_)

@@ -22,8 +22,8 @@ use crate::proto::wire::routing::ROUTED_LEN_MAX;
 use crate::proto::wire::sealed::{Message, emit_record_request};
 
 use super::command::PingFailure;
-use super::history::Reason;
-use super::peers::{Effort, Pending};
+use super::history::{Lost, Reason};
+use super::peers::{Effort, Peer, Pending};
 use super::seeking::ATTEMPTS_BEFORE_SEEK;
 use super::{Event, Node, Purpose, Timer};
 
@@ -189,6 +189,7 @@ impl Node {
     fn give_up(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let had_session = peer.current.is_some();
+        let lost = !had_session || peer.awaits_answer();
         let (effort, pings) = (peer.effort.take(), std::mem::take(&mut peer.waiting_pings));
         let staged = peer.staged.take();
         peer.outbox.clear();
@@ -205,6 +206,9 @@ impl Node {
         }
         if !had_session {
             self.dht.handle_peer_failed(now, id);
+        }
+        if lost {
+            self.tell_lost(id, Lost::NoAnswer);
         }
         self.lose_relay(now, id);
         self.drain(now, wall);
@@ -342,6 +346,7 @@ impl Node {
             self.peers.release_index(old.local_index());
         }
         self.note_way(now, id, reason);
+        self.tell_reached(id);
         if self.bootstrap.contains_key(&id) {
             self.bootstrap_reached.insert(id, now);
         }
@@ -414,6 +419,10 @@ impl Node {
 
     /// Forgets all sessions with a peer; their keys are wiped.
     pub(super) fn forget_sessions(&mut self, now: Instant, id: NodeId) {
+        // A session that nobody waits for ends as it should: the peer is asked again when there is something to send.
+        if !self.stopping && self.peers.of(&id).is_some_and(Peer::awaits_answer) {
+            self.tell_lost(id, Lost::NoAnswer);
+        }
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);

@@ -10,8 +10,8 @@ use crate::proto::path::checks::TARGETS_MAX;
 use crate::proto::timer::Instant;
 use crate::proto::wire::relay::Hop;
 
-use super::Node;
 use super::peers::Peer;
+use super::{Event, Node};
 
 /// Changes of the way remembered for each peer; the oldest makes room.
 pub const CHANGES_MAX: usize = 8;
@@ -78,6 +78,25 @@ pub struct Change {
     pub to: Option<Way>,
     /// Why.
     pub reason: Reason,
+}
+
+/// Why a peer is not reached any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lost {
+    /// Nothing that was sent to it is answered.
+    NoAnswer,
+    /// It said that it stops.
+    Stopped,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoAnswer => "no answer",
+            Self::Stopped => "it has stopped",
+        })
+    }
 }
 
 /// Why a peer is reached through a relay.
@@ -178,6 +197,29 @@ impl Node {
             Some(_) if theirs => Relayed::DependentThere(*sent),
             Some(_) => Relayed::NoAnswer(*sent, endpoints.clone()),
         })
+    }
+
+    /// Tells that a peer is reached, unless that was told. Of contacts that are only asked for others nothing is told:
+    /// in a large network they come and go all the time.
+    pub(super) fn tell_reached(&mut self, id: NodeId) {
+        let configured = self.bootstrap.contains_key(&id);
+        let Some(peer) = self.peers.of(&id).filter(|peer| !peer.told && peer.current.is_some()) else {
+            return;
+        };
+        let wanted = configured || peer.is_awaited() || peer.data_packets() > 0;
+        let Some(hop) = peer.path.current().filter(|_| wanted && !peer.awaits_answer()) else { return };
+        let way = self.way(hop);
+        if let Some(peer) = self.peers.of_mut(&id) {
+            peer.told = true;
+        }
+        self.event(Event::PeerReached(id, way));
+    }
+
+    /// Tells that a peer is not reached any more, if it was told that it is.
+    pub(super) fn tell_lost(&mut self, id: NodeId, why: Lost) {
+        if self.peers.of_mut(&id).is_some_and(|peer| std::mem::take(&mut peer.told)) {
+            self.event(Event::PeerLost(id, why));
+        }
     }
 
     /// A way as it is told now.

@@ -26,7 +26,7 @@ use crate::proto::wire::sealed::{
     Message, emit_record_reply, parse_dial, parse_record_reply, parse_record_request,
 };
 
-use super::history::Reason;
+use super::history::{Lost, Reason};
 use super::routes::Wanted;
 use super::{Event, Node, PingReply, Timer};
 
@@ -433,7 +433,7 @@ impl Node {
                 self.handle_vouch(now, wall, id, (answer, peer, endpoint));
             }
             Control::Hello { record } => self.handle_hello(now, wall, id, &record),
-            Control::Close { .. } => self.handle_close(now, id, index),
+            Control::Close { reason } => self.handle_close(now, id, index, reason),
             Control::MtuProbe { token, datagram_len } => {
                 self.send_control(now, id, &[Control::MtuAck { token, datagram_len }]);
             }
@@ -556,11 +556,14 @@ impl Node {
     }
 
     /// The peer forgets the session: so do we, and shake hands again when there is something to send.
-    fn handle_close(&mut self, now: Instant, id: NodeId, index: u32) {
+    fn handle_close(&mut self, now: Instant, id: NodeId, index: u32, reason: CloseReason) {
         let Some(peer) = self.peers.of(&id) else { return };
         if peer.current.as_ref().is_some_and(|session| session.local_index() == index) {
             // It may start anew without knowing anybody.
             self.bootstrap_reached.remove(&id);
+            if reason == CloseReason::Stopping {
+                self.tell_lost(id, Lost::Stopped);
+            }
             self.forget_sessions(now, id);
             self.refuse_unless_connecting(id);
         }

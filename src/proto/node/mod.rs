@@ -52,7 +52,7 @@ use std::time::Duration;
 use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
-pub use history::{CHANGES_MAX, Change, Reason, Relayed, Way};
+pub use history::{CHANGES_MAX, Change, Lost, Reason, Relayed, Way};
 pub use netcheck::{Netcheck, OBSERVERS_MAX, Observation};
 pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};
@@ -142,6 +142,12 @@ pub enum Event {
     ToInterface(Vec<u8>),
     /// A session with a peer stands.
     PeerUp(NodeId),
+    /// A peer that packets go to, or that is configured, has been reached by this way; told once until it is lost.
+    PeerReached(NodeId, Way),
+    /// A peer that was reached is no more.
+    PeerLost(NodeId, Lost),
+    /// UDP does not get through any more, or does again.
+    UdpBlocked(bool),
     /// A ping of a [`Command::Ping`] or [`Command::Trace`] came back, or will not.
     Ping(Ticket, Result<PingReply, PingFailure>),
     /// The lookup of a [`Command::Lookup`] ended.

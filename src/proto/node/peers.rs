@@ -200,6 +200,8 @@ pub(super) struct Peer {
     pub(super) last_used: Instant,
     /// Notices of the data path: each leaves a flag set in the snapshot, so only a new part can report again.
     pub(super) notices: u64,
+    /// It was told that it is reached.
+    pub(super) told: bool,
     /// What became of the way to it.
     pub(super) history: History,
     /// The straight ways that were tried in vain.
@@ -265,6 +267,7 @@ impl Peer {
             epoch_grace: None,
             last_used: now,
             notices: 0,
+            told: false,
             history: History::default(),
             trials: Trials::default(),
             trial: None,

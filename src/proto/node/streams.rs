@@ -304,6 +304,7 @@ impl Node {
         let Hop::Direct(endpoint) = source else { return };
         if self.is_outside(endpoint) && self.streams.udp.handle_heard(now) {
             self.timers.arm(Timer::Streams, now);
+            self.event(Event::UdpBlocked(false));
         }
     }
 
@@ -358,7 +359,8 @@ impl Node {
         match self.streams.udp.handle_timeout(now, heard) {
             Some(Step::Ask) => self.ask_by_udp(now, wall),
             Some(Step::Try) => self.try_udp(now, true),
-            Some(Step::Blocked | Step::Open) | None => {}
+            Some(Step::Blocked) => self.event(Event::UdpBlocked(true)),
+            Some(Step::Open) | None => {}
         }
         if self.is_streamed() != self.streams.streamed {
             self.streams.streamed = !self.streams.streamed;

@@ -48,10 +48,14 @@ impl Node {
     pub(super) fn note_active(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.active_at = Some(now);
+        let told = peer.told;
         let due = peer.looked_at.is_none_or(|at| now.saturating_since(at) >= KEEPALIVE);
         let timer = Timer::Ways(id);
         if due && self.timers.deadline(&timer).is_none() {
             self.timers.arm(timer, now + QUICK_LOOK);
+        }
+        if !told {
+            self.tell_reached(id);
         }
     }
 
