@@ -1,5 +1,6 @@
 //! What is wrong, why, and what to do about it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -125,8 +126,16 @@ impl Facts {
             return None;
         }
         let (code, text, fix) = if status.configured > 0 {
-            let fix = "azora probe NODEID@IP:PORT of a configured peer tells how far it gets";
-            ("bootstrap-unreachable", unanswered(status.configured), fix)
+            let text = unanswered(status.configured);
+            let strange =
+                status.peers.iter().filter(|peer| peer.configured).find_map(|peer| peer.unauthentic);
+            match strange {
+                Some(at) => ("bootstrap-unreachable", format!("{text}: {}", unauthentic(at)), SAME_SECRET),
+                None => {
+                    let fix = "azora probe NODEID@IP:PORT of a configured peer tells how far it gets";
+                    ("bootstrap-unreachable", text, fix)
+                }
+            }
         } else if status.dht.contacts > 0 {
             return None;
         } else {
@@ -143,6 +152,9 @@ impl Facts {
     /// others could be asked for it.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
         let peer = status.peers.iter().find(|peer| peer.address == address);
+        if let Some(at) = peer.and_then(|peer| peer.unauthentic) {
+            return Some((unauthentic(at), SAME_SECRET.into()));
+        }
         match (peer, self.nobody(status)) {
             (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
@@ -157,11 +169,21 @@ impl Facts {
 
 /// What to look at when a node that ought to answer does not.
 pub(super) const IS_IT_OPEN: &str =
-    "is UDP to that port open on the way, and does the node run with this key?";
+    "is UDP to that port open on the way, and does the node run with this key and the same [net] secret?";
+/// What to look at when something comes that does not authenticate.
+pub(super) const SAME_SECRET: &str =
+    "compare [net] secret or secret_file on both nodes: nodes with different ones do not talk to each other";
 /// What is said of a node behind addresses that lead nowhere from here.
 pub(super) const UNREACHABLE: &str = "it says no endpoint that is reachable from here";
 /// What to do then.
 pub(super) const NAME_ONE: &str = "name one: azora probe NODEID@IP:PORT";
+
+/// That something comes from where a node is asked, but not what that node would say.
+fn unauthentic(at: SocketAddr) -> String {
+    format!(
+        "datagrams come from {at}, but do not authenticate: the node there may have another network secret"
+    )
+}
 
 /// That no configured peer answers.
 pub(super) fn unanswered(configured: usize) -> String {

@@ -10,6 +10,7 @@ use crate::control::message::NetcheckVerdict::{No, Unknown, Yes};
 use crate::control::message::{NetcheckEntry, NetcheckReport, NetcheckVerdict, RelayCheck};
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
+use crate::proto::datapath::DropReason;
 use crate::proto::node::Netcheck;
 use crate::proto::path::is_global;
 use crate::proto::path::observed::{Mapping, Observed};
@@ -17,6 +18,7 @@ use crate::proto::path::reach::Verdict;
 use crate::proto::portmap::State;
 use crate::proto::timer::Instant;
 
+use super::health::SAME_SECRET;
 use super::portmap::{Found, PortMapping};
 use super::status::ms;
 use super::why;
@@ -37,7 +39,13 @@ pub(super) async fn netcheck(
     port: u16,
 ) -> Result<NetcheckReport, AskError> {
     let start = clock::now();
-    handle.with(|node, now, wall| node.begin_netcheck(now, wall)).await?;
+    let shared = handle.with(|node, now, wall| {
+        node.begin_netcheck(now, wall);
+        node.shared()
+    });
+    let shared = shared.await?;
+    let strange = || shared.drops.of(DropReason::Unauthenticated);
+    let before = strange();
     loop {
         let found = handle.with(|node, now, _| node.poll_netcheck(now)).await?;
         let asking = matches!(mapping.found(), Found::Asked(_, State::Asking));
@@ -45,20 +53,21 @@ pub(super) async fn netcheck(
         let settled = found.waiting == 0 || waited >= PATIENCE;
         if settled && (!asking || waited >= ROUTER_PATIENCE) {
             let told = handle.with(|node, now, _| node.status(now).port_mapping).await?;
-            return Ok(judge(&found, mapping.found(), told.is_some_and(|(_, told)| told), port));
+            let told = told.is_some_and(|(_, told)| told);
+            return Ok(judge(&found, strange() - before, mapping.found(), told, port));
         }
         sleep(LOOK).await;
     }
 }
 
-/// The verdicts, in the order in which they are told.
-fn judge(found: &Netcheck, asked: Found, told: bool, port: u16) -> NetcheckReport {
+/// The verdicts, in the order in which they are told; `strange` datagrams that came meanwhile did not authenticate.
+fn judge(found: &Netcheck, strange: u64, asked: Found, told: bool, port: u16) -> NetcheckReport {
     let seen = |v4: bool| seen(found, v4);
     NetcheckReport {
         global_v4: seen(true),
         global_v6: seen(false),
         checks: vec![
-            udp(found),
+            udp(found, strange),
             version(found, true),
             version(found, false),
             mapping(found, port),
@@ -84,21 +93,25 @@ fn entry(
     NetcheckEntry { name: name.into(), verdict, detail: detail.into(), fix: fix.map(Into::into) }
 }
 
-fn udp(found: &Netcheck) -> NetcheckEntry {
+fn udp(found: &Netcheck, strange: u64) -> NetcheckEntry {
     let contacts = found.contacts.iter().sum::<usize>();
     match (found.answers.len(), contacts) {
         (0, 0) => entry("UDP", Unknown, "no contact on the internet is known", Some(MORE_CONTACTS)),
-        (0, n) => entry(
-            "UDP",
-            No,
-            match n {
+        (0, n) => {
+            let silent = match n {
                 1 => "the only contact that is known does not answer".into(),
                 n => format!("none of {n} contacts answers"),
-            },
-            Some(
-                "look whether this machine is online; if it is, let UDP out of its firewalls, at least to port 5747",
-            ),
-        ),
+            };
+            if strange == 0 {
+                let fix = "look whether this machine is online; if it is, let UDP out of its firewalls, at least to port 5747";
+                return entry("UDP", No, silent, Some(fix));
+            }
+            let came = counted(strange, "datagram");
+            let detail = format!(
+                "{silent}, but {came} came that did not authenticate: the others may have another network secret"
+            );
+            entry("UDP", Unknown, detail, Some(SAME_SECRET))
+        }
         (n, _) => {
             entry("UDP", Yes, format!("{} on the internet answered", counted(n as u64, "contact")), None)
         }
@@ -323,8 +336,13 @@ mod tests {
     fn verdicts(own: &[&str], contacts: [usize; 2], seen: &[&str]) -> Vec<(NetcheckVerdict, String)> {
         let answers = (1..).zip(seen).map(|(n, seen)| answer(n, seen)).collect();
         let own = own.iter().map(|ip| ip.parse().unwrap()).collect();
-        let report =
-            judge(&Netcheck { answers, contacts, own, ..Netcheck::default() }, Found::NoGateway, false, 5747);
+        let report = judge(
+            &Netcheck { answers, contacts, own, ..Netcheck::default() },
+            0,
+            Found::NoGateway,
+            false,
+            5747,
+        );
         assert!(report.checks.iter().all(|check| check.verdict != Unknown || check.fix.is_some()));
         report.checks.into_iter().map(|check| (check.verdict, check.detail)).collect()
     }
@@ -348,5 +366,14 @@ mod tests {
         check(&["2a00::5"], [0, 1], &["[2a00::5]:5747"], [Yes, No, Yes, No]);
         check(&["2a00::5", "fd00::1"], [1, 0], &[], [No, No, Unknown, Unknown]);
         check(&["fd00::1"], [0, 1], &[], [No, No, No, Unknown]);
+    }
+
+    #[test]
+    fn what_does_not_authenticate_is_no_silence() {
+        let found = Netcheck { contacts: [1, 0], ..Netcheck::default() };
+        let [silent, strange] = [0, 3].map(|strange| udp(&found, strange));
+        assert_eq!((silent.verdict, strange.verdict), (No, Unknown));
+        assert!(strange.detail.contains("3 datagrams came that did not authenticate"), "{}", strange.detail);
+        assert_eq!(strange.fix.as_deref(), Some(SAME_SECRET));
     }
 }

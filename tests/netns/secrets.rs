@@ -53,6 +53,20 @@ fn nodes_with_different_secrets_never_answer_each_other() {
         println!("{asked} datagrams asked, {answered} answered");
         assert!(asked > 3 && answered == 0);
     }
+    // Something comes from there now, which only nodes with another secret have to say.
+    for other in &others {
+        assert_eq!(first.azora(&["peers", "add", &other.contact()]).code, 0);
+    }
+    for other in &others {
+        eventually(Duration::from_secs(40), "the node says what may be the matter", || {
+            let status = other.status();
+            let health =
+                status["health"].as_array()?.iter().find(|entry| entry["code"] == "bootstrap-unreachable")?;
+            (health["text"].as_str()?.contains("network secret")
+                && health["fix"].as_str()?.contains("secret_file"))
+            .then_some(())
+        });
+    }
     for said in [first.log(), first.azora(&["report"]).out, format!("{}", first.status())] {
         assert!(!said.contains("horse"), "{said}");
     }

@@ -99,6 +99,8 @@ impl Node {
         let candidates = peer.path.candidates().to_vec();
         let (address, awaited) = (peer.address, peer.is_awaited());
         peer.effort = Some(Effort { started: now, attempt: 0, direct_only, pending: None });
+        // The data path passes on what comes from where it was asked.
+        self.dirty = true;
         self.timers.arm(Timer::Handshake(id), now + EFFORT_MAX);
         // The endpoint that was configured may be out of date, and the network know better.
         if candidates.is_empty() || awaited {

@@ -80,7 +80,7 @@ impl Node {
                 break;
             }
         }
-        let Some((id, cookie)) = found else { return self.drop(DropReason::Unauthenticated) };
+        let Some((id, cookie)) = found else { return self.handle_unauthentic(now, source) };
         if let Some(peer) = self.peers.of_mut(&id) {
             let asked_before =
                 peer.cookie.is_some_and(|(_, at)| now.saturating_since(at) < Duration::from_secs(1));
@@ -90,6 +90,18 @@ impl Node {
             }
         }
         self.drain(now, wall);
+    }
+
+    /// Something that is not keyed to us came from where a peer was asked: it may have another secret of the network.
+    fn handle_unauthentic(&mut self, now: Instant, source: Hop) {
+        self.drop(DropReason::Unauthenticated);
+        let Hop::Direct(endpoint) = source else { return };
+        let asked = self.peers.iter().filter(|peer| peer.asked_at().contains(&source)).map(|peer| peer.id);
+        for id in asked.collect::<Vec<_>>() {
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.unauthentic = Some((endpoint, now));
+            }
+        }
     }
 
     fn admit(
@@ -508,9 +520,12 @@ impl Node {
         if let Some((hop, rtt)) = checked {
             self.handle_checked(now, id, hop, rtt);
         }
-        let reached =
-            hop.and_then(|hop| Some((self.endpoint_of(hop)?, self.relay_of(hop), self.beyond(hop), self.carries_data(hop))));
-        if let (Some((ticket, sent)), Some((endpoint, via, beyond, data))) = (self.pings.remove(&nonce), reached) {
+        let reached = hop.and_then(|hop| {
+            Some((self.endpoint_of(hop)?, self.relay_of(hop), self.beyond(hop), self.carries_data(hop)))
+        });
+        if let (Some((ticket, sent)), Some((endpoint, via, beyond, data))) =
+            (self.pings.remove(&nonce), reached)
+        {
             let rtt = now.saturating_since(sent);
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.rtt = Some(rtt);

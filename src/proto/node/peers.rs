@@ -1,6 +1,7 @@
 //! The table of peers: what we know and hold of each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +201,8 @@ pub(super) struct Peer {
     pub(super) last_used: Instant,
     /// Notices of the data path: each leaves a flag set in the snapshot, so only a new part can report again.
     pub(super) notices: u64,
+    /// Where something came from that is not keyed to us, and when, while it was asked there.
+    pub(super) unauthentic: Option<(SocketAddr, Instant)>,
     /// It was told that it is reached.
     pub(super) told: bool,
     /// What became of the way to it.
@@ -267,6 +270,7 @@ impl Peer {
             epoch_grace: None,
             last_used: now,
             notices: 0,
+            unauthentic: None,
             told: false,
             history: History::default(),
             trials: Trials::default(),
@@ -327,6 +331,17 @@ impl Peer {
         let session = self.current.as_ref().filter(|session| session.has_frames())?;
         let totals = self.reporter.poll(now, session.local_index(), session.totals_received())?;
         Some(Control::Received { sent: totals.sent, received: totals.received })
+    }
+
+    /// Where it was asked for a session, or for its key, and has not answered yet.
+    pub(super) fn asked_at(&self) -> Vec<Hop> {
+        match &self.effort {
+            Some(Effort { pending: Some(pending), .. }) => pending.targets.clone(),
+            Some(_) if self.x25519.is_none() => {
+                self.path.candidates().iter().copied().map(Hop::Direct).collect()
+            }
+            Some(_) | None => Vec::new(),
+        }
     }
 
     /// True while packets or pings wait for a session.

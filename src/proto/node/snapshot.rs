@@ -154,9 +154,8 @@ impl Node {
 
     fn publish_peer(&mut self, id: NodeId, ways: &Ways, snapshot: &mut Snapshot) {
         let peer = self.peers.of(&id);
-        let pending = peer.and_then(|peer| peer.effort.as_ref()?.pending.as_ref());
-        match pending {
-            Some(pending) => drop(self.published.awaiting.insert(id, pending.targets.clone())),
+        match peer.map(Peer::asked_at).filter(|asked| !asked.is_empty()) {
+            Some(asked) => drop(self.published.awaiting.insert(id, asked)),
             None => drop(self.published.awaiting.remove(&id)),
         }
         let peer = peer.filter(|peer| peer.sessions().next().is_some());

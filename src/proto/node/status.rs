@@ -18,6 +18,8 @@ use super::streams::StreamStatus;
 const TWIN_LIFE: Duration = Duration::from_secs(150);
 /// Data within this time makes a peer *flowing*.
 const FLOWING: Duration = Duration::from_secs(30);
+/// What does not authenticate says something of a peer for this long.
+const UNAUTHENTIC_LIFE: Duration = Duration::from_secs(60);
 
 /// How far we are with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct PeerStatus {
     pub unanswered: Option<Duration>,
     /// For how long packets have waited for a way that carries them.
     pub packets_wait: Option<Duration>,
+    /// Where something that does not authenticate came from lately, while the peer was asked there in vain.
+    pub unauthentic: Option<SocketAddr>,
     /// Bytes received in the session.
     pub bytes_received: u64,
     /// Bytes sent in the session.
@@ -178,6 +182,10 @@ impl Node {
             session_age: session.map(|s| age(s.established())),
             last_received: heard,
             unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
+            unauthentic: peer
+                .unauthentic
+                .filter(|(_, at)| session.is_none() && age(*at) < UNAUTHENTIC_LIFE)
+                .map(|(endpoint, _)| endpoint),
             packets_wait: peer.staged.since().map(age),
             bytes_received: session.map_or(0, |s| s.bytes_received()),
             bytes_sent: session.map_or(0, |s| s.bytes_sent()),
