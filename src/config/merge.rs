@@ -234,6 +234,22 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The keys whose values are others in `fresh`, in the order of the file.
+    pub fn changed(&self, fresh: &Self) -> Vec<&'static str> {
+        let secret = self.net.secret != fresh.net.secret;
+        // Of a secret the settings tell only that there is one.
+        let shown = |setting: &Setting| match setting.key {
+            "net.secret" => secret && fresh.net.secret_file.is_none(),
+            "net.secret_file" => secret && fresh.net.secret_file.is_some(),
+            _ => false,
+        };
+        let pairs = self.settings().into_iter().zip(fresh.settings());
+        let other = pairs.filter(|(old, new)| old.value != new.value || shown(new));
+        other.map(|(old, _)| old.key).collect()
+    }
+}
+
 /// What is shown in place of a secret.
 pub const SECRET_SHOWN: &str = "(set, not shown)";
 

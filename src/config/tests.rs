@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::{any, proptest};
@@ -205,6 +206,35 @@ fn reload_keeps_the_overrides_and_fails_whole() {
     std::fs::write(&path, "[tun]\nmtu = 1320\nx = 1\n").unwrap();
     assert!(config.reload().is_err());
     assert_eq!(config.tun.mtu, 1300);
+}
+
+#[test]
+fn what_is_other_in_a_fresh_configuration_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    let file = format!("secret_file = {:?}", secret.to_str().unwrap());
+    std::fs::write(&secret, "correct horse battery staple\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let load = |text: &str| {
+        let path = dir.path().join("azora.toml");
+        std::fs::write(&path, text).unwrap();
+        let file = Some(Given::flag(path));
+        Config::load(&Overrides { file, ..Overrides::default() }).unwrap()
+    };
+    let check =
+        |old: &str, new: &str, keys: &[&str]| assert_eq!(load(old).changed(&load(new)), keys, "{new}");
+    check("", "", &[]);
+    check("", "[tun]\nmtu = 1420\n", &[]);
+    check("[tun]\nmtu = 1300\n", "[net]\nport_mapping = false\n", &["tun.mtu", "net.port_mapping"]);
+    check("", "[policy]\ninbound = 'allow'\n", &["policy.inbound"]);
+    let one = "[net]\nsecret = 'one secret of some length'\n";
+    check(one, one, &[]);
+    check(one, "[net]\nsecret = 'two secrets of some length'\n", &["net.secret"]);
+    check("", one, &["net.secret"]);
+    let named = format!("[net]\n{file}\n");
+    let old = load(&named);
+    std::fs::write(&secret, "correct horse battery stable\n").unwrap();
+    assert_eq!(old.changed(&load(&named)), ["net.secret_file"], "another secret in the same file");
 }
 
 #[test]

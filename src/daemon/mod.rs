@@ -373,18 +373,13 @@ async fn reload(config: &mut Config, firewall: &Firewall) {
         Err(error) => return tracing::error!(%error, "configuration not reloaded; the running one stays"),
     };
     firewall.configure(&fresh.policy).await;
-    let fixed = fresh.node != config.node
-        || fresh.tun != config.tun
-        || fresh.net != config.net
-        || fresh.dht != config.dht
-        || fresh.data != config.data
-        || fresh.relay != config.relay
-        || fresh.metrics != config.metrics
-        || fresh.policy.lan_guard != config.policy.lan_guard;
-    if fixed {
-        tracing::warn!("only [policy] inbound and allow change while running: restart for the rest");
+    // The rest stays what the daemon runs with, so that the next reload tells of it again.
+    (config.policy.inbound, config.policy.allow) = (fresh.policy.inbound, fresh.policy.allow.clone());
+    let waiting = config.changed(&fresh);
+    if !waiting.is_empty() {
+        let keys = waiting.join(", ");
+        tracing::warn!(keys, "changed, but takes effect only after a restart of the daemon");
     }
-    *config = fresh;
     tracing::info!("configuration reloaded");
 }
 

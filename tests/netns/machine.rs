@@ -401,10 +401,17 @@ fn a_bad_configuration_on_reload_changes_nothing() {
         assert_eq!(node.json(&["firewall", "list"]), rules, "{bad:?}");
     }
     assert!(node.is_running());
-    fs::write(&config, "[policy]\nallow = [{ proto = \"tcp\", port = 443 }]\n").unwrap();
-    node.signal(nix::sys::signal::Signal::SIGHUP);
-    crate::lab::eventually(Duration::from_secs(5), "a good file is taken", || {
-        node.json(&["firewall", "list"]).to_string().contains("443").then_some(())
-    });
+    let good = "[tun]\nmtu = 1300\n[policy]\nallow = [{ proto = \"tcp\", port = 443 }]\n";
+    fs::write(&config, good).unwrap();
+    for round in ["a good file is taken", "what waits for a restart is told again"] {
+        let logged = node.log().len();
+        node.signal(nix::sys::signal::Signal::SIGHUP);
+        let (said, _) = crate::lab::eventually(Duration::from_secs(5), round, || {
+            let said = node.log().split_off(logged);
+            said.contains("configuration reloaded").then_some(said)
+        });
+        assert!(said.contains("tun.mtu") && said.contains("restart") && !said.contains("policy"), "{said}");
+        assert!(node.json(&["firewall", "list"]).to_string().contains("443"));
+    }
     other.reaches(&node, Duration::from_secs(2));
 }
