@@ -1,7 +1,7 @@
 //! How a user names another node.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -27,9 +27,12 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseTargetError {
-    /// An IPv6 address outside `0600::/8`.
-    #[error("{0} is not a mesh address: those are in 600::/8")]
-    OutsideMesh(Ipv6Addr),
+    /// An address outside `0600::/8`.
+    #[error(
+        "{0} is not a mesh address, those are in 600::/8: `azora ip` on the other node tells its own; of a node at that UDP \
+         address name the ID, too: NODEID@{at}", at = bracketed(.0)
+    )]
+    OutsideMesh(IpAddr),
     /// What follows `@` is not `IP:PORT`.
     #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Endpoint(String),
@@ -41,6 +44,14 @@ pub enum ParseTargetError {
         /// Why it is no node ID.
         source: ParseNodeIdError,
     },
+}
+
+/// `IP:PORT` of some address.
+fn bracketed(ip: &IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("{ip}:PORT"),
+        IpAddr::V6(ip) => format!("[{ip}]:PORT"),
+    }
 }
 
 impl Target {
@@ -73,9 +84,12 @@ impl FromStr for Target {
     type Err = ParseTargetError;
 
     fn from_str(text: &str) -> Result<Self, ParseTargetError> {
-        if let Ok(ip) = text.parse::<Ipv6Addr>() {
-            let address = MeshAddress::from_ipv6(ip).ok_or(ParseTargetError::OutsideMesh(ip))?;
-            return Ok(Self::Address(address));
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            let address = match ip {
+                IpAddr::V6(ip) => MeshAddress::from_ipv6(ip),
+                IpAddr::V4(_) => None,
+            };
+            return address.map(Self::Address).ok_or(ParseTargetError::OutsideMesh(ip));
         }
         let node_id =
             |id: &str| id.parse().map_err(|source| ParseTargetError::NodeId { text: text.into(), source });

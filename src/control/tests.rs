@@ -241,7 +241,12 @@ fn targets_have_four_forms() {
     check(format!("{id}@192.0.2.7:5747"), Target::At(id, endpoint()));
     check(format!("{id}@[2001:db8::1]:1"), Target::At(id, "[2001:db8::1]:1".parse().unwrap()));
     let refused = |text: &str| text.parse::<Target>().unwrap_err();
-    assert!(matches!(refused("2001:db8::1"), ParseTargetError::OutsideMesh(_)));
+    for (outside, endpoint) in [("2001:db8::1", "[2001:db8::1]:PORT"), ("10.0.0.1", "10.0.0.1:PORT")] {
+        let error = refused(outside);
+        assert!(matches!(error, ParseTargetError::OutsideMesh(_)));
+        let said = error.to_string();
+        assert!(said.contains("`azora ip`") && said.ends_with(&format!("NODEID@{endpoint}")), "{said}");
+    }
     assert!(matches!(refused("laptop"), ParseTargetError::NodeId { .. }));
     assert!(matches!(refused(&format!("{id}@host:1")), ParseTargetError::Endpoint(_)));
     assert!(matches!(refused(""), ParseTargetError::NodeId { .. }));
