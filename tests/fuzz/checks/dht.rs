@@ -153,14 +153,14 @@ impl Net {
                 [StoreOutcome::Stored, StoreOutcome::Old, StoreOutcome::Full, StoreOutcome::Refused];
             Control::Stored { request, outcome: outcomes[usize::from(lie % 4)] }
         } else {
-            let (request, target) = match query.control {
-                Control::Find { request, target, .. } => (request, target),
+            let (request, target) = if let Control::Find { request, target, .. } = query.control {
+                (request, target)
+            } else if let Control::Routing(Routing::Forward { request, target, to, .. }) = query.control {
                 // The same by way of a node that reaches the one asked.
-                Control::Routing(Routing::Forward { request, target, to, .. }) => {
-                    assert!(to != id(0) && to != query.to.node_id, "a detour to where it begins or ends");
-                    (request, target)
-                }
-                other => panic!("asked what is no question: {other:?}"),
+                assert!(to != id(0) && to != query.to.node_id, "a detour to where it begins or ends");
+                (request, target)
+            } else {
+                panic!("asked what is no question")
             };
             let holder = OTHERS.iter().find(|other| other.contact.node_id.position() == target);
             let record = match record % 4 {
