@@ -18,6 +18,8 @@ const FILE_BYTES: usize = 12_000_000;
 pub(crate) const LISTEN: &str = "0.0.0.0:443";
 /// From the loss of UDP to the stream.
 const FALLBACK: Duration = Duration::from_secs(15);
+/// The same soon after UDP got through: for ten seconds nothing is suspected.
+const FALLBACK_AGAIN: Duration = Duration::from_secs(30);
 /// From UDP getting through again to its use; links have changed.
 const BACK: Duration = Duration::from_secs(15);
 /// The same when nothing tells that it might.
@@ -139,7 +141,7 @@ fn a_flow_goes_on_when_udp_is_blocked_and_when_it_is_back() {
             node.status()["streams"]["opened"].as_array()?.is_empty().then_some(())
         });
     }
-    phase("blocked again: by TCP", &|| router.block_udp(), FALLBACK, true);
+    phase("blocked again: by TCP", &|| router.block_udp(), FALLBACK_AGAIN, true);
     if long() {
         // Until the last checks by UDP are over.
         thread::sleep(Duration::from_secs(10));
