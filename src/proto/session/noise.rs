@@ -99,9 +99,14 @@ impl Initiator {
         let signed = initiation_text(&noise.hash(), &identity.x25519_public(), &payload);
         payload.signature = identity.sign(&signed);
 
-        // Short ones more often: most handshakes of a node that idles are for a question or two.
-        let [a, b] = [(); 2].map(|()| draw_len(rng, INITIATION_LEN_MIN, INITIATION_LEN_MAX));
-        let len = a.min(b);
+        let mut draw_initiation_len = || draw_len(rng, INITIATION_LEN_MIN, INITIATION_LEN_MAX);
+        let mut len = draw_initiation_len();
+        // Long ones are rarer: most handshakes of a node that idles are for a question or two.
+        for _ in 0..2 {
+            if len > INITIATION_LEN_MIN.midpoint(INITIATION_LEN_MAX) {
+                len = draw_initiation_len();
+            }
+        }
         let noise_len = len - INITIATION_NOISE_AT;
         let padding = noise_len - INITIATION_NOISE_OVERHEAD - InitiationPayload::LEN;
         let mut packet = Initiation::emit(local_index, noise_len);
