@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::super::keys::Chain;
+use super::super::transport::Outcome;
 use super::*;
 
 fn bytes(case: &Value, name: &str) -> Vec<u8> {
@@ -41,6 +42,14 @@ fn node(case: &Value, seed: &str) -> Node {
     }
 }
 
+fn sealed(session: &Session, kind: Kind, text: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; 80];
+    packet[HEADER_LEN..HEADER_LEN + text.len()].copy_from_slice(text);
+    let len = session.seal(kind, &mut packet, text.len(), 1500, START).unwrap();
+    packet.truncate(len);
+    packet
+}
+
 fn check_handshake(case: &Value) {
     let (alice, bob) = (node(case, "initiator_seed"), node(case, "responder_seed"));
     let mut alice_rng = Rng::from_seed(array(case, "initiator_rng_seed"));
@@ -66,12 +75,6 @@ fn check_handshake(case: &Value) {
     assert_eq!(established.observed, observed);
 
     let ours = established.session;
-    let sealed = |session: &Session, kind, text: &[u8]| {
-        let mut packet = vec![0; 80];
-        packet[HEADER_LEN..HEADER_LEN + text.len()].copy_from_slice(text);
-        let len = session.seal(kind, &mut packet, text.len(), 1500, START).unwrap();
-        packet[..len].to_vec()
-    };
     let packets = case["packets"].as_array().unwrap();
     let expected: Vec<_> = packets.iter().map(|packet| bytes(packet, "packet")).collect();
     assert_eq!(sealed(&ours, Kind::Data, b"first"), expected[0]);
@@ -93,4 +96,29 @@ fn check_keys(case: &Value) {
             chain = chain.ratchet();
         }
     }
+    // Without the handshake: what the file says of its end belongs to its packets.
+    let (initiator, responder) = (node(case, "initiator_seed"), node(case, "responder_seed"));
+    let indices = ["initiator_index", "responder_index"].map(|name| number(case, name) as u32);
+    let session = |is_initiator| {
+        let peer = if is_initiator { &responder } else { &initiator };
+        let [ours, theirs] = if is_initiator { indices } else { [indices[1], indices[0]] };
+        Session::new(Outcome {
+            peer: peer.identity.node_id(),
+            peer_key: RecipientKey::new(&peer.identity.node_id(), &initiator.config.network),
+            local_index: ours,
+            remote_index: theirs,
+            suite,
+            capabilities: 0,
+            threads: (1, 1),
+            is_initiator,
+            established: START,
+            split: ["split_initiator_to_responder", "split_responder_to_initiator"]
+                .map(|name| array(case, name).into()),
+            handshake_hash: array(case, "handshake_hash"),
+        })
+    };
+    let packets: Vec<_> =
+        case["packets"].as_array().unwrap().iter().map(|one| bytes(one, "packet")).collect();
+    assert_eq!(sealed(&session(true), Kind::Data, b"first"), packets[0]);
+    assert_eq!(sealed(&session(false), Kind::Data, b""), packets[2]);
 }
