@@ -81,12 +81,17 @@ impl Attacker {
     }
 
     pub(crate) fn record(&self, now: Instant) -> NodeRecord {
+        self.record_at(now, self.endpoint)
+    }
+
+    /// What it says of itself if it may be reached at an endpoint.
+    pub(crate) fn record_at(&self, now: Instant, endpoint: SocketAddr) -> NodeRecord {
         let content = Content {
             sequence: now.as_nanos(),
             issued: wall(now),
             ttl: Duration::from_secs(3600),
             capabilities: CAPABILITY_DHT_SERVER,
-            endpoints: vec![self.endpoint],
+            endpoints: vec![endpoint],
             relays: Vec::new(),
             streams: Vec::new(),
         };

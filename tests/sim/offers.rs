@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
+use auramesh::proto::node::{Command, Target};
 use auramesh::proto::path::checks::{ADDRESSES_MAX, UNANSWERED_MAX};
 use auramesh::proto::wire::control::{CANDIDATES_MAX, Control};
 use auramesh::proto::wire::session::Kind;
@@ -113,4 +114,41 @@ fn candidates_at_special_addresses_are_never_tried() {
     for endpoint in special {
         assert!(!sent.contains(&endpoint), "{endpoint} was tried");
     }
+}
+
+#[test]
+fn an_offer_that_is_replayed_or_dated_ahead_is_refused() {
+    let (mut world, node, peer, sent) = offered(503);
+    let [first, fresh, old, ahead] = [20, 21, 22, 23].map(|net| SocketAddr::from(([net, 7, 7, 7], 5747)));
+    let mut plaintext = Vec::new();
+    offer(vec![first]).emit(&mut plaintext);
+    let datagram = peer.seal(world.now, Kind::Control, &plaintext);
+    world.deliver(node, peer.endpoint, datagram.clone());
+    world.run_for(Duration::from_secs(20));
+    let tried = sent.borrow().len();
+    assert!(sent.borrow().contains(&first), "an honest offer is tried");
+    // By the peer's own address, and by that of somebody else.
+    let replays = world.host(node).drops(DropReason::Replay);
+    for from in [peer.endpoint, "9.9.9.8:9999".parse().unwrap()] {
+        world.deliver(node, from, datagram.clone());
+        world.run_for(Duration::from_secs(20));
+    }
+    assert_eq!(world.host(node).drops(DropReason::Replay), replays + 2);
+    assert_eq!(sent.borrow().len(), tried, "a replayed offer moves nothing");
+    // A record offers endpoints too: one of a year ahead, one that a newer one has replaced, and an honest one.
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    let now = world.now;
+    let (stale, honest) = (peer.record_at(now, old), peer.record_at(now + Duration::from_secs(1), fresh));
+    for record in [honest, stale, peer.record_at(now + YEAR, ahead)] {
+        peer.say(&mut world, node, &Control::Hello { record: record.bytes().to_vec() });
+    }
+    // The session has ended, and a new one is tried wherever the peer may be.
+    world.run_for(Duration::from_secs(300));
+    let id = peer.identity.node_id();
+    world.command(node, |ticket| Command::Ping(ticket, Target::Node(id, None)));
+    world.run_for(Duration::from_secs(20));
+    let sent = sent.borrow();
+    assert!(sent.contains(&fresh), "an honest record is believed");
+    assert!(!sent.contains(&old), "a record that was replaced is not");
+    assert!(!sent.contains(&ahead), "one dated ahead is not");
 }
