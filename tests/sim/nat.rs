@@ -14,6 +14,8 @@ pub(crate) struct NatId(pub usize);
 
 /// How long a mapping lives after the last packet from inside: the least that RFC 4787 REQ-5 allows.
 pub(crate) const MAPPING_IDLE: Duration = Duration::from_secs(120);
+/// Time between two looks for mappings that nobody uses any more.
+const CLEANED_EVERY: Duration = Duration::from_secs(10);
 /// Lowest port that is handed out where the own one cannot be kept (RFC 4787 REQ-3: none below).
 const PORT_MIN: u16 = 1024;
 /// Ports that can be handed out.
@@ -48,6 +50,10 @@ pub(crate) struct Nat {
     pub(crate) blocks_udp: bool,
     /// By outer endpoint.
     mappings: BTreeMap<SocketAddr, Mapping>,
+    /// Outer endpoint of an inner one, and of its destination where that matters.
+    outer: BTreeMap<(SocketAddr, Option<SocketAddr>), SocketAddr>,
+    /// When what is as good as forgotten was taken away.
+    cleaned: Instant,
 }
 
 #[derive(Debug)]
@@ -63,8 +69,16 @@ struct Mapping {
 
 impl Nat {
     pub(crate) const fn new(kind: NatKind, public: IpAddr) -> Self {
-        let mappings = BTreeMap::new();
-        Self { kind, public, idle: MAPPING_IDLE, hairpin: false, blocks_udp: false, mappings }
+        Self {
+            kind,
+            public,
+            idle: MAPPING_IDLE,
+            hairpin: false,
+            blocks_udp: false,
+            mappings: BTreeMap::new(),
+            outer: BTreeMap::new(),
+            cleaned: Instant::from_nanos(0),
+        }
     }
 
     pub(crate) const fn kind(&self) -> NatKind {
@@ -88,31 +102,55 @@ impl Nat {
         if self.blocks_udp || back || destination.is_ipv4() != self.public.is_ipv4() {
             return None;
         }
-        let idle = self.idle;
-        self.mappings.retain(|_, mapping| now.saturating_since(mapping.used) < idle);
+        if now.saturating_since(self.cleaned) >= CLEANED_EVERY {
+            self.clean(now);
+        }
         let only_to = (self.kind == NatKind::Symmetric).then_some(destination);
-        let is_its = |mapping: &Mapping| mapping.inner == inner && mapping.only_to == only_to;
-        let existing = self.mappings.iter().find(|(_, mapping)| is_its(mapping)).map(|(outer, _)| *outer);
-        let outer = match existing {
+        let known = self.outer.get(&(inner, only_to)).copied();
+        let outer = match known.filter(|outer| self.is_mapped(now, outer)) {
             Some(outer) => outer,
-            None => self.choose(rng, inner)?,
+            None => {
+                let outer = self.choose(now, rng, inner)?;
+                known.into_iter().chain([outer]).for_each(|stale| self.remove(stale));
+                self.outer.insert((inner, only_to), outer);
+                let destinations = BTreeMap::new();
+                self.mappings.insert(outer, Mapping { inner, only_to, used: now, destinations });
+                outer
+            }
         };
-        let mapping = self.mappings.entry(outer).or_insert(Mapping {
-            inner,
-            only_to,
-            used: now,
-            destinations: BTreeMap::new(),
-        });
+        let mapping = self.mappings.get_mut(&outer)?;
         mapping.used = now;
-        mapping.destinations.retain(|_, at| now.saturating_since(*at) < idle);
         mapping.destinations.insert(destination, now);
         Some(outer)
+    }
+
+    /// True while packets from outside to this endpoint may get in.
+    fn is_mapped(&self, now: Instant, outer: &SocketAddr) -> bool {
+        self.mappings.get(outer).is_some_and(|mapping| now.saturating_since(mapping.used) < self.idle)
+    }
+
+    fn remove(&mut self, outer: SocketAddr) {
+        if let Some(mapping) = self.mappings.remove(&outer) {
+            self.outer.remove(&(mapping.inner, mapping.only_to));
+        }
+    }
+
+    /// Takes away what is as good as forgotten.
+    fn clean(&mut self, now: Instant) {
+        let idle = self.idle;
+        let is_fresh = |at: Instant| now.saturating_since(at) < idle;
+        self.mappings.retain(|_, mapping| is_fresh(mapping.used));
+        self.outer.retain(|_, outer| self.mappings.contains_key(outer));
+        for mapping in self.mappings.values_mut() {
+            mapping.destinations.retain(|_, at| is_fresh(*at));
+        }
+        self.cleaned = now;
     }
 
     /// A datagram from outside to an outer endpoint: the inner one that gets it, `None` when none does.
     pub(crate) fn incoming(&self, now: Instant, source: SocketAddr, outer: SocketAddr) -> Option<SocketAddr> {
         let is_fresh = |at: &Instant| now.saturating_since(*at) < self.idle;
-        let mapping = self.mappings.get(&outer).filter(|mapping| is_fresh(&mapping.used))?;
+        let mapping = self.mappings.get(&outer).filter(|_| self.is_mapped(now, &outer))?;
         let mut sent_to = mapping.destinations.iter().filter(|(_, at)| is_fresh(at)).map(|(to, _)| *to);
         let is_let_in = match self.kind {
             NatKind::FullCone => true,
@@ -128,6 +166,7 @@ impl Nat {
     /// Forgets all mappings.
     pub(crate) fn rebind(&mut self) {
         self.mappings.clear();
+        self.outer.clear();
     }
 
     /// Starts anew with another outer address.
@@ -138,11 +177,11 @@ impl Nat {
     }
 
     /// A free outer endpoint for a new mapping.
-    fn choose(&self, rng: &mut impl Rng, inner: SocketAddr) -> Option<SocketAddr> {
+    fn choose(&self, now: Instant, rng: &mut impl Rng, inner: SocketAddr) -> Option<SocketAddr> {
         if self.kind == NatKind::Firewall {
             return Some(inner);
         }
-        let is_free = |port: &u16| !self.mappings.contains_key(&SocketAddr::new(self.public, *port));
+        let is_free = |port: &u16| !self.is_mapped(now, &SocketAddr::new(self.public, *port));
         let kept = Some(inner.port()).filter(|port| self.kind != NatKind::Symmetric && is_free(port));
         let port = kept.or_else(|| {
             let start = (rng.next_u32() % u32::from(PORTS)) as u16;
