@@ -185,7 +185,8 @@ impl Receiver {
     }
 }
 
-/// All that the data path reads. Published as a whole, never changed.
+/// All that the data path reads. Published as a whole, never changed. A copy shares what did not change since.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Our address.
     pub own: MeshAddress,

@@ -48,7 +48,7 @@ impl Node {
         }
         // A channel that stands is renewed; a new one has to lead somewhere.
         let possible = !self.relay.is_free(slot) || self.reaches(&to).is_some();
-        let (ours, renewed) = (self.channels.contains_key(&slot), !self.relay.is_free(slot));
+        let (ours, renewed) = (self.channels.contains(&slot), !self.relay.is_free(slot));
         let bound =
             if possible && !ours { self.relay.bind(now, from, slot, to, &mut self.rng) } else { None };
         let service = bound.map_or(Service::None, |(_, service)| service);

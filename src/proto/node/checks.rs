@@ -18,7 +18,7 @@ use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::relay::Hop;
 
 use super::history::Reason;
-use super::{Node, Timer, relays};
+use super::{Node, Timer};
 
 /// Waits before candidates are exchanged again, while the session goes through a relay.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -275,11 +275,11 @@ impl Node {
 
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
-        self.note_answered(hop);
+        self.channels.note_answered(hop);
         let channels = &self.channels;
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let (current, raced) = (peer.path.current(), peer.racing);
-        let usable = |hop| relays::carries_data(channels, hop);
+        let usable = |hop| channels.carries_data(hop);
         let chosen = peer.path.choice.handle_answer(now, current, hop, rtt, usable);
         let judged = peer.path.choice.is_measured(hop)
             && current.is_some_and(|current| peer.path.choice.is_measured(current) && usable(current));

@@ -336,7 +336,7 @@ impl Node {
     ) {
         let id = session.peer();
         let initiated = session.is_initiator();
-        self.note_answered(source);
+        self.channels.note_answered(source);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.path.handle_heard(now, source);
         peer.path.switch(source);

@@ -12,13 +12,14 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others, `seeking` and `routes` that through several, `trace` who is on it,
+//! datagram may be, `relays` the way through others and `channels` what they are known by, `seeking` and `routes` that through several, `trace` who is on it,
 //! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
 //! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
 //! what is done where UDP does not get through, `netcheck` asks others where we are, `peers` is the table, `history` what
 //! became of the ways to them.
 
 mod carrying;
+mod channels;
 mod checks;
 mod command;
 mod connect;
@@ -80,13 +81,14 @@ use crate::proto::timer::{Deadlines, Instant, WallTime};
 use crate::proto::wire::control::Contact;
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::record::NodeRecord;
-use crate::proto::wire::relay::{Hop, Slot};
+use crate::proto::wire::relay::Hop;
 
+use channels::Channels;
 use connect::Fetch;
 use forwards::Forwarded;
 use outbound::Resolving;
 use peers::Peers;
-use relays::{Allocation, Channel};
+use relays::Allocation;
 use snapshot::Published;
 use spray::Sprays;
 use streams::Streams;
@@ -244,7 +246,7 @@ pub struct Node {
     peers: Peers,
     relay: Relay,
     allocations: BTreeMap<NodeId, Allocation>,
-    channels: BTreeMap<Slot, Channel>,
+    channels: Channels,
     routes: Routes,
     /// Questions to the DHT that we ask for others, by their numbers.
     forwards: BTreeMap<u64, Forwarded>,
@@ -327,7 +329,7 @@ impl Node {
             peers: Peers::default(),
             relay: Relay::new(config.relay),
             allocations: BTreeMap::new(),
-            channels: BTreeMap::new(),
+            channels: Channels::default(),
             routes: Routes::new(node_id, now),
             forwards: BTreeMap::new(),
             reach_outs: TokenBucket::new(seeking::REACH_OUTS_PER_S, seeking::REACH_OUTS_BURST, now),

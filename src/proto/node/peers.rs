@@ -413,11 +413,6 @@ impl Peers {
         std::mem::take(&mut self.touched)
     }
 
-    /// From now on all of them may have changed.
-    pub(super) fn touch_all(&mut self) {
-        self.touched.extend(self.by_id.keys());
-    }
-
     /// The peer, made if need be. `None` when the table is full of peers in use.
     pub(super) fn entry(&mut self, id: NodeId, now: Instant) -> Option<&mut Peer> {
         if !self.by_id.contains_key(&id) {

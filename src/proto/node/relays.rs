@@ -7,24 +7,22 @@
 //! as a relay      allocations and channels of `relay::Relay`; the data path does the carrying
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use rand_core::Rng as _;
-
-use crate::proto::datapath::{DropReason, Via};
+use crate::proto::datapath::DropReason;
 use crate::proto::dht::Mode;
 use crate::proto::identity::NodeId;
 use crate::proto::path;
 use crate::proto::relay::ALLOCATION_LIFE;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control, Service};
-use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, RECORD_RELAYS_MAX};
-use crate::proto::wire::relay::{HOPS_MAX, Header, Hop, RELAY_OVERHEAD, Slot, seal};
+use crate::proto::wire::relay::{Hop, Slot};
 use crate::proto::wire::{Family, family};
 
+use super::channels::Channel;
 use super::history::Reason;
 use super::ways::is_in_use;
 use super::{Node, Timer};
@@ -33,8 +31,6 @@ use super::{Node, Timer};
 pub const RELAYS_WANTED: usize = 2;
 /// Nodes that are relays of ours, were asked or have refused lately.
 const ALLOCATIONS_MAX: usize = 8;
-/// Channels to us and from us at once.
-pub(super) const SLOTS_MAX: usize = 2048;
 /// Mappings of a NAT live for 30 s and more (RFC 4787 §4.3 asks for 2 min); this often the relays are pinged.
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Relays that a handshake is sent through at once.
@@ -81,30 +77,6 @@ impl Allocation {
             AllocationState::Asked(_) | AllocationState::Refused => None,
         }
     }
-}
-
-/// A channel of ours.
-#[derive(Clone)]
-pub(super) struct Channel {
-    pub(super) relay: NodeId,
-    pub(super) peer: NodeId,
-    pub(super) service: Service,
-    /// Of a route: its relays behind the first one, nearest first.
-    pub(super) beyond: Option<Vec<NodeId>>,
-    /// We asked for it; else the relay has offered it.
-    pub(super) asked: bool,
-    /// Something came by it that the peer sent.
-    pub(super) answered: bool,
-    pub(super) opened: Instant,
-    key: RecipientKey,
-    pub(super) bound: Instant,
-}
-
-/// Where a channel leads now.
-pub(super) struct ChannelWay {
-    pub(super) endpoint: SocketAddr,
-    pub(super) via: Via,
-    pub(super) service: Service,
 }
 
 impl Node {
@@ -246,18 +218,17 @@ impl Node {
                 self.allocations.insert(id, Allocation { pinged: now, ..allocation });
             }
         }
-        let others: Vec<_> = self.channels.values().map(|channel| channel.relay).collect();
-        let others =
-            others.into_iter().filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(now, id));
-        for id in others.collect::<BTreeSet<_>>() {
+        let others = self.channels.relays();
+        let others = others.filter(|id| !self.is_relay_of_ours(id) && self.carries_for_us(now, id));
+        for id in others.copied().collect::<Vec<_>>() {
             self.probe(now, id);
         }
     }
 
     /// True while packets of ours go through a node, or would if the way in use failed.
     pub(super) fn carries_for_us(&self, now: Instant, id: &NodeId) -> bool {
-        self.channels.iter().filter(|(_, channel)| channel.relay == *id).any(|(slot, channel)| {
-            let (hop, peer) = (Some(Hop::Relayed(*slot)), self.peers.of(&channel.peer));
+        self.channels.through(id).any(|(slot, channel)| {
+            let (hop, peer) = (Some(Hop::Relayed(slot)), self.peers.of(&channel.peer));
             peer.filter(|peer| peer.current.is_some()).is_some_and(|peer| {
                 let current = peer.path.current();
                 current == hop || is_in_use(now, peer) && peer.path.choice.standby(now, current) == hop
@@ -311,11 +282,11 @@ impl Node {
         {
             self.allocate(now, id, allocation.state);
         }
-        let used = |(slot, channel): (&Slot, &Channel)| {
+        let used = |(slot, channel): (Slot, &Channel)| {
             let peer = self.peers.of(&channel.peer)?;
-            (channel.relay == id && peer.path.current() == Some(Hop::Relayed(*slot))).then_some(channel.peer)
+            (peer.path.current() == Some(Hop::Relayed(slot))).then_some(channel.peer)
         };
-        let peers: Vec<_> = self.channels.iter().filter_map(used).take(RENEWED_MAX).collect();
+        let peers: Vec<_> = self.channels.through(&id).filter_map(used).take(RENEWED_MAX).collect();
         for peer in peers {
             self.bind(now, id, peer, &[]);
         }
@@ -420,9 +391,8 @@ impl Node {
             let names = |contact: &Contact| contact.node_id == relay;
             let waits =
                 peer.racing || peer.path.is_relayed() && (!peer.staged.is_empty() || peer.spray.is_some());
-            let leads = |channel: &Channel| channel.relay == relay && channel.peer == peer.id;
             let named = peer.record.as_ref().is_some_and(|record| record.content().relays.iter().any(names));
-            waits && (named || self.channels.values().any(leads))
+            waits && (named || self.channels.to(&peer.id).any(|(_, channel)| channel.relay == relay))
         };
         for id in self.peers.iter().filter(races).map(|peer| peer.id).collect::<Vec<_>>() {
             if let (Some(hop), Some(peer)) = (self.bind(now, relay, id, &[]), self.peers.of_mut(&id)) {
@@ -437,8 +407,8 @@ impl Node {
         if datagram.len() > CARRIED_LEN_MAX {
             return None;
         }
-        let is_it = |c: &Channel| c.relay == relay && c.peer == peer && c.beyond.is_none();
-        let known = self.channels.iter().find(|(_, channel)| is_it(channel)).map(|(slot, _)| *slot);
+        let is_it = |c: &Channel| c.relay == relay && c.beyond.is_none();
+        let known = self.channels.to(&peer).find(|(_, channel)| is_it(channel)).map(|(slot, _)| slot);
         let slot = known.unwrap_or_else(|| self.free_slot());
         let message = Control::Bind { slot, peer, datagram: datagram.to_vec() };
         if !self.send_control(now, relay, &[message]) {
@@ -447,15 +417,15 @@ impl Node {
         if known.is_none() {
             self.open_channel(now, slot, (relay, None), peer, Service::Signals);
         }
-        self.note_bound(now, slot);
+        self.channels.note_bound(now, &slot);
         Some(Hop::Relayed(slot))
     }
 
     /// The channels to a peer, renewed, and new ones through the relays that its record names; those that we have no
     /// session with are connected, and join in when they answer.
     pub(super) fn channels_to(&mut self, now: Instant, wall: WallTime, peer: NodeId) -> Vec<Hop> {
-        let open = self.channels.values().filter(|channel| channel.peer == peer && channel.beyond.is_none());
-        let mut relays: Vec<_> = open.map(|channel| channel.relay).collect();
+        let open = self.channels.to(&peer).filter(|(_, channel)| channel.beyond.is_none());
+        let mut relays: Vec<_> = open.map(|(_, channel)| channel.relay).collect();
         let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
         let named: Vec<_> = record.into_iter().flat_map(|record| record.content().relays.clone()).collect();
         relays.extend(named.iter().map(|contact| contact.node_id));
@@ -475,8 +445,7 @@ impl Node {
     /// The way to a peer fails, and its relays may have been started anew since they were last heard: then they do not
     /// know us, and a handshake now saves the wait for an answer that does not come.
     pub(super) fn refresh_relays(&mut self, now: Instant, wall: WallTime, peer: NodeId) {
-        let leads =
-            self.channels.values().filter(|channel| channel.peer == peer).map(|channel| channel.relay);
+        let leads = self.channels.to(&peer).map(|(_, channel)| channel.relay);
         let record = self.peers.of(&peer).and_then(|peer| peer.record.as_ref());
         let named = record.into_iter().flat_map(|record| record.content().relays.iter().map(|c| c.node_id));
         let relays: BTreeSet<_> = leads.chain(named).take(RACED_MAX).collect();
@@ -492,58 +461,7 @@ impl Node {
     pub(super) fn has_standby(&self, now: Instant, peer: &super::peers::Peer) -> bool {
         let checked = peer.path.choice.standby(now, peer.path.current()).is_some();
         let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
-        checked || named || self.channels.values().any(|channel| channel.peer == peer.id)
-    }
-
-    pub(super) fn free_slot(&mut self) -> Slot {
-        loop {
-            let slot = Slot(self.rng.next_u64());
-            if !self.channels.contains_key(&slot) && self.relay.is_free(slot) {
-                return slot;
-            }
-        }
-    }
-
-    /// A channel by way of a relay, and of those beyond it if it is part of a route.
-    pub(super) fn open_channel(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        (relay, beyond): (NodeId, Option<Vec<NodeId>>),
-        peer: NodeId,
-        service: Service,
-    ) {
-        if self.channels.len() >= SLOTS_MAX {
-            let used = |slot: &Slot, channel: &Channel| {
-                let peer = self.peers.of(&channel.peer);
-                peer.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(*slot)))
-            };
-            let unused = self.channels.iter().filter(|(slot, channel)| !used(slot, channel));
-            let Some(oldest) = unused.min_by_key(|(_, channel)| channel.bound).map(|(slot, _)| *slot) else {
-                return self.drop(DropReason::QueueFull);
-            };
-            self.channels.remove(&oldest);
-        }
-        let key = RecipientKey::new(&relay, &self.session_config.network);
-        let (asked, answered, opened, bound) = (false, false, now, now);
-        let channel = Channel { relay, peer, service, beyond, asked, answered, opened, key, bound };
-        self.channels.insert(slot, channel);
-        self.dirty = true;
-        self.keep_carriers_from(now);
-    }
-
-    /// We asked for a channel, or to renew it.
-    pub(super) fn note_bound(&mut self, now: Instant, slot: Slot) {
-        if let Some(channel) = self.channels.get_mut(&slot) {
-            (channel.asked, channel.bound) = (true, now);
-        }
-    }
-
-    /// The peer itself was heard by a way, or has answered there.
-    pub(super) fn note_answered(&mut self, hop: Hop) {
-        if let Some(channel) = hop.slot().and_then(|slot| self.channels.get_mut(&slot)) {
-            channel.answered = true;
-        }
+        checked || named || self.channels.to(&peer.id).next().is_some()
     }
 
     /// The relay says what a channel that we asked for is good for.
@@ -555,7 +473,7 @@ impl Node {
         slot: Slot,
         service: Service,
     ) {
-        let Some(channel) = self.channels.get_mut(&slot).filter(|channel| channel.relay == relay) else {
+        let Some(channel) = self.channels.get(&slot).filter(|channel| channel.relay == relay) else {
             return self.handle_bound_beyond(now, relay, slot, service);
         };
         if !channel.asked {
@@ -571,7 +489,7 @@ impl Node {
                 self.shake_hands(now, wall, peer);
                 self.race(now, wall, peer, Reason::Refused);
             }
-        } else if std::mem::replace(&mut channel.service, service) != service {
+        } else if self.channels.set_service(&slot, service) != Some(service) {
             self.dirty = true;
             self.release_staged(now, peer);
             self.check_hop(now, peer, Hop::Relayed(slot));
@@ -612,62 +530,4 @@ impl Node {
             self.handle_setup(now, wall, Hop::Relayed(slot), datagram, false);
         }
     }
-
-    /// Puts the header of a channel around a datagram; `None` when the relay is not to be reached.
-    pub(super) fn relayed(&self, slot: Slot, datagram: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
-        let channel = self.channels.get(&slot)?;
-        let endpoint = self.peers.of(&channel.relay)?.path.endpoint()?;
-        let mut packet = vec![0; RELAY_OVERHEAD];
-        packet.extend(datagram);
-        seal(&channel.key, Header { hop_limit: HOPS_MAX, slot }, &mut packet).ok()?;
-        Some((endpoint, packet))
-    }
-
-    /// True when data may be sent this way.
-    pub(super) fn carries_data(&self, hop: Hop) -> bool {
-        carries_data(&self.channels, hop)
-    }
-
-    /// Where datagrams go that take this way.
-    pub(super) fn endpoint_of(&self, hop: Hop) -> Option<SocketAddr> {
-        match hop {
-            Hop::Direct(endpoint) => Some(endpoint),
-            Hop::Relayed(_) => self.peers.of(&self.relay_of(hop)?)?.path.endpoint(),
-        }
-    }
-
-    /// All relays of a way, the nearest first.
-    pub(super) fn via(&self, hop: Hop) -> Vec<NodeId> {
-        let channel = hop.slot().and_then(|slot| self.channels.get(&slot));
-        let relays = |channel: &Channel| {
-            let beyond = channel.beyond.iter().flatten().copied();
-            std::iter::once(channel.relay).chain(beyond).collect()
-        };
-        channel.map(relays).unwrap_or_default()
-    }
-
-    /// The relays of a way behind the first one.
-    pub(super) fn beyond(&self, hop: Hop) -> Vec<NodeId> {
-        self.via(hop).into_iter().skip(1).collect()
-    }
-
-    /// The relay that a way leads through.
-    pub(super) fn relay_of(&self, hop: Hop) -> Option<NodeId> {
-        hop.slot().and_then(|slot| self.channels.get(&slot)).map(|channel| channel.relay)
-    }
-
-    /// Where all channels lead now.
-    pub(super) fn channel_ways(&self) -> BTreeMap<Slot, ChannelWay> {
-        let way = |(slot, channel): (&Slot, &Channel)| {
-            let endpoint = self.peers.of(&channel.relay)?.path.endpoint()?;
-            let via = Via { slot: *slot, key: channel.key.clone() };
-            Some((*slot, ChannelWay { endpoint, via, service: channel.service }))
-        };
-        self.channels.iter().filter_map(way).collect()
-    }
-}
-
-/// True when data may be sent this way.
-pub(super) fn carries_data(channels: &BTreeMap<Slot, Channel>, hop: Hop) -> bool {
-    hop.slot().is_none_or(|slot| channels.get(&slot).is_some_and(|channel| channel.service == Service::Data))
 }

@@ -46,13 +46,11 @@ pub(super) struct Wanted {
 impl Node {
     /// Our channels to a peer that are routes: those by which it has answered first, then those that we asked for.
     fn open_routes(&self, peer: NodeId) -> Vec<(Slot, Vec<NodeId>)> {
-        let is_route = |(_, channel): &(&Slot, &super::relays::Channel)| {
-            channel.peer == peer && channel.beyond.is_some()
-        };
-        let mut routes: Vec<_> = self.channels.iter().filter(is_route).collect();
+        let routes = self.channels.to(&peer).filter(|(_, channel)| channel.beyond.is_some());
+        let mut routes: Vec<_> = routes.collect();
         routes
             .sort_by_key(|(_, channel)| std::cmp::Reverse((channel.answered, channel.asked, channel.bound)));
-        routes.iter().map(|(slot, _)| (**slot, self.via(Hop::Relayed(**slot)))).collect()
+        routes.iter().map(|(slot, _)| (*slot, self.via(Hop::Relayed(*slot)))).collect()
     }
 
     /// True when a setup packet for the peer may have to go by a route.
@@ -103,10 +101,10 @@ impl Node {
             self.dirty |= self.channels.remove(&slot).is_some();
             return None;
         }
-        if !self.channels.contains_key(&slot) {
+        if !self.channels.contains(&slot) {
             self.open_channel(now, slot, (relay, Some(next)), peer, Service::Signals);
         }
-        self.note_bound(now, slot);
+        self.channels.note_bound(now, &slot);
         Some(Hop::Relayed(slot))
     }
 
@@ -145,13 +143,14 @@ impl Node {
     /// Routes by which the peer has not answered are none.
     fn forget_unanswered(&mut self, now: Instant, peer: NodeId) {
         let current = self.peers.of(&peer).and_then(|peer| peer.path.current());
-        let before = self.channels.len();
-        self.channels.retain(|slot, channel| {
+        let routes = self.channels.to(&peer).filter(|(_, channel)| channel.beyond.is_some());
+        let unanswered = routes.filter(|(slot, channel)| {
             let young = now.saturating_since(channel.opened) < ANSWERED_WITHIN;
-            let counts = channel.answered || young || current == Some(Hop::Relayed(*slot));
-            channel.peer != peer || channel.beyond.is_none() || counts
+            !channel.answered && !young && current != Some(Hop::Relayed(*slot))
         });
-        self.dirty |= before != self.channels.len();
+        for slot in unanswered.map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.dirty |= self.channels.remove(&slot).is_some();
+        }
     }
 
     /// A route stands: a peer that is silent is asked there at once.
@@ -194,7 +193,7 @@ impl Node {
         let possible = comes_from == from
             && relays.len() <= usize::from(HOPS_MAX)
             && is_route(&relays, &[origin, peer])
-            && !self.channels.contains_key(&slot)
+            && !self.channels.contains(&slot)
             && self.reaches(&to).is_some();
         let near = End { node: from, slot };
         let bound = if possible {
@@ -253,12 +252,11 @@ impl Node {
     ) {
         let known = self.channels.get(&slot).map(|channel| channel.relay == relay && channel.peer == peer);
         let free = known.is_none() && self.relay.is_free(slot) && service != Service::None;
-        let is_its = |channel: &&super::relays::Channel| channel.relay == relay && channel.beyond.is_some();
-        let invited = || self.channels.values().filter(is_its).count();
+        let routes = || self.channels.through(&relay).filter(|(_, channel)| channel.beyond.is_some());
         let possible = passed.last() == Some(&relay)
             && is_route(passed, &[self.node_id(), peer])
             && self.reaches(&relay).is_some()
-            && (known == Some(true) || free && invited() < INVITED_MAX);
+            && (known == Some(true) || free && routes().count() < INVITED_MAX);
         if !possible {
             return self.drop(DropReason::Relay);
         }
@@ -284,9 +282,9 @@ impl Node {
     /// Pings the relays that carry for us, and on routes of others the relays before and behind us.
     pub(super) fn keep_carriers(&mut self, now: Instant) {
         let mut carriers: BTreeSet<_> = self.relay.route_ends(now).collect();
-        for (slot, channel) in &self.channels {
+        for (slot, channel) in self.channels.iter() {
             let current = self.peers.of(&channel.peer).filter(|peer| peer.current.is_some());
-            if current.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(*slot))) {
+            if current.is_some_and(|peer| peer.path.current() == Some(Hop::Relayed(slot))) {
                 carriers.insert(channel.relay);
             }
         }

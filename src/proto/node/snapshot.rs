@@ -16,8 +16,8 @@ use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::relay::{Hop, Slot};
 
 use super::Node;
+use super::channels::ChannelWay;
 use super::peers::Peer;
-use super::relays::ChannelWay;
 
 type Ways = BTreeMap<Slot, ChannelWay>;
 
@@ -29,8 +29,13 @@ pub(super) struct Published {
     /// Where initiations are under way to.
     awaiting: BTreeMap<NodeId, Vec<Hop>>,
     /// Where channels led.
-    ways: Vec<(Slot, SocketAddr, Service)>,
+    ways: Ways,
+    /// Where each peer was, and where what we carry for it went.
+    places: BTreeMap<NodeId, Place>,
 }
+
+/// The endpoint of a peer, and the same if it is known to receive there.
+type Place = [Option<SocketAddr>; 2];
 
 /// A peer's part of the snapshot.
 #[derive(Debug)]
@@ -112,58 +117,79 @@ impl Node {
     /// Makes the next snapshot.
     pub(super) fn publish(&mut self) {
         let before = self.snapshot.clone();
-        let mut snapshot = Snapshot {
-            routes: before.routes.clone(),
-            receivers: before.receivers.clone(),
-            slots: before.slots.clone(),
-            ..Snapshot::empty(before.own, before.own_key.clone(), self.rules.clone())
-        };
-        let ways = self.channel_ways();
-        self.publish_ways(&ways, &mut snapshot);
-        let touched = self.peers.take_touched();
-        for slot in self.relay.take_touched(&touched) {
+        let mut snapshot = Snapshot { rules: self.rules.clone(), ..Snapshot::clone(&before) };
+        let mut touched = self.peers.take_touched();
+        let moved = self.publish_places(&touched);
+        self.publish_ways(&moved, &mut touched, &mut snapshot);
+        for slot in self.relay.take_touched(&moved) {
             match self.forward(slot, before.slots.get(&slot)) {
                 Some(carried) => drop(snapshot.slots.insert(slot, carried)),
-                None if ways.contains_key(&slot) => {}
+                None if self.published.ways.contains_key(&slot) => {}
                 None => drop(snapshot.slots.remove(&slot)),
             }
         }
         for id in touched {
-            self.publish_peer(id, &ways, &mut snapshot);
+            self.publish_peer(id, &mut snapshot);
         }
-        snapshot.awaiting = self.published.awaiting.values().flatten().copied().collect();
         self.snapshot = Arc::new(snapshot);
         self.dirty = false;
     }
 
-    /// Where our own channels lead.
-    fn publish_ways(&mut self, ways: &Ways, snapshot: &mut Snapshot) {
-        let lead: Vec<_> = ways.iter().map(|(slot, way)| (*slot, way.endpoint, way.service)).collect();
-        if self.published.ways == lead {
-            return;
+    /// Those of `touched` that are not where they were.
+    fn publish_places(&mut self, touched: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let place = |id: &NodeId| [self.peers.of(id).and_then(|peer| peer.path.endpoint()), self.reaches(id)];
+        let places: Vec<_> = touched.iter().map(|id| (*id, place(id))).collect();
+        let known = &mut self.published.places;
+        let mut has_moved = |id, place| {
+            let before = if place == [None; 2] { known.remove(&id) } else { known.insert(id, place) };
+            before.unwrap_or_default() != place
+        };
+        places.into_iter().filter_map(|(id, place)| has_moved(id, place).then_some(id)).collect()
+    }
+
+    /// Where our own channels lead, as far as that has changed; `touched` grows by the peers at their ends, whose way it
+    /// may be.
+    fn publish_ways(
+        &mut self,
+        moved: &BTreeSet<NodeId>,
+        touched: &mut BTreeSet<NodeId>,
+        snapshot: &mut Snapshot,
+    ) {
+        let mut slots = self.channels.take_touched();
+        for relay in moved {
+            slots.extend(self.channels.through(relay).map(|(slot, _)| slot));
         }
-        // Any peer's way may be one of them.
-        self.peers.touch_all();
-        for (slot, ..) in std::mem::replace(&mut self.published.ways, lead) {
-            snapshot.slots.remove(&slot);
-        }
-        for (slot, way) in ways {
-            snapshot.slots.insert(*slot, Arc::new(Carried::Ours(way.endpoint)));
+        for slot in slots {
+            let (old, new) = (self.published.ways.remove(&slot), self.channel_way(slot));
+            let is_same = old.as_ref().zip(new.as_ref()).is_some_and(|(old, new)| old.is_same(new));
+            if !is_same {
+                touched.extend(old.iter().chain(&new).map(|way| way.peer));
+                match &new {
+                    Some(way) => drop(snapshot.slots.insert(slot, Arc::new(Carried::Ours(way.endpoint)))),
+                    None => drop(snapshot.slots.remove(&slot)),
+                }
+            }
+            self.published.ways.extend(new.map(|way| (slot, way)));
         }
     }
 
-    fn publish_peer(&mut self, id: NodeId, ways: &Ways, snapshot: &mut Snapshot) {
+    fn publish_peer(&mut self, id: NodeId, snapshot: &mut Snapshot) {
+        let Published { parts, awaiting, ways, .. } = &mut self.published;
         let peer = self.peers.of(&id);
-        match peer.map(Peer::asked_at).filter(|asked| !asked.is_empty()) {
-            Some(asked) => drop(self.published.awaiting.insert(id, asked)),
-            None => drop(self.published.awaiting.remove(&id)),
+        let asked = peer.map(Peer::asked_at).filter(|asked| !asked.is_empty());
+        let asked_before = match &asked {
+            Some(asked) => awaiting.insert(id, asked.clone()),
+            None => awaiting.remove(&id),
+        };
+        if asked != asked_before {
+            snapshot.awaiting = awaiting.values().flatten().copied().collect();
         }
         let peer = peer.filter(|peer| peer.sessions().next().is_some());
         let state = peer.map(|peer| State::of(peer, self.mtu, ways));
-        if self.published.parts.get(&id).map(|part| &part.state) == state.as_ref() {
+        if parts.get(&id).map(|part| &part.state) == state.as_ref() {
             return;
         }
-        if let Some(part) = self.published.parts.remove(&id) {
+        if let Some(part) = parts.remove(&id) {
             snapshot.remove(&part);
         }
         let Some((peer, state)) = peer.zip(state) else { return };
@@ -173,6 +199,6 @@ impl Node {
         for receiver in receivers(peer, &state) {
             snapshot.receivers.insert(receiver.session.local_index(), receiver);
         }
-        self.published.parts.insert(id, Part { address: peer.address, state });
+        parts.insert(id, Part { address: peer.address, state });
     }
 }

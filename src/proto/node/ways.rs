@@ -18,7 +18,7 @@ use crate::proto::wire::relay::Hop;
 
 use super::history::Reason;
 use super::peers::Peer;
-use super::relays::{self, KEEPALIVE};
+use super::relays::KEEPALIVE;
 use super::{Node, Timer};
 
 /// A peer without data for this long is not in use.
@@ -183,7 +183,7 @@ impl Node {
         let channels = &self.channels;
         let Some(peer) = self.peers.of_mut(&id).filter(|peer| !peer.racing) else { return };
         let Some(current) = peer.path.current() else { return };
-        let usable = |hop| relays::carries_data(channels, hop);
+        let usable = |hop| channels.carries_data(hop);
         if let Some(hop) = peer.path.choice.fallback(now, current, usable) {
             let silent = Reason::Silent(peer.path.choice.waits_for(now, current));
             peer.path.choice.forget(current);
