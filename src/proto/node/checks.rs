@@ -116,6 +116,7 @@ impl Node {
             peer.race_after = now + RACE_GAP;
             self.channels_to(now, wall, id);
         }
+        self.seek(now, wall, id);
         let (timer, at) = (Timer::Upgrade(id), now + WAIT_FOR_WAY);
         if self.timers.deadline(&timer).is_none_or(|planned| planned > at) {
             self.timers.arm(timer, at);

@@ -23,6 +23,8 @@ use super::{Node, Timer};
 
 /// A peer that owes us an answer for this long is looked for by way of others.
 pub(super) const SEEK_AFTER: Duration = Duration::from_millis(900);
+/// Packets that wait this long for a way that carries data have one looked for by way of others.
+const SEEK_FOR_DATA_AFTER: Duration = Duration::from_millis(400);
 /// Attempts of a handshake before its peer is looked for by way of others.
 pub(super) const ATTEMPTS_BEFORE_SEEK: u32 = 2;
 /// A neighbour that was heard within this time is there.
@@ -51,7 +53,10 @@ impl Node {
             None => peer.effort.is_some() && peer.is_awaited(),
             Some(_) => {
                 let silent = peer.last_proof().is_some_and(|at| now.saturating_since(at) >= SEEK_AFTER);
-                peer.awaits_answer() && silent && peer.data_packets() > 0
+                // It answers, but by no way that carries data.
+                let waits =
+                    peer.staged.since().is_some_and(|at| now.saturating_since(at) >= SEEK_FOR_DATA_AFTER);
+                waits || peer.awaits_answer() && silent && peer.data_packets() > 0
             }
         }
     }
