@@ -544,3 +544,30 @@ fn floods_of_questions_for_others_are_asked_once_each_and_not_of_strangers() {
     let found = found.iter().filter(|heard| matches!(heard, Control::Found { .. })).count();
     assert!((30..=61).contains(&found), "{found}");
 }
+
+/// Whoever asks after a dead node has others ask it; they do not look for it themselves, or it would go round for ever.
+#[test]
+fn the_dead_are_not_looked_for_without_end() {
+    let mut world = World::new(521, conditions());
+    let nodes = publics(&mut world, 24, true);
+    world.run_for(Duration::from_secs(10));
+    let mut flows = Flows::new(&world, across(&nodes[..12], &nodes[12..]));
+    flows.run(&mut world, Duration::from_secs(5));
+    let packets: Vec<_> = across(&nodes[..12], &nodes[12..])
+        .into_iter()
+        .map(|(a, b)| (a, packet::echo_request(world.address(a), world.address(b), 1, 1, 56)))
+        .collect();
+    nodes[12..].iter().for_each(|id| world.kill(*id));
+    // Programs notice too, a second later.
+    for _ in 0..10 {
+        packets.iter().for_each(|(from, packet)| world.send(*from, packet));
+        world.run_for(GAP);
+    }
+    world.run_for(Duration::from_secs(20));
+    let sent = |world: &World| nodes[..12].iter().map(|id| world.host(*id).sent).sum::<u64>();
+    let before = sent(&world);
+    world.run_for(Duration::from_secs(60));
+    let each = (sent(&world) - before) / 12;
+    println!("{each} datagrams of each survivor in a minute");
+    assert!(each < 600, "{each} datagrams of each survivor in a minute");
+}

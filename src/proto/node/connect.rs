@@ -195,6 +195,7 @@ impl Node {
         let (effort, pings) = (peer.effort.take(), std::mem::take(&mut peer.waiting_pings));
         let staged = peer.staged.take();
         peer.outbox.clear();
+        peer.abandoned = Some((now, peer.data_packets()));
         if let Some(pending) = effort.and_then(|effort| effort.pending) {
             self.peers.release_index(pending.initiator.local_index());
         }

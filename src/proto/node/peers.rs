@@ -179,6 +179,8 @@ pub(super) struct Peer {
     pub(super) seeks: TokenBucket,
     /// Data packets of the current session at the last look.
     pub(super) seen_packets: u64,
+    /// When it was given up to get an answer, and the data packets of the current session by then.
+    pub(super) abandoned: Option<(Instant, u64)>,
     /// Control packets that went either way in the current session.
     pub(super) control_packets: u64,
     /// Control packets received in the current session.
@@ -258,6 +260,7 @@ impl Peer {
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seeks: TokenBucket::new(SEEKS_PER_S, SEEKS_BURST, now),
             seen_packets: 0,
+            abandoned: None,
             control_packets: 0,
             control_received: 0,
             reported: (0, 0, 0),
@@ -284,7 +287,7 @@ impl Peer {
 
     /// Makes `session` the one to send on; the last one still receives. Returns the one before, to be forgotten.
     pub(super) fn adopt(&mut self, session: Session, now: Instant) -> Option<Session> {
-        (self.seen_packets, self.control_packets, self.repeats) = (0, 0, 0);
+        (self.seen_packets, self.control_packets, self.repeats, self.abandoned) = (0, 0, 0, None);
         (self.control_received, self.reported) = (0, (0, 0, 0));
         (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
         (self.introduced, self.greeted, self.last_used) = (false, now, now);
@@ -307,6 +310,15 @@ impl Peer {
     pub(super) fn awaits_answer(&self) -> bool {
         let sent = self.current.as_ref().and_then(Session::last_sent);
         sent > self.current.as_ref().and_then(Session::last_received).max(self.proved) && sent != self.replied
+    }
+
+    /// True when it did not answer for the length of an effort, and nobody has sent to it since: nothing is done for it
+    /// until data goes to it or something comes from it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let silent = |&(at, packets): &(Instant, u64)| {
+            packets == self.data_packets() && self.last_proof().is_some_and(|proof| proof < at)
+        };
+        self.awaits_answer() && self.abandoned.as_ref().is_some_and(silent)
     }
 
     /// Since when something that we sent has not been answered; now, when nothing waits. What was sent after a pause waits

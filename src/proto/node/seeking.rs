@@ -56,7 +56,7 @@ impl Node {
                 // It answers, but by no way that carries data.
                 let waits =
                     peer.staged.since().is_some_and(|at| now.saturating_since(at) >= SEEK_FOR_DATA_AFTER);
-                waits || peer.awaits_answer() && silent && peer.data_packets() > 0
+                waits || peer.awaits_answer() && silent && peer.data_packets() > 0 && !peer.is_abandoned()
             }
         }
     }
@@ -179,11 +179,16 @@ impl Node {
             }
             let fresh = now.saturating_since(last_heard(session)) < FRESH && !peer.awaits_answer();
             let asked = peer.probe.is_some_and(|probe| now.saturating_since(probe.sent) < ASK_AGAIN);
+            let abandoned = peer.is_abandoned();
             self.routes.wait_for(question, node, hops);
             if fresh {
                 self.sighted(now, node);
             } else if !asked {
                 self.probe(now, node);
+            }
+            // It may be there again and have forgotten the session; a few such handshakes for others are enough.
+            if abandoned && self.reach_outs.take(now) {
+                self.shake_hands_by(now, wall, node, true);
             }
             return;
         }

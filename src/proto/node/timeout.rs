@@ -113,13 +113,14 @@ impl Node {
         let lost = peer
             .probe
             .is_some_and(|probe| proof < probe.sent && now.saturating_since(probe.sent) >= PROBE_PATIENCE);
+        let abandoned = peer.is_abandoned();
         let due = if active { REKEY_AFTER } else { REKEY_KEPT_AFTER };
         let old = now.saturating_since(session.established())
             >= if session.is_initiator() { due } else { due + RESPONDER_PATIENCE };
         if unanswered {
             self.suspect_udp(now, id);
         }
-        if in_use && old || lost {
+        if in_use && old || lost && !abandoned {
             self.shake_hands(now, wall, id);
         }
         let rtt = self.peers.of(&id).and_then(|peer| peer.rtt).unwrap_or_default();
@@ -127,7 +128,7 @@ impl Node {
         let since = self.peers.of_mut(&id).map_or(now, |peer| peer.unanswered_since(now, patience));
         let suspect = waits && now.saturating_since(since) >= patience;
         let has_standby = self.peers.of(&id).is_some_and(|peer| self.has_standby(now, peer));
-        if suspect && has_standby {
+        if suspect && has_standby && !abandoned {
             self.race(now, wall, id, Reason::Silent(now.saturating_since(proof)));
         }
         if unanswered {
