@@ -27,6 +27,8 @@ pub const REPLACEMENTS_MAX: usize = 16;
 pub const MISSES_MAX: u8 = 2;
 /// One bucket for each possible number of leading bits shared.
 const BUCKETS: u16 = 256;
+/// Members of our nearest bucket that make it unlikely that there is nobody nearer: one in 2^8.
+const LOPSIDED: usize = 8;
 /// Failures closer together than this are one miss: several queries may be on their way to a node when it dies.
 const MISS_GAP: Duration = Duration::from_secs(5);
 
@@ -195,12 +197,23 @@ impl Table {
         self.buckets.get(&index).is_none_or(|b| b.members.len() < K || b.members.iter().any(|m| !m.is_live()))
     }
 
-    /// Buckets farther away than our own neighbourhood with fewer than `n` members that answer, farthest first.
+    /// Buckets farther away than our own neighbourhood with fewer than `n` members that answer, farthest first. Where the
+    /// nearest one that is not empty has many members, there are as many nearer to us, whom nobody has named yet.
     pub(super) fn sparse(&self, n: usize) -> Vec<u16> {
         let live = |bucket: &Bucket| bucket.members.iter().filter(|member| member.is_live()).count();
         let nearest =
             self.buckets.iter().rev().find(|(_, bucket)| live(bucket) > 0).map_or(0, |(index, _)| *index);
-        (0..nearest).filter(|index| self.buckets.get(index).is_none_or(|bucket| live(bucket) < n)).collect()
+        let is_lopsided = self.buckets.get(&nearest).is_some_and(|bucket| live(bucket) >= LOPSIDED);
+        let end = if is_lopsided { (nearest + 2).min(BUCKETS) } else { nearest };
+        (0..end).filter(|index| self.buckets.get(index).is_none_or(|bucket| live(bucket) < n)).collect()
+    }
+
+    /// A member that answers of each bucket farther away than this one, the `chance`th, farthest first.
+    pub(super) fn farther(&self, index: u16, chance: usize) -> impl Iterator<Item = Contact> {
+        self.buckets.range(..index).filter_map(move |(_, bucket)| {
+            let live: Vec<_> = bucket.members.iter().filter(|member| member.is_live()).collect();
+            live.get(chance % live.len().max(1)).map(|member| member.contact)
+        })
     }
 
     /// True when nobody here answers.

@@ -55,6 +55,8 @@ const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
 const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
+/// Shortest time between two times that buckets are filled because members went.
+const FILL_GAP_MIN: Duration = Duration::from_secs(120);
 /// Most buckets filled at once.
 const FILLS_MAX: usize = 16;
 /// Shortest time between two lookups that fill up the table with strangers met in passing.
@@ -113,6 +115,8 @@ pub(super) struct Upkeep {
     started: Instant,
     self_lookups: usize,
     fills: usize,
+    /// When buckets were last filled because members went.
+    filled: Option<Instant>,
     alone: bool,
     alone_rounds: u32,
     /// Checks since somebody joined the table or did not answer.
@@ -128,6 +132,7 @@ impl Upkeep {
             started: now,
             self_lookups: 0,
             fills: 0,
+            filled: None,
             alone: true,
             alone_rounds: 0,
             calm_checks: 0,
@@ -222,12 +227,26 @@ impl Dht {
         }
     }
 
-    /// Asks, for each bucket that is almost empty, the node nearest to a random point of it for others.
+    /// Members that went may have been all of a bucket, as when the network is split.
+    pub(super) fn fill_holes(&mut self, now: Instant) {
+        let filled = self.upkeep.filled.is_some_and(|at| now.saturating_since(at) < FILL_GAP_MIN);
+        if !filled && self.timers.deadline(&Timer::Fill).is_none() && !self.table.sparse(ALPHA).is_empty() {
+            (self.upkeep.filled, self.upkeep.fills) = (Some(now), 0);
+            self.arm_fill(now);
+        }
+    }
+
+    /// Asks, for each bucket that is almost empty, the node nearest to a random point of it, and some farther away, for
+    /// others.
     fn fill_sparse(&mut self, now: Instant) {
         self.arm_fill(now);
         for index in self.table.sparse(ALPHA).into_iter().take(FILLS_MAX) {
             let target = self.random_position(index);
-            for contact in self.table.closest(&target, 1, None) {
+            let mut asked = self.table.closest(&target, 1, None);
+            // Our neighbours may miss the same ones: what we know of others is much like what they know.
+            let chance = self.rng.next_u64() as usize;
+            asked.extend(self.table.farther(index, chance).take(ALPHA));
+            for contact in asked {
                 let question = Question::Find { want: Want::Contacts, target };
                 self.ask(now, contact, Owner::Fill, question);
             }

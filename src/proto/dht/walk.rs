@@ -240,6 +240,7 @@ impl Dht {
         if self.table.contact(node_id, &node_id.position()).is_some() {
             self.table.handle_miss(now, node_id);
             self.handle_unrest(now);
+            self.fill_holes(now);
         }
         self.known.handle_miss(node_id);
         if self.table.is_alone() {

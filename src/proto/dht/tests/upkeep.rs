@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::swarm::*;
+use crate::proto::dht::upkeep::Timer;
 use crate::proto::dht::*;
 
 fn contact(i: usize) -> Contact {
@@ -121,6 +122,43 @@ fn nobody_to_place_a_record_at_means_another_try() {
     dht.handle_peer_up(at(12), contact(1), true);
     let next = dht.timers.deadline(&Timer::Publish).unwrap();
     assert!(next < at(60), "{next:?}");
+}
+
+/// With many in its nearest bucket and nobody nearer, a node misses some, and its neighbours may miss the same ones: it asks
+/// those who are farther away for them.
+#[test]
+fn who_knows_nobody_nearer_asks_those_farther_away() {
+    let mut dht = lonely();
+    let own = dht.position;
+    let shared = |node_id: NodeId| node_id.position().distance(&own).leading_zeros();
+    let others: Vec<_> = (1..200).map(contact).collect();
+    let some = |bits, n| others.iter().filter(move |c| shared(c.node_id) == bits).take(n);
+    some(0, 6).chain(some(1, 20)).for_each(|contact| dht.handle_peer_up(at(0), *contact, true));
+    let sent = pass(&mut dht, at(0), Duration::from_secs(5));
+    let fills = sent.iter().filter(|(_, query)| match &query.control {
+        Control::Find { target, .. } => *target != own && target.distance(&own).leading_zeros() >= 2,
+        _ => false,
+    });
+    let asked: Vec<_> = fills.map(|(_, query)| shared(query.to.node_id)).collect();
+    assert!(asked.contains(&0) && asked.contains(&1), "{asked:?}");
+}
+
+/// A bucket of which all went is filled again, as when a node has just joined.
+#[test]
+fn a_bucket_that_lost_its_members_is_filled() {
+    let mut dht = lonely();
+    let own = dht.position;
+    let shared = |node_id: NodeId| node_id.position().distance(&own).leading_zeros();
+    let others: Vec<_> = (1..200).map(contact).collect();
+    let some = |bits, n| others.iter().filter(move |c| shared(c.node_id) == bits).take(n);
+    let (lost, kept): (Vec<_>, Vec<_>) = (some(0, 4).collect(), some(1, 4).chain(some(2, 2)).collect());
+    lost.iter().chain(&kept).for_each(|contact| dht.handle_peer_up(at(0), **contact, true));
+    // As after the first minute.
+    dht.timers.disarm(&Timer::Fill);
+    for (s, contact) in (200..).step_by(6).zip(lost.iter().chain(&lost)) {
+        dht.handle_peer_failed(at(s), contact.node_id);
+    }
+    assert!(dht.timers.deadline(&Timer::Fill).is_some_and(|due| due < at(260)));
 }
 
 #[test]
