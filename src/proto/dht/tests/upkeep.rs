@@ -135,9 +135,9 @@ fn who_knows_nobody_nearer_asks_those_farther_away() {
     let some = |bits, n| others.iter().filter(move |c| shared(c.node_id) == bits).take(n);
     some(0, 6).chain(some(1, 20)).for_each(|contact| dht.handle_peer_up(at(0), *contact, true));
     let sent = pass(&mut dht, at(0), Duration::from_secs(5));
-    let fills = sent.iter().filter(|(_, query)| match &query.control {
-        Control::Find { target, .. } => *target != own && target.distance(&own).leading_zeros() >= 2,
-        _ => false,
+    let fills = sent.iter().filter(|(_, query)| {
+        let Control::Find { target, .. } = &query.control else { return false };
+        *target != own && target.distance(&own).leading_zeros() >= 2
     });
     let asked: Vec<_> = fills.map(|(_, query)| shared(query.to.node_id)).collect();
     assert!(asked.contains(&0) && asked.contains(&1), "{asked:?}");
