@@ -175,7 +175,8 @@ fn a_spray_that_finds_nothing_ends_and_is_not_repeated_soon() {
     }
     assert_eq!(data(&mut pair, 100), 0, "sockets opened for another address");
     let [checks, probes] = counts.get();
-    assert!(checks < SOCKETS_MAX && probes < SOCKETS_MAX, "{checks}, {probes}");
+    // Ordinary checks, no spray.
+    assert!(checks < SOCKETS_MAX && probes < PROBES_MAX / 4, "{checks}, {probes}");
     assert_eq!(data(&mut pair, SPRAY_AGAIN.as_secs() - 400), SOCKETS_MAX, "and again after a while");
 }
 
