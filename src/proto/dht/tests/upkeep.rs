@@ -14,6 +14,16 @@ fn lonely() -> Dht {
     Dht::new(identity(0).node_id(), Mode::Server, [1; 32], at(0))
 }
 
+/// Leading bits that a position shares with the lonely node's.
+fn shared(position: &Position) -> u32 {
+    position.distance(&identity(0).node_id().position()).leading_zeros()
+}
+
+/// `n` contacts in the bucket of those that share so many bits with the lonely node.
+fn sharing(bits: u32, n: usize) -> Vec<Contact> {
+    (1..200).map(contact).filter(|c| shared(&c.node_id.position()) == bits).take(n).collect()
+}
+
 /// Lets `time` pass while nobody answers; what was sent, with seconds.
 fn pass(dht: &mut Dht, from: Instant, time: Duration) -> Vec<(u64, Query)> {
     let mut sent = Vec::new();
@@ -129,17 +139,13 @@ fn nobody_to_place_a_record_at_means_another_try() {
 #[test]
 fn who_knows_nobody_nearer_asks_those_farther_away() {
     let mut dht = lonely();
-    let own = dht.position;
-    let shared = |node_id: NodeId| node_id.position().distance(&own).leading_zeros();
-    let others: Vec<_> = (1..200).map(contact).collect();
-    let some = |bits, n| others.iter().filter(move |c| shared(c.node_id) == bits).take(n);
-    some(0, 6).chain(some(1, 20)).for_each(|contact| dht.handle_peer_up(at(0), *contact, true));
+    sharing(0, 6).into_iter().chain(sharing(1, 20)).for_each(|c| dht.handle_peer_up(at(0), c, true));
     let sent = pass(&mut dht, at(0), Duration::from_secs(5));
     let fills = sent.iter().filter(|(_, query)| {
         let Control::Find { target, .. } = &query.control else { return false };
-        *target != own && target.distance(&own).leading_zeros() >= 2
+        *target != dht.position && shared(target) >= 2
     });
-    let asked: Vec<_> = fills.map(|(_, query)| shared(query.to.node_id)).collect();
+    let asked: Vec<_> = fills.map(|(_, query)| shared(&query.to.node_id.position())).collect();
     assert!(asked.contains(&0) && asked.contains(&1), "{asked:?}");
 }
 
@@ -147,12 +153,8 @@ fn who_knows_nobody_nearer_asks_those_farther_away() {
 #[test]
 fn a_bucket_that_lost_its_members_is_filled() {
     let mut dht = lonely();
-    let own = dht.position;
-    let shared = |node_id: NodeId| node_id.position().distance(&own).leading_zeros();
-    let others: Vec<_> = (1..200).map(contact).collect();
-    let some = |bits, n| others.iter().filter(move |c| shared(c.node_id) == bits).take(n);
-    let (lost, kept): (Vec<_>, Vec<_>) = (some(0, 4).collect(), some(1, 4).chain(some(2, 2)).collect());
-    lost.iter().chain(&kept).for_each(|contact| dht.handle_peer_up(at(0), **contact, true));
+    let (lost, kept) = (sharing(0, 4), [sharing(1, 4), sharing(2, 2)].concat());
+    lost.iter().chain(&kept).for_each(|contact| dht.handle_peer_up(at(0), *contact, true));
     // As after the first minute.
     dht.timers.disarm(&Timer::Fill);
     for (s, contact) in (200..).step_by(6).zip(lost.iter().chain(&lost)) {
