@@ -12,7 +12,8 @@
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
 //! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
 //! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others and `channels` what they are known by, `seeking` and `routes` that through several, `trace` who is on it,
+//! datagram may be, `relays` the way through others and `channels` what it is known by, `seeking` and `routes` the way
+//! through several, `trace` who is on it,
 //! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
 //! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
 //! what is done where UDP does not get through, `netcheck` asks others where we are, `peers` is the table, `history` what
