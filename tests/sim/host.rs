@@ -1,7 +1,7 @@
 //! One simulated machine: a node, its data path, and a kernel that answers pings.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub(crate) identity: [u8; 32],
     /// Where it is.
     pub(crate) endpoint: SocketAddr,
+    /// Where it is by the other IP version, if it has both.
+    pub(crate) also_at: Option<SocketAddr>,
     /// What it knows at the start.
     pub(crate) bootstrap: Vec<(NodeId, SocketAddr)>,
     /// Contacts that it saved.
@@ -65,6 +67,11 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn identity(&self) -> Identity {
         Identity::from_seed(self.identity)
+    }
+
+    /// Where it sends from.
+    pub(crate) fn source(&self, to: SocketAddr) -> IpAddr {
+        self.also_at.filter(|own| own.is_ipv4() == to.is_ipv4()).unwrap_or(self.endpoint).ip()
     }
 }
 
@@ -151,10 +158,13 @@ impl Host {
 
     /// Tells the node where its machine is, as a change of links does.
     pub(crate) fn settle(&mut self, now: Instant) {
-        let endpoint = self.machine.endpoint;
-        let local =
-            vec![LocalNetwork { ip: endpoint.ip(), prefix_len: if endpoint.is_ipv4() { 24 } else { 64 } }];
-        self.node.handle_links(now, self.wall(now), local, vec![endpoint]);
+        let endpoints: Vec<_> = [self.machine.endpoint].into_iter().chain(self.machine.also_at).collect();
+        let network = |endpoint: &SocketAddr| LocalNetwork {
+            ip: endpoint.ip(),
+            prefix_len: if endpoint.is_ipv4() { 24 } else { 64 },
+        };
+        let local = endpoints.iter().map(network).collect();
+        self.node.handle_links(now, self.wall(now), local, endpoints);
     }
 
     pub(crate) fn id(&self) -> NodeId {

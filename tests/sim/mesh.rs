@@ -1,8 +1,10 @@
 //! Many nodes that all start from one: everybody finds everybody.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use auramesh::proto::dht::Outcome;
+use auramesh::proto::dht::{Mode, Outcome};
+use auramesh::proto::identity::NodeId;
 use auramesh::proto::node::Ticket;
 
 use crate::host::{Machine, ms};
@@ -216,6 +218,33 @@ fn split_network_heals_within_two_minutes() {
     }
     stopwatch.lap(&world, "500 lookups across");
     assert!(missed.is_empty(), "{missed:?}");
+}
+
+#[test]
+fn a_node_with_one_ip_version_is_told_where_others_answer_by_it() {
+    const SERVERS: usize = 6;
+    let mut world = World::new(141, Conditions::default());
+    world.filter(|seen| seen.from.is_ipv4() == seen.to.is_ipv4());
+    let mut bootstrap: Vec<(NodeId, SocketAddr)> = Vec::new();
+    let mut first_v4 = None;
+    for _ in 0..SERVERS {
+        // By IPv6 they know each other.
+        let also_at = Some(world.machine_v4().endpoint);
+        let server = Machine { also_at, bootstrap: bootstrap.clone(), ..world.machine() };
+        if bootstrap.is_empty() {
+            bootstrap.push((server.identity().node_id(), server.endpoint));
+            first_v4 = also_at.map(|endpoint| (server.identity().node_id(), endpoint));
+        }
+        world.add(server);
+        world.run_for(Duration::from_secs(5));
+    }
+    for bootstrap in [first_v4, bootstrap.pop()].into_iter().flatten() {
+        let machine = if bootstrap.1.is_ipv4() { world.machine_v4() } else { world.machine() };
+        let one = world.add(Machine { bootstrap: vec![bootstrap], mode: Mode::Client, ..machine });
+        let knows_all = |world: &World| world.host(one).node.status(world.now).dht.contacts == SERVERS;
+        let took = world.run_until(Duration::from_secs(20), knows_all);
+        assert!(took.is_some(), "{bootstrap:?}: {:?}", world.host(one).node.status(world.now).dht.contacts);
+    }
 }
 
 #[test]

@@ -205,6 +205,7 @@ impl World {
         Machine {
             identity: self.seed(),
             endpoint,
+            also_at: None,
             bootstrap: Vec::new(),
             remembered: Vec::new(),
             rules: Rules::default(),
@@ -258,7 +259,8 @@ impl World {
     /// Starts a machine that is not running, with nothing but what its disk holds.
     pub(crate) fn start(&mut self, id: HostId) {
         let (machine, seed) = (self.machines[id.0].clone(), self.seed());
-        self.by_endpoint.insert(machine.endpoint, id);
+        let endpoints = [machine.endpoint].into_iter().chain(machine.also_at);
+        self.by_endpoint.extend(endpoints.map(|endpoint| (endpoint, id)));
         self.hosts[id.0] = Some(Host::start(machine, seed, self.now));
         self.flush(id);
     }
@@ -267,7 +269,10 @@ impl World {
     pub(crate) fn kill(&mut self, id: HostId) {
         if let Some(host) = self.hosts[id.0].take() {
             self.machines[id.0] = host.machine;
-            self.by_endpoint.remove(&self.machines[id.0].endpoint);
+            let Machine { endpoint, also_at, .. } = &self.machines[id.0];
+            for endpoint in also_at.iter().chain([endpoint]) {
+                self.by_endpoint.remove(endpoint);
+            }
         }
     }
 
@@ -555,7 +560,6 @@ impl World {
     fn flush(&mut self, id: HostId) {
         let (now, interface_mtu) = (self.now, self.network.conditions.interface_mtu);
         let host = self.host_mut(id);
-        let ip = host.machine.endpoint.ip();
         let out = host.flush(now, interface_mtu);
         let due = [host.node.poll_timeout(), host.reception_timeout()].into_iter().flatten().min();
         let due = due.map(|at| at.max(now));
@@ -564,10 +568,11 @@ impl World {
             host.wake_at = wake;
         }
         for (port, transmit) in out {
-            self.transmit(SocketAddr::new(ip, port), transmit.to, transmit.datagram);
+            let from = SocketAddr::new(self.host(id).machine.source(transmit.to), port);
+            self.transmit(from, transmit.to, transmit.datagram);
         }
         for transmit in std::mem::take(&mut self.host_mut(id).dialled) {
-            let from = SocketAddr::new(self.host(id).machine.endpoint.ip(), DIAL_PORT);
+            let from = SocketAddr::new(self.host(id).machine.source(transmit.to), DIAL_PORT);
             self.transmit(from, transmit.to, transmit.datagram);
         }
         if let Some(at) = wake {

@@ -33,6 +33,7 @@ mod upkeep;
 mod walk;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
@@ -194,6 +195,21 @@ impl Dht {
         }
         self.known.handle_seen(now, contact);
         self.handle_table_grown(now, was_alone);
+    }
+
+    /// A node answered at `endpoint`, perhaps not the one that it is reached at.
+    pub fn handle_also_at(&mut self, now: Instant, node_id: NodeId, endpoint: SocketAddr) {
+        self.table.handle_also_at(now, node_id, endpoint);
+    }
+
+    /// True when it is worth asking a node at `endpoint`: those who have only that IP version could be told of it.
+    pub fn may_be_also_at(&self, now: Instant, node_id: NodeId, endpoint: SocketAddr) -> bool {
+        self.mode == Mode::Server && self.table.may_be_also_at(now, node_id, endpoint)
+    }
+
+    /// Contacts as they are named to somebody who talks to us by this IP version and may have no other.
+    pub fn named_to(&self, now: Instant, contacts: Vec<Contact>, is_ipv4: bool) -> Vec<Contact> {
+        contacts.into_iter().map(|contact| self.table.named_to(now, contact, is_ipv4)).collect()
     }
 
     /// A handshake with the node was given up: all questions to it have failed.

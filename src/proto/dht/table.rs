@@ -12,6 +12,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::diversity::{Network, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
@@ -31,6 +32,8 @@ const BUCKETS: u16 = 256;
 const LOPSIDED: usize = 8;
 /// Failures closer together than this are one miss: several queries may be on their way to a node when it dies.
 const MISS_GAP: Duration = Duration::from_secs(5);
+/// How long a member is named by an endpoint of the other IP version at which it answered as well.
+const ALSO_AT_FOR: Duration = Duration::from_secs(3600);
 
 /// What became of a contact that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ struct Bucket {
 struct Member {
     contact: Contact,
     position: Position,
+    /// Its endpoint of the other IP version, and when it answered there.
+    also_at: Option<(SocketAddr, Instant)>,
     /// Last answer.
     seen: Instant,
     /// Last answer or last question.
@@ -85,12 +90,23 @@ impl Table {
         let Some(index) = self.index(&position) else { return Admission::Refused };
         let admissible = self.is_admissible(index, &contact, None);
         let bucket = self.buckets.entry(index).or_insert_with(|| Bucket::new(now));
-        let newcomer =
-            Member { contact, position, seen: now, checked: now, missed: Instant::ZERO, misses: 0 };
+        let newcomer = Member {
+            contact,
+            position,
+            also_at: None,
+            seen: now,
+            checked: now,
+            missed: Instant::ZERO,
+            misses: 0,
+        };
         bucket.replacements.retain(|waiting| waiting.contact.node_id != contact.node_id);
         let admission = match bucket.members.iter().position(|m| m.contact.node_id == contact.node_id) {
             Some(at) if admissible => {
-                bucket.members[at] = newcomer;
+                let before = std::mem::replace(&mut bucket.members[at], newcomer);
+                let both = [before.also_at, Some((before.contact.endpoint, before.seen))];
+                let other =
+                    |(endpoint, _): &(SocketAddr, _)| endpoint.is_ipv4() != contact.endpoint.is_ipv4();
+                bucket.members[at].also_at = both.into_iter().flatten().find(other);
                 Admission::Updated
             }
             Some(at) => {
@@ -109,6 +125,33 @@ impl Table {
         if let Some(member) = self.member_mut(node_id) {
             (member.seen, member.checked, member.misses) = (now, now, 0);
         }
+    }
+
+    /// A member answered at `endpoint` as well.
+    pub(super) fn handle_also_at(&mut self, now: Instant, node_id: NodeId, endpoint: SocketAddr) {
+        let other = |member: &&mut Member| member.contact.endpoint.is_ipv4() != endpoint.is_ipv4();
+        if let Some(member) = self.member_mut(node_id).filter(other) {
+            member.also_at = Some((endpoint, now));
+        }
+    }
+
+    /// True for a member that has not answered at `endpoint` lately and may be named by it to others if it does.
+    pub(super) fn may_be_also_at(&self, now: Instant, node_id: NodeId, endpoint: SocketAddr) -> bool {
+        self.member(node_id).is_some_and(|member| {
+            let is_known = member
+                .also_at
+                .is_some_and(|(known, at)| known == endpoint && now.saturating_since(at) < ALSO_AT_FOR / 2);
+            member.contact.endpoint.is_ipv4() != endpoint.is_ipv4() && !is_known
+        })
+    }
+
+    /// The contact as it is named to somebody with this IP version, who may have no other.
+    pub(super) fn named_to(&self, now: Instant, contact: Contact, is_ipv4: bool) -> Contact {
+        let also_at = self.member(contact.node_id).and_then(|member| member.also_at);
+        let fresh = also_at.filter(|(_, at)| now.saturating_since(*at) < ALSO_AT_FOR);
+        let known = [contact.endpoint].into_iter().chain(fresh.map(|(endpoint, _)| endpoint));
+        let endpoint = known.into_iter().find(|endpoint| endpoint.is_ipv4() == is_ipv4);
+        Contact { endpoint: endpoint.unwrap_or(contact.endpoint), ..contact }
     }
 
     /// A node did not answer. Returns true when it lost its place to a replacement.
@@ -254,6 +297,11 @@ impl Table {
     /// The bucket of a position; `None` for our own.
     pub(super) fn index(&self, position: &Position) -> Option<u16> {
         u16::try_from(self.local.distance(position).leading_zeros()).ok().filter(|index| *index < BUCKETS)
+    }
+
+    fn member(&self, node_id: NodeId) -> Option<&Member> {
+        let bucket = self.buckets.get(&self.index(&node_id.position())?)?;
+        bucket.members.iter().find(|member| member.contact.node_id == node_id)
     }
 
     fn member_mut(&mut self, node_id: NodeId) -> Option<&mut Member> {

@@ -277,6 +277,9 @@ impl Node {
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
         self.channels.note_answered(hop);
+        if let Some(endpoint) = hop.direct().filter(|endpoint| !self.streams.contains(endpoint)) {
+            self.dht.handle_also_at(now, id, endpoint);
+        }
         let channels = &self.channels;
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let (current, raced) = (peer.path.current(), peer.racing);

@@ -416,7 +416,23 @@ impl Node {
         {
             let contact = Contact { node_id: id, x25519, endpoint };
             self.dht.handle_peer_up(now, contact, record.serves_dht());
+            self.ask_elsewhere(now, id, endpoint);
             self.hurry_relays(now);
+        }
+    }
+
+    /// Asks a peer where its record says that it is reached by the other IP version, so that those who have no other can
+    /// be told of it: our word sends strangers there.
+    fn ask_elsewhere(&mut self, now: Instant, id: NodeId, known: SocketAddr) {
+        let is_other = |endpoint: &&SocketAddr| endpoint.is_ipv4() != known.is_ipv4();
+        if !self.endpoints.iter().any(|own| is_other(&own)) {
+            return;
+        }
+        let Some(record) = self.peers.of(&id).and_then(|peer| peer.record.as_ref()) else { return };
+        let said = record.content().endpoints.iter().filter(is_other);
+        let endpoint = said.copied().find(|endpoint| path::is_admissible(endpoint, &self.local));
+        if let Some(endpoint) = endpoint.filter(|endpoint| self.dht.may_be_also_at(now, id, *endpoint)) {
+            self.ask(now, id, Hop::Direct(endpoint));
         }
     }
 

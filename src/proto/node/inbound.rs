@@ -594,7 +594,12 @@ impl Node {
             self.send_control(now, id, &[Control::Ping { nonce }]);
             return self.drop(DropReason::RateLimited);
         }
-        if let Some(reply) = self.dht.handle_request(now, wall, id, request) {
+        if let Some(mut reply) = self.dht.handle_request(now, wall, id, request) {
+            if let Control::Found { contacts, .. } = &mut reply
+                && let Some(asker) = self.peers.of(&id).and_then(|peer| peer.path.endpoint())
+            {
+                *contacts = self.dht.named_to(now, std::mem::take(contacts), asker.is_ipv4());
+            }
             self.send_control(now, id, &[reply]);
         }
     }

@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// One question on one way.
-    fn ask(&mut self, now: Instant, id: NodeId, hop: Hop) {
+    pub(super) fn ask(&mut self, now: Instant, id: NodeId, hop: Hop) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(nonce) = peer.path.checks.ask(now, hop, &mut self.rng) else { return };
         peer.path.choice.note_asked(now, hop);

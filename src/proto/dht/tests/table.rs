@@ -267,3 +267,32 @@ fn the_stalest_bucket_is_the_one_no_lookup_went_through() {
     assert!(usize::from(stale.0) < full, "a lookup of ourselves refreshes all that are not full");
     assert!(at(9).saturating_since(stale.1) <= Duration::from_secs(8));
 }
+
+#[test]
+fn a_member_is_named_by_the_ip_version_of_the_asker_while_it_answers_there() {
+    let mut table = table();
+    let [v4, v6]: [SocketAddr; 2] = ["192.168.1.1:1024", "[fd00::1]:1024"].map(|s| s.parse().unwrap());
+    let (member, stranger) = (contact(1, v6), contact(2, v6));
+    let id = member.node_id;
+    enter(&mut table, member);
+    let named = |table: &Table, s| {
+        let contact = *table.contact(id, &id.position()).unwrap();
+        [true, false].map(|is_v4| table.named_to(at(s), contact, is_v4).endpoint)
+    };
+    assert_eq!(named(&table, 1), [v6, v6]);
+    assert!(table.may_be_also_at(at(1), id, v4) && !table.may_be_also_at(at(1), id, v6));
+    table.handle_also_at(at(1), id, v6);
+    table.handle_also_at(at(1), stranger.node_id, v4);
+    assert_eq!(named(&table, 1), [v6, v6]);
+    table.handle_also_at(at(1), id, v4);
+    assert_eq!(named(&table, 3599), [v4, v6]);
+    assert_eq!(table.named_to(at(2), stranger, true), stranger);
+    assert!(!table.may_be_also_at(at(1800), id, v4) && table.may_be_also_at(at(1802), id, v4));
+    assert_eq!(named(&table, 3602), [v6, v6], "it may have gone from there");
+    // Reached by the other one from now on, and heard by this one until then.
+    table.handle_answer(at(3602), id);
+    let _ = table.admit(at(3603), Contact { endpoint: v4, ..member });
+    assert_eq!(named(&table, 3603), [v4, v6]);
+    let _ = table.admit(at(3604), Contact { endpoint: v4, ..member });
+    assert_eq!(named(&table, 3604), [v4, v6]);
+}
