@@ -106,6 +106,7 @@ pub(crate) struct Host {
     pub(crate) dialled: Vec<Transmit>,
     /// So many notices of the data path find no room in the inbox.
     pub(crate) notices_lost: u32,
+    outbox: Outbox,
     reception: Reception,
     control_now: Instant,
     /// The earliest wake-up in the event queue.
@@ -129,6 +130,7 @@ impl Host {
         };
         let mut node = Node::new(config, now);
         let (snapshot, shared) = (node.snapshot(), node.shared());
+        let outbox = Outbox::of_thread(machine.threads - 1);
         let mut host = Self {
             node,
             machine,
@@ -147,6 +149,7 @@ impl Host {
             next_port: OTHER_PORTS,
             dialled: Vec::new(),
             notices_lost: 0,
+            outbox,
             reception: Reception::new(false),
             control_now: now,
             wake_at: None,
@@ -300,9 +303,8 @@ impl Host {
     /// A packet that a program of the machine sends to the mesh.
     pub(crate) fn send(&mut self, now: Instant, packet: &[u8]) {
         let (snapshot, shared) = (self.snapshot.clone(), self.shared.clone());
-        let mut outbox = Outbox::of_thread(self.machine.threads - 1);
         let mut wire = Wire(&mut self.out);
-        let mut batch = Batch::new(&snapshot, &shared, &mut outbox, &mut wire, now);
+        let mut batch = Batch::new(&snapshot, &shared, &mut self.outbox, &mut wire, now);
         let (verdict, notice) = batch.push(packet, Virtio::PLAIN);
         batch.flush();
         match verdict {
