@@ -15,6 +15,8 @@ use crate::relays::{GUESSED, backbone, joined, kind};
 /// Generous: chance has a part in it.
 const MEDIAN_MS: f64 = 2000.0;
 const WORST_MS: f64 = 9000.0;
+/// From a moment of silence until the way is straight again.
+const BACK: Duration = Duration::from_secs(15);
 
 fn is_direct(one: &Node, other: &Node) -> bool {
     kind(one, other) == "direct" && kind(other, one) == "direct"
@@ -106,7 +108,8 @@ fn a_port_is_guessed_soon_and_the_way_is_as_fast_as_any() {
         // On a busy machine two runs tell nothing of each other.
         assert!(!long() || out > punched / 3.0 && back > punched / 3.0, "{punched}, {out}, {back}");
     }
-    assert!(is_direct(&hard, &easy), "and it stays so");
+    // A busy machine may be silent for longer than a path is trusted; the relay is left as soon as the straight way answers.
+    eventually(BACK, "it stays so, or is so again", || is_direct(&hard, &easy).then_some(()));
     survives_forgetting(&mut hard_router, &hard, &easy);
 }
 
