@@ -17,23 +17,10 @@
 //! It is loaded in one transaction by the program `nft`, so there is no moment without it when a stale one (after a
 //! crash) is replaced. Other programs may flush the rule set; [`Guard::check`] sees that.
 
-use std::io;
-use std::path::Path;
-use std::process::{Output, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-use tokio::time::timeout;
-
-use super::is_name;
+use super::{is_name, nft};
 use crate::proto::identity::{MESH_PREFIX, MESH_PREFIX_LEN};
-
-/// How long `nft` may take; it answers within milliseconds unless the machine is stuck.
-const NFT_DEADLINE: Duration = Duration::from_secs(10);
-/// Where packages put `nft`, before the search path of whoever started us.
-const NFT_PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 
 /// Why the rule could not be loaded or read.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +79,7 @@ impl Guard {
     /// # Errors
     /// As [`Guard::install`].
     pub async fn reinstall(&self) -> Result<(), Error> {
-        self.nft("load", &["-f", "-"], &ruleset(&self.interface)).await?;
+        nft::load(&ruleset(&self.interface)).await.map_err(self.failed("load"))?;
         let listed = self.list().await?.unwrap_or_default();
         *self.lock() = listed;
         Ok(())
@@ -112,56 +99,23 @@ impl Guard {
     /// # Errors
     /// When it is there and stays.
     pub async fn remove(&self) -> Result<(), Error> {
-        // Adding before deleting: a table that is gone already is no reason to fail.
-        let table = table(&self.interface);
-        self.nft("remove", &["-f", "-"], &format!("table {table}\ndelete table {table}\n")).await.map(|_| ())
+        nft::remove(&table(&self.interface)).await.map_err(self.failed("remove"))
     }
 
-    /// The table in nft's words, counters left out; `None` when there is none.
     async fn list(&self) -> Result<Option<String>, Error> {
-        let table = table(&self.interface);
-        let arguments: Vec<&str> = ["-s", "list", "table"].into_iter().chain(table.split(' ')).collect();
-        match self.nft("list", &arguments, "").await {
-            Err(Error::Nft { cause, .. }) if cause.contains("No such file or directory") => Ok(None),
-            output => Ok(Some(output?)),
-        }
+        nft::list(&table(&self.interface)).await.map_err(self.failed("list"))
     }
 
-    async fn nft(&self, action: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
-        let failed = |cause: String| Error::Nft { action, table: table(&self.interface), cause };
-        let output = match timeout(NFT_DEADLINE, run(arguments, input)).await {
-            Ok(Ok(output)) => output,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoNft),
-            Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => return Err(failed(format!("no answer within {} s", NFT_DEADLINE.as_secs()))),
-        };
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    fn failed(&self, action: &'static str) -> impl FnOnce(nft::Error) -> Error {
+        move |error| match error {
+            nft::Error::Missing => Error::NoNft,
+            nft::Error::Failed(cause) => Error::Nft { action, table: table(&self.interface), cause },
         }
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        Err(failed(complaint.lines().next().unwrap_or("no reason given").to_string()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, String> {
         self.sound.lock().expect("nobody panics with the lock held")
     }
-}
-
-async fn run(arguments: &[&str], input: &str) -> io::Result<Output> {
-    let program = NFT_PLACES.into_iter().find(|place| Path::new(place).exists()).unwrap_or("nft");
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // It may have given up already; its complaint says why.
-        let _ = stdin.write_all(input.as_bytes()).await;
-    }
-    child.wait_with_output().await
 }
 
 /// The table's family and name.

@@ -25,6 +25,7 @@ mod device;
 pub mod guard;
 mod interface;
 mod netlink;
+mod nft;
 mod probe;
 
 pub use condition::Condition;
