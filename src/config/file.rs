@@ -57,6 +57,7 @@ pub(super) struct NetTable {
     pub(super) bootstrap: Option<Vec<Bootstrap>>,
     pub(super) lan_discovery: Option<bool>,
     pub(super) port_mapping: Option<bool>,
+    pub(super) port_hopping: Option<bool>,
     pub(super) stream_listen: Option<Vec<StreamAddress>>,
     #[serde(deserialize_with = "ports")]
     pub(super) stream_ports: Option<Vec<u16>>,

@@ -154,6 +154,7 @@ pub(super) fn merge(given: &Overrides, path: Option<PathBuf>, file: ConfigFile) 
     net.lan_discovery =
         from.pick("net.lan_discovery", set.lan_discovery, file.net.lan_discovery, net.lan_discovery);
     net.port_mapping = from.pick("net.port_mapping", None, file.net.port_mapping, net.port_mapping);
+    net.port_hopping = from.pick("net.port_hopping", None, file.net.port_hopping, net.port_hopping);
     let listen = file.net.stream_listen.map(|list| list.into_iter().map(|address| address.0).collect());
     net.stream_listen = from.pick("net.stream_listen", set.stream_listen, listen, net.stream_listen);
     net.stream_ports = from.pick("net.stream_ports", None, file.net.stream_ports, net.stream_ports);
@@ -208,6 +209,7 @@ impl Config {
             ("net.bootstrap", list(net.bootstrap.iter().map(quoted))),
             ("net.lan_discovery", net.lan_discovery.to_string()),
             ("net.port_mapping", net.port_mapping.to_string()),
+            ("net.port_hopping", net.port_hopping.to_string()),
             ("net.stream_listen", list(net.stream_listen.iter().map(quoted))),
             ("net.stream_ports", list(net.stream_ports.iter().map(u16::to_string))),
             ("net.stream_tls", net.stream_tls.to_string()),

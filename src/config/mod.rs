@@ -133,6 +133,8 @@ pub struct Net {
     pub lan_discovery: bool,
     /// Whether the router is asked for a port that leads to this node.
     pub port_mapping: bool,
+    /// Whether UDP is taken at ports that change every ten minutes, too.
+    pub port_hopping: bool,
     /// TCP addresses where streams are taken, at most [`LISTEN_MAX`].
     pub stream_listen: Vec<SocketAddr>,
     /// TCP ports at which configured nodes are tried when UDP does not get through, at most [`STREAM_PORTS_MAX`]; none: no
@@ -229,6 +231,7 @@ impl Default for Net {
             bootstrap: Vec::new(),
             lan_discovery: true,
             port_mapping: true,
+            port_hopping: false,
             stream_listen: Vec::new(),
             stream_ports: DEFAULT_STREAM_PORTS.to_vec(),
             stream_tls: true,

@@ -5,6 +5,7 @@
 //! run     keeper     links, addresses, rule set changed ─► repair, tell the node
 //!         discovery  announcements on the links
 //!         portmap    a port of the router's ─► node
+//!         hopping    UDP ports that change
 //!         saver      contacts ─► state directory
 //!         answers    requests of the control socket
 //! stop    SIGTERM, SIGINT, or the interface is gone: goodbye to peers, and everything is taken away again
@@ -15,6 +16,7 @@ mod data;
 mod discovery;
 mod firewall;
 mod health;
+mod hopping;
 mod keeper;
 mod metrics;
 mod netcheck;
@@ -46,6 +48,7 @@ use crate::proto::session;
 use crate::store::{self, StateDir};
 use crate::stream::{self, CertificateFiles, Streams, Tls};
 use crate::tun::guard::{self, Guard};
+use crate::tun::redirect;
 use crate::tun::{self, Interface, InterfaceConfig};
 use crate::udp::{self, UdpSocket};
 
@@ -72,6 +75,9 @@ pub enum Error {
     /// The guard.
     #[error(transparent)]
     Guard(#[from] guard::Error),
+    /// The ports that hop.
+    #[error(transparent)]
+    Ports(#[from] redirect::Error),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] server::BindError),
@@ -136,6 +142,7 @@ struct Daemon {
     keeper: Arc<Keeper>,
     state: Arc<StateDir>,
     mapping: Arc<PortMapping>,
+    ports: Option<Arc<hopping::Ports>>,
     streams: Streams,
     tasks: JoinSet<()>,
 }
@@ -211,6 +218,8 @@ impl Daemon {
             clock::now(),
         );
         node.set_stream_ports(config.net.stream_ports.clone());
+        node.set_hops(config.net.port_hopping);
+        let ports = node.own_hopping();
         let (engine, wishes) = match Engine::start(node, &workers) {
             Ok(started) => started,
             Err(error) => {
@@ -269,7 +278,20 @@ impl Daemon {
             (listen, taking, streams.counters()),
             mapping.clone(),
         ));
-        let mut daemon = Self { engine, keeper, state, mapping, streams, tasks };
+        let mut daemon = Self { engine, keeper, state, mapping, ports: None, streams, tasks };
+        if config.net.port_hopping {
+            match hopping::Ports::open(&config.tun.name, ports, port).await {
+                Ok(ports) => {
+                    let ports = daemon.ports.insert(Arc::new(ports)).clone();
+                    daemon.tasks.spawn(async move { ports.run().await });
+                }
+                Err(error) => {
+                    drop(answers);
+                    daemon.stop().await;
+                    return Err(error.into());
+                }
+            }
+        }
         if let Some(address) = config.metrics.listen {
             match control::metrics::bind(address).await {
                 Ok(listener) => {
@@ -294,6 +316,9 @@ impl Daemon {
         tracing::info!("stopping");
         self.tasks.shutdown().await;
         self.mapping.release().await;
+        if let Some(ports) = &self.ports {
+            ports.close().await;
+        }
         saver::save(&self.engine.handle(), &self.state).await;
         self.engine.stop().await;
         // After the goodbyes, which go by streams, too.

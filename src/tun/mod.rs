@@ -13,7 +13,8 @@
 //!
 //! [`Interface::open`] refuses whatever would make the mesh half-work: a name that something else has, an address or
 //! route in the mesh's range on another interface, a missing device node, missing permission. Each refusal is one
-//! line with its next step. [`guard`] keeps neighbours on the LAN from using the mesh address past the mesh.
+//! line with its next step. [`guard`] keeps neighbours on the LAN from using the mesh address past the mesh;
+//! [`redirect`] opens UDP ports beside the daemon's own.
 //!
 //! With several queues (`IFF_MULTI_QUEUE`), each has a [`Device`] of its own. The kernel keeps the packets of a flow on
 //! one of them: the one that the flow's other direction was last written to.
@@ -27,6 +28,7 @@ mod interface;
 mod netlink;
 mod nft;
 mod probe;
+pub mod redirect;
 
 pub use condition::Condition;
 pub use device::{Device, Offloads, is_deleted, is_down};

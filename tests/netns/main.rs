@@ -12,6 +12,7 @@ mod diagnosis;
 mod failover;
 mod flood;
 mod guard;
+mod hopping;
 mod hostile;
 mod idle;
 mod inputs;

@@ -221,10 +221,12 @@ impl Node {
     /// All ways to a peer, the one in use and the one to use in its place first.
     pub(super) fn ways_to(&mut self, now: Instant, wall: WallTime, id: NodeId) -> Vec<Hop> {
         let relayed = self.channels_to(now, wall, id);
+        self.refresh_hop(wall, id);
         let Some(peer) = self.peers.of(&id) else { return Vec::new() };
         let current = peer.path.current();
         let standby = peer.path.choice.standby(now, current);
-        let candidates = peer.path.candidates().iter().map(|endpoint| Hop::Direct(*endpoint));
+        let hop = peer.path.hop().filter(|_| peer.racing);
+        let candidates = peer.path.candidates().iter().copied().chain(hop).map(Hop::Direct);
         let relayed = relayed.into_iter().take(RELAYED_MAX);
         let mut hops: Vec<_> = current.into_iter().chain(standby).collect();
         for hop in relayed.chain(candidates) {

@@ -96,9 +96,13 @@ impl Node {
             peer.effort = Some(Effort { started: now, attempt: 0, direct_only, pending: None });
             return self.attempt(now, wall, id);
         }
-        let candidates = peer.path.candidates().to_vec();
+        let mut candidates = peer.path.candidates().to_vec();
         let (address, awaited) = (peer.address, peer.is_awaited());
         peer.effort = Some(Effort { started: now, attempt: 0, direct_only, pending: None });
+        if peer.abandoned.is_some() {
+            self.refresh_hop(wall, id);
+            candidates.extend(self.peers.of(&id).and_then(|peer| peer.path.hop()));
+        }
         // The data path passes on what comes from where it was asked.
         self.dirty = true;
         self.timers.arm(Timer::Handshake(id), now + EFFORT_MAX);
@@ -113,6 +117,7 @@ impl Node {
 
     /// The next attempt of a handshake, or the end of the effort.
     pub(super) fn attempt(&mut self, now: Instant, wall: WallTime, id: NodeId) {
+        self.refresh_hop(wall, id);
         let timestamp = self.timestamp(wall);
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let awaited = peer.is_awaited();

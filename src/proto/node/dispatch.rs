@@ -15,7 +15,9 @@ use crate::proto::path::observed::{Mapping, VOTES_BELIEVED};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::Control;
-use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord, RECORD_ENDPOINTS_MAX};
+use crate::proto::wire::record::{
+    CAPABILITY_DHT_SERVER, CAPABILITY_HOPS, Content, NodeRecord, RECORD_ENDPOINTS_MAX,
+};
 
 use super::peers::last_heard;
 use super::{Event, Node, Purpose, RECORD_TTL, Timer};
@@ -130,7 +132,9 @@ impl Node {
     /// Signs our record anew and spreads it.
     pub(super) fn renew_record(&mut self, now: Instant, wall: WallTime) {
         let sequence = self.record.as_ref().map_or(0, |record| record.content().sequence) + 1;
-        let capabilities = if self.dht.mode() == dht::Mode::Server { CAPABILITY_DHT_SERVER } else { 0 };
+        let serves_dht = self.dht.mode() == dht::Mode::Server;
+        let capabilities = [(serves_dht, CAPABILITY_DHT_SERVER), (self.hops, CAPABILITY_HOPS)];
+        let capabilities = capabilities.iter().map(|(can, bit)| if *can { *bit } else { 0 }).sum();
         let content = Content {
             sequence: sequence.max(wall.as_unix_ms()),
             issued: wall,

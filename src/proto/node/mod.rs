@@ -16,7 +16,7 @@
 //! through several, `trace` who is on it,
 //! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
 //! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
-//! what is done where UDP does not get through, `netcheck` asks others where we are, `peers` is the table, `history` what
+//! what is done where UDP does not get through, `hopping` where one port of it does not, `netcheck` asks others where we are, `peers` is the table, `history` what
 //! became of the ways to them.
 
 mod carrying;
@@ -27,6 +27,7 @@ mod connect;
 mod dispatch;
 mod forwards;
 mod history;
+mod hopping;
 mod inbound;
 mod mapping;
 mod mtu;
@@ -281,6 +282,8 @@ pub struct Node {
     endpoints: Vec<SocketAddr>,
     /// A port of the router's that leads to us, as the router says.
     port_mapping: Option<SocketAddr>,
+    /// Our UDP ports hop.
+    hops: bool,
     record: Option<NodeRecord>,
     /// Another machine with our key: where it was heard, and when last.
     twin: Option<(IpAddr, Instant)>,
@@ -354,6 +357,7 @@ impl Node {
             local: Vec::new(),
             endpoints: Vec::new(),
             port_mapping: None,
+            hops: false,
             record: None,
             twin: None,
             last_timestamp: WallTime::default(),

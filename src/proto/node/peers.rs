@@ -350,7 +350,7 @@ impl Peer {
         match &self.effort {
             Some(Effort { pending: Some(pending), .. }) => pending.targets.clone(),
             Some(_) if self.x25519.is_none() => {
-                self.path.candidates().iter().copied().map(Hop::Direct).collect()
+                self.path.candidates().iter().copied().chain(self.path.hop()).map(Hop::Direct).collect()
             }
             Some(_) | None => Vec::new(),
         }

@@ -18,7 +18,7 @@ use crate::proto::path;
 use crate::proto::relay::ALLOCATION_LIFE;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control, Service};
-use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, RECORD_RELAYS_MAX};
+use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, NodeRecord, RECORD_RELAYS_MAX};
 use crate::proto::wire::relay::{Hop, Slot};
 use crate::proto::wire::{Family, family};
 
@@ -460,7 +460,8 @@ impl Node {
     /// True when there is another way to a peer if the one in use fails.
     pub(super) fn has_standby(&self, now: Instant, peer: &super::peers::Peer) -> bool {
         let checked = peer.path.choice.standby(now, peer.path.current()).is_some();
-        let named = peer.record.as_ref().is_some_and(|record| !record.content().relays.is_empty());
+        let named = |record: &NodeRecord| record.hops() || !record.content().relays.is_empty();
+        let named = peer.record.as_ref().is_some_and(named);
         checked || named || self.channels.to(&peer.id).next().is_some()
     }
 

@@ -22,7 +22,7 @@ use crate::proto::wire::relay::Hop;
 
 use super::history::Reason;
 use super::peers::{Peer, last_heard};
-use super::{Event, Node, Timer};
+use super::{Event, Node, Timer, hopping};
 
 /// Streams that a node without UDP keeps: one in use, one ready.
 pub const STREAMS_WANTED: usize = 2;
@@ -556,11 +556,11 @@ impl Node {
         }
     }
 
-    /// A peer's endpoint as others may be told of it: a stream leads to it from here only.
+    /// A peer's endpoint as others may be told of it: a stream leads to it from here only, and a port that hops for now only.
     pub(super) fn contact_endpoint(&self, peer: &Peer) -> Option<SocketAddr> {
         let endpoint = peer.path.endpoint()?;
         if !self.streams.contains(&endpoint) {
-            return Some(endpoint);
+            return Some(hopping::lasting(peer, endpoint));
         }
         let said = peer.record.as_ref().map(|record| record.content().endpoints.iter());
         said?.find(|endpoint| path::is_admissible(endpoint, &self.local)).copied()

@@ -8,6 +8,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `checks` | punching: which endpoints to try, when, and what was answered |
+//! | `hopping` | ports beside the ordinary one, where that is blocked |
 //! | `choice` | how good each way is, and which one to use |
 //! | `observed` | where others see us, and what kind of NAT that tells |
 //! | `pmtu` | how long a datagram may be |
@@ -17,6 +18,7 @@
 
 pub mod checks;
 pub mod choice;
+pub mod hopping;
 pub mod observed;
 pub mod pmtu;
 pub mod reach;
@@ -37,6 +39,9 @@ use choice::Choice;
 pub const CANDIDATES_MAX: usize = 8;
 /// Endpoints that one handshake attempt is sent to.
 pub const TARGETS_MAX: usize = 3;
+
+/// Attempts of a handshake without an answer before a port that hops is tried, too.
+pub const ATTEMPTS_BEFORE_HOP: u32 = 2;
 
 /// A network that this machine is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +142,8 @@ pub struct Path {
     heard_before: Option<(Hop, Instant)>,
     /// Most promising first.
     candidates: Vec<SocketAddr>,
+    /// The endpoint by the port that is open just now, of a peer whose ports hop.
+    hop: Option<SocketAddr>,
     /// Endpoints that are being tried.
     pub checks: Checks,
     /// What is known of the ways.
@@ -221,6 +228,7 @@ impl Path {
     pub fn switch(&mut self, hop: Hop) {
         if self.current != Some(hop)
             && let Hop::Direct(endpoint) = hop
+            && self.hop != Some(endpoint)
         {
             self.learn(endpoint);
         }
@@ -252,8 +260,18 @@ impl Path {
         &self.candidates
     }
 
+    /// The endpoint to try when the ordinary ones do not answer.
+    pub const fn hop(&self) -> Option<SocketAddr> {
+        self.hop
+    }
+
+    /// Sets that endpoint, or that there is none.
+    pub const fn set_hop(&mut self, hop: Option<SocketAddr>) {
+        self.hop = hop;
+    }
+
     /// Where attempt number `attempt` (from 0) of a handshake is sent: the way in use, then the candidates in turn,
-    /// [`TARGETS_MAX`] at a time.
+    /// [`TARGETS_MAX`] at a time, and from [`ATTEMPTS_BEFORE_HOP`] on the port that is open just now.
     pub fn targets(&self, attempt: u32) -> Vec<Hop> {
         let mut targets: Vec<_> = self.current.into_iter().collect();
         let n = self.candidates.len();
@@ -264,6 +282,8 @@ impl Path {
                 targets.push(candidate);
             }
         }
+        let hop = self.hop.filter(|_| attempt >= ATTEMPTS_BEFORE_HOP).map(Hop::Direct);
+        targets.extend(hop.filter(|hop| !targets.contains(hop)));
         targets
     }
 }

@@ -8,7 +8,7 @@
 //! 14..16    time to live        seconds, at most 7200
 //! 16..48    node ID             Ed25519
 //! 48..80    X25519 public key   for handshakes
-//! 80..82    capabilities        bit 0: serves the DHT
+//! 80..82    capabilities        bit 0: serves the DHT; bit 1: takes UDP at ports that change, too
 //! 82..n-64  items               type u8 ‖ length u8 ‖ value: 1 = endpoint, 2 = contact of a relay,
 //!                               3 = TCP endpoint of streams; others are skipped
 //! n-64..n   signature           Ed25519 over "auramesh v1 node record" ‖ all before it
@@ -37,6 +37,8 @@ pub const RECORD_TTL_MAX: Duration = Duration::from_secs(7200);
 pub const RECORD_FUTURE_MAX: Duration = Duration::from_secs(600);
 /// Capability bit: the node serves the DHT.
 pub const CAPABILITY_DHT_SERVER: u16 = 1;
+/// Capability bit: its UDP ports hop ([`crate::proto::path::hopping`]).
+pub const CAPABILITY_HOPS: u16 = 2;
 
 const HEADER_LEN: usize = 82;
 const SIGNATURE_LEN: usize = 64;
@@ -188,6 +190,11 @@ impl NodeRecord {
     /// True when the node says that it serves the DHT.
     pub const fn serves_dht(&self) -> bool {
         self.content.capabilities & CAPABILITY_DHT_SERVER != 0
+    }
+
+    /// True for nodes whose UDP ports hop.
+    pub const fn hops(&self) -> bool {
+        self.content.capabilities & CAPABILITY_HOPS != 0
     }
 
     /// How much longer the record holds by our calendar.
