@@ -387,6 +387,39 @@ fn routes_with_loops_or_in_the_name_of_others_are_refused() {
     assert_eq!(world.host(bridge).node.status(world.now).channels, 1);
 }
 
+/// Its neighbours do not know that; if they vouched for it, a search would find nothing but relays of before the cut.
+#[test]
+fn a_relay_that_has_lost_the_target_is_no_answer() {
+    let (mut world, bridge, relay, attacker) = beset(536);
+    let knows = (world.id(relay), world.endpoint(relay));
+    let machine = world.machine_v4();
+    let target = world.add(Machine { bootstrap: vec![knows], ..machine });
+    world.run_for(Duration::from_secs(5));
+    // Only the relay reaches it.
+    let nodes = world.running();
+    world.place_in(&nodes, 1);
+    world.place_in(&[target], 2);
+    world.place_in(&[relay], 3);
+    world.run_for(Duration::from_secs(3));
+    let (relay_id, target_id) = (world.id(relay), world.id(target));
+    let answers = |world: &mut World, nonce| {
+        let relays = vec![relay_id];
+        let seek = Routing::Seek { nonce, ttl: 1, target: target_id, relays };
+        attacker.say(world, bridge, &Control::Routing(seek));
+        world.run_for(Duration::from_secs(2));
+        let heard = attacker.hear(world).into_iter();
+        let sought = heard.filter_map(|message| {
+            let Control::Routing(Routing::Sought { nonce: of, hops, .. }) = message else { return None };
+            (of == nonce).then_some(hops)
+        });
+        sought.collect::<Vec<_>>()
+    };
+    assert_eq!(answers(&mut world, 1), [vec![relay_id]]);
+    world.kill(target);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(answers(&mut world, 2), Vec::<Vec<NodeId>>::new(), "the relay is there, the target is not");
+}
+
 #[test]
 fn floods_of_questions_and_answers_set_little_in_motion() {
     let (mut world, bridge, end, attacker) = beset(532);

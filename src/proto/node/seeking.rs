@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! session silent, handshake unanswered ─► rings of seeks to neighbours ─► sought ─► a channel by the route (`routes`)
-//! seek of a neighbour ─► a sign of life of its target, or of a relay of that ─► sought
+//! seek of a neighbour ─► a sign of life of its target ─► sought
+//!                    ├─► a sign of life of a relay of that ─► passed on to it: it may have lost the target
 //!                    └─► passed on to neighbours, if we would carry data between them
 //! ```
 
@@ -143,16 +144,16 @@ impl Node {
             return self.drop(DropReason::Relay);
         }
         let question = (nonce, target);
-        self.look_for(now, wall, question, target, Vec::new());
+        self.look_for(now, wall, question, target);
         for relay in relays.iter().filter(|relay| ![own, from, target].contains(relay)) {
-            self.look_for(now, wall, question, *relay, vec![*relay]);
+            self.look_for(now, wall, question, *relay);
         }
         if ttl > 1 {
             let except: Vec<_> = relays.iter().copied().chain([from, target]).collect();
             let mut neighbours = self.neighbours(now, &except);
             neighbours.retain(|next| self.relay.service_between(&from, next) == Service::Data);
             for next in neighbours.into_iter().take(PASSED_MAX) {
-                if !self.routes.pass(now, nonce, target, next) {
+                if !self.routes.pass(now, nonce, target, next, false) {
                     break;
                 }
                 let seek = Routing::Seek { nonce, ttl: ttl - 1, target, relays: relays.to_vec() };
@@ -161,16 +162,9 @@ impl Node {
         }
     }
 
-    /// Answers a question with `hops` as soon as `node` has shown that it is there. Only whoever has answered us before
-    /// is asked or connected: an endpoint that nobody has proven may be anybody's.
-    fn look_for(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        question: (u64, NodeId),
-        node: NodeId,
-        hops: Vec<NodeId>,
-    ) {
+    /// Goes on with a question as soon as `node`, its target or a relay of that, has shown that it is there. Only whoever
+    /// has answered us before is asked or connected: an endpoint that nobody has proven may be anybody's.
+    fn look_for(&mut self, now: Instant, wall: WallTime, question: (u64, NodeId), node: NodeId) {
         let peer = self.peers.of(&node);
         let session = peer.and_then(|peer| peer.current.as_ref());
         if let Some((peer, session)) = peer.zip(session) {
@@ -180,7 +174,7 @@ impl Node {
             let fresh = now.saturating_since(last_heard(session)) < FRESH && !peer.awaits_answer();
             let asked = peer.probe.is_some_and(|probe| now.saturating_since(probe.sent) < ASK_AGAIN);
             let abandoned = peer.is_abandoned();
-            self.routes.wait_for(question, node, hops);
+            self.routes.wait_for(question, node);
             if fresh {
                 self.sighted(now, node);
             } else if !asked {
@@ -199,19 +193,25 @@ impl Node {
             return;
         }
         if contact.is_none_or(|contact| self.learn_contact(now, &contact)) {
-            self.routes.wait_for(question, node, hops);
+            self.routes.wait_for(question, node);
             self.connect_directly(now, wall, node);
         }
     }
 
-    /// A node has shown that it is there: whoever looks for it by way of us is told.
+    /// A node has shown that it is there: whoever looks for it by way of us is told, and whoever looks for somebody behind it
+    /// is looked for there.
     pub(super) fn sighted(&mut self, now: Instant, node: NodeId) {
         if !self.routes.awaits(&node) || self.reaches(&node).is_none() {
             return;
         }
-        for (to, nonce, hops) in self.routes.handle_seen(now, node) {
-            let service = self.relay.service_between(&to, &node);
-            self.send_control(now, to, &[Control::Routing(Routing::Sought { nonce, service, hops })]);
+        for (to, nonce, target) in self.routes.handle_seen(now, node) {
+            if target == node {
+                let (service, hops) = (self.relay.service_between(&to, &node), Vec::new());
+                self.send_control(now, to, &[Control::Routing(Routing::Sought { nonce, service, hops })]);
+            } else if self.routes.pass(now, nonce, target, node, true) {
+                let seek = Routing::Seek { nonce, ttl: 1, target, relays: Vec::new() };
+                self.send_control(now, node, &[Control::Routing(seek)]);
+            }
         }
     }
 

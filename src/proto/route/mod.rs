@@ -3,8 +3,9 @@
 //! ```text
 //! ours      idle ─begin─► ring 1 ─0.3 s─► ring 2 ─0.6 s─► ring 3 ─► ended ─1, 2, 4 .. 60 s─► idle
 //!                           └──────────────┴───── a sought ─┴─► a route, kept for [`ROUTE_LIFE`]
-//! others'   seek ─► noted once ─┬─► we reach the target (or a relay of it): sought
-//!                               └─► passed on, to neighbours whose packets we would carry ─► their sought goes back
+//! others'   seek ─► noted once ─┬─► the target shows that it is there: sought
+//!                               ├─► passed on, to relays of the target that show the same ─┐
+//!                               └─► and to neighbours whose packets we would carry ────────┴► their sought goes back
 //! ```
 //!
 //! An expanding ring (RFC 3561 §6.4), each with a question of its own. A node takes part in a question once, so the
@@ -23,6 +24,7 @@ use super::identity::NodeId;
 use super::limit::TokenBucket;
 use super::timer::Instant;
 use super::wire::control::Service;
+use super::wire::record::RECORD_RELAYS_MAX;
 use super::wire::relay::HOPS_MAX;
 use super::wire::routing::SEEK_HOPS_MAX;
 
@@ -121,13 +123,10 @@ struct Search {
 struct Question {
     from: NodeId,
     passed: Vec<NodeId>,
-    /// Nodes that it is answered for when they show that they are there: the target or one of its relays, and the
-    /// relays in between.
-    waits: Vec<(NodeId, Vec<NodeId>)>,
+    /// Nodes that are waited for: the target, for which it is answered, and relays of it, to which it is passed on.
+    waits: Vec<NodeId>,
     /// Neighbours whose answers went back: one of each.
     answered: Vec<NodeId>,
-    /// Answers of our own.
-    answers: u8,
     until: Instant,
 }
 
@@ -250,7 +249,7 @@ impl Routes {
         }
         let (passed, waits, answered) = (Vec::new(), Vec::new(), Vec::new());
         let until = now + QUESTION_LIFE;
-        self.questions.insert((nonce, target), Question { from, passed, waits, answered, answers: 0, until });
+        self.questions.insert((nonce, target), Question { from, passed, waits, answered, until });
         self.oldest.push_back((nonce, target));
         self.of_neighbour.insert(from, of_neighbour + 1);
         true
@@ -263,7 +262,7 @@ impl Routes {
             }
             self.oldest.pop_front();
             let Some(question) = self.questions.remove(&key) else { continue };
-            for (node, _) in question.waits {
+            for node in question.waits {
                 self.waits_no_more(node, key);
             }
             match self.of_neighbour.get_mut(&question.from) {
@@ -286,20 +285,23 @@ impl Routes {
         self.searches.values().any(|search| search.nonces.contains(&nonce))
     }
 
-    /// Notes that a question is about to be passed on to a neighbour; false when we have passed on enough.
-    pub fn pass(&mut self, now: Instant, nonce: u64, target: NodeId, to: NodeId) -> bool {
+    /// Notes that a question is about to be passed on to a neighbour; false when we have passed on enough. Those that are
+    /// relays of the target come on top.
+    pub fn pass(&mut self, now: Instant, nonce: u64, target: NodeId, to: NodeId, is_relay: bool) -> bool {
         let Some(question) = self.questions.get_mut(&(nonce, target)) else { return false };
-        if question.passed.len() >= PASSED_MAX || !self.passing.take(now) {
+        let most = if is_relay { PASSED_MAX + RECORD_RELAYS_MAX } else { PASSED_MAX };
+        let enough = question.passed.len() >= most || question.passed.contains(&to);
+        if enough || !self.passing.take(now) {
             return false;
         }
         question.passed.push(to);
         true
     }
 
-    /// A question is answered with `hops` when `node` shows that it is there.
-    pub fn wait_for(&mut self, (nonce, target): (u64, NodeId), node: NodeId, hops: Vec<NodeId>) {
+    /// A question waits for `node` to show that it is there.
+    pub fn wait_for(&mut self, (nonce, target): (u64, NodeId), node: NodeId) {
         if let Some(question) = self.questions.get_mut(&(nonce, target)) {
-            question.waits.push((node, hops));
+            question.waits.push(node);
             self.waiting.entry(node).or_default().insert((nonce, target));
         }
     }
@@ -309,21 +311,18 @@ impl Routes {
         self.waiting.contains_key(node)
     }
 
-    /// `node` has shown that it is there: what is to be answered now, to whom, with which relays beyond us.
-    pub fn handle_seen(&mut self, now: Instant, node: NodeId) -> Vec<(NodeId, u64, Vec<NodeId>)> {
-        let mut answers = Vec::new();
+    /// `node` has shown that it is there: the questions that waited for it, each by its nonce and target, and whose it is.
+    /// Those about the node itself are to be answered now, the others passed on to it.
+    pub fn handle_seen(&mut self, now: Instant, node: NodeId) -> Vec<(NodeId, u64, NodeId)> {
+        let mut seen = Vec::new();
         for key in self.waiting.remove(&node).unwrap_or_default() {
             let Some(question) = self.questions.get_mut(&key) else { continue };
-            let waits = std::mem::take(&mut question.waits);
-            let (seen, others) = waits.into_iter().partition::<Vec<_>, _>(|(waits, _)| *waits == node);
-            question.waits = others;
-            let Some((_, hops)) = seen.into_iter().next() else { continue };
-            if now < question.until && usize::from(question.answers) < ANSWERS_MAX {
-                question.answers += 1;
-                answers.push((question.from, key.0, hops));
+            question.waits.retain(|waits| *waits != node);
+            if now < question.until {
+                seen.push((question.from, key.0, key.1));
             }
         }
-        answers
+        seen
     }
 
     /// A neighbour says by whom it reaches the target of a question that we sent or passed on to it.

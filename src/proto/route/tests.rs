@@ -101,7 +101,7 @@ fn a_question_is_taken_part_in_once_and_answered_to_its_neighbour() {
         !routes.handle_seek(T0, node(1), 7, node(9)) && !routes.handle_seek(T0, node(2), 7, node(9)),
         "a loop"
     );
-    assert!(routes.pass(T0, 7, node(9), node(3)));
+    assert!(routes.pass(T0, 7, node(9), node(3), false));
     let sought = |routes: &mut Routes, from: u16, hops: &[u16]| {
         let hops = hops.iter().map(|n| node(*n)).collect();
         routes.handle_sought(T0, node(from), 7, Service::Data, hops)
@@ -113,7 +113,7 @@ fn a_question_is_taken_part_in_once_and_answered_to_its_neighbour() {
     let hops = vec![node(3), node(4)];
     assert_eq!(sought(&mut routes, 3, &[4]), Answer::Back { to: node(1), nonce: 7, hops });
     assert_eq!(sought(&mut routes, 3, &[5]), Answer::Refused, "one answer of each neighbour");
-    let others: Vec<_> = (10..20).filter(|n| routes.pass(T0, 7, node(9), node(*n))).collect();
+    let others: Vec<_> = (10..20).filter(|n| routes.pass(T0, 7, node(9), node(*n), false)).collect();
     let more = others.iter().filter(|n| sought(&mut routes, **n, &[4]) != Answer::Refused).count();
     assert_eq!((others.len(), more), (PASSED_MAX - 1, ANSWERS_MAX - 1));
     assert!(routes.handle_seek(T0, node(2), 7, node(8)), "the nonce alone is not the question");
@@ -123,15 +123,31 @@ fn a_question_is_taken_part_in_once_and_answered_to_its_neighbour() {
 }
 
 #[test]
-fn who_is_waited_for_is_answered_once_and_in_time() {
+fn who_waits_for_a_node_is_told_once_and_in_time() {
     let mut routes = Routes::new(node(0), T0);
     assert!(routes.handle_seek(T0, node(1), 7, node(9)));
-    routes.wait_for((7, node(9)), node(9), Vec::new());
-    routes.wait_for((7, node(9)), node(8), vec![node(8)]);
+    routes.wait_for((7, node(9)), node(9));
+    routes.wait_for((7, node(9)), node(8));
     assert!(routes.awaits(&node(9)) && !routes.awaits(&node(3)));
-    assert_eq!(routes.handle_seen(T0, node(9)), [(node(1), 7, Vec::new())]);
+    assert_eq!(routes.handle_seen(T0, node(9)), [(node(1), 7, node(9))]);
     assert_eq!(routes.handle_seen(T0, node(9)), []);
     assert_eq!(routes.handle_seen(T0 + QUESTION_LIFE, node(8)), [], "too late");
+}
+
+#[test]
+fn relays_of_the_target_are_asked_beside_the_neighbours() {
+    let mut routes = Routes::new(node(0), T0);
+    assert!(routes.handle_seek(T0, node(1), 7, node(9)));
+    let passed = |routes: &mut Routes, is_relay| {
+        (100..200).filter(|n| routes.pass(T0, 7, node(9), node(*n), is_relay)).count()
+    };
+    assert_eq!(passed(&mut routes, false), PASSED_MAX);
+    assert_eq!(passed(&mut routes, true), RECORD_RELAYS_MAX);
+    assert!(routes.handle_seek(T0, node(1), 8, node(9)));
+    assert!(
+        routes.pass(T0, 8, node(9), node(5), true) && !routes.pass(T0, 8, node(9), node(5), false),
+        "once each"
+    );
 }
 
 #[test]
@@ -144,7 +160,8 @@ fn what_one_neighbour_asks_is_bounded_and_so_is_what_all_of_them_make_us_send() 
             let nonce = u64::from(neighbour) * 10_000 + n;
             if routes.handle_seek(T0, node(neighbour), nonce, node(999)) {
                 taken += 1;
-                let passed = (200..300).filter(|to| routes.pass(T0, nonce, node(999), node(*to))).count();
+                let passed =
+                    (200..300).filter(|to| routes.pass(T0, nonce, node(999), node(*to), false)).count();
                 assert!(passed <= PASSED_MAX);
                 sent += passed;
             }
