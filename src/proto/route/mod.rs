@@ -123,6 +123,8 @@ struct Search {
 struct Question {
     from: NodeId,
     passed: Vec<NodeId>,
+    /// How many of those are relays of the target.
+    relays: usize,
     /// Nodes that are waited for: the target, for which it is answered, and relays of it, to which it is passed on.
     waits: Vec<NodeId>,
     /// Neighbours whose answers went back: one of each.
@@ -249,7 +251,7 @@ impl Routes {
         }
         let (passed, waits, answered) = (Vec::new(), Vec::new(), Vec::new());
         let until = now + QUESTION_LIFE;
-        self.questions.insert((nonce, target), Question { from, passed, waits, answered, until });
+        self.questions.insert((nonce, target), Question { from, passed, relays: 0, waits, answered, until });
         self.oldest.push_back((nonce, target));
         self.of_neighbour.insert(from, of_neighbour + 1);
         true
@@ -289,12 +291,15 @@ impl Routes {
     /// relays of the target come on top.
     pub fn pass(&mut self, now: Instant, nonce: u64, target: NodeId, to: NodeId, is_relay: bool) -> bool {
         let Some(question) = self.questions.get_mut(&(nonce, target)) else { return false };
-        let most = if is_relay { PASSED_MAX + RECORD_RELAYS_MAX } else { PASSED_MAX };
-        let enough = question.passed.len() >= most || question.passed.contains(&to);
-        if enough || !self.passing.take(now) {
+        let (count, most) = match is_relay {
+            true => (question.relays, RECORD_RELAYS_MAX),
+            false => (question.passed.len() - question.relays, PASSED_MAX),
+        };
+        if count >= most || question.passed.contains(&to) || !self.passing.take(now) {
             return false;
         }
         question.passed.push(to);
+        question.relays += usize::from(is_relay);
         true
     }
 
