@@ -267,6 +267,7 @@ impl Daemon {
         }
         let saver = saver::Saver::new(handle.clone(), state.clone());
         let port = listen.first().map_or(config::DEFAULT_PORT, SocketAddr::port);
+        let addresses = listen.clone();
         let health = health::Facts::new(config, saver.failed(), keeper.clone(), firewall.clone(), port);
         tasks.spawn(saver.run());
         let answers = Arc::new(Answers::new(
@@ -279,8 +280,11 @@ impl Daemon {
             mapping.clone(),
         ));
         let mut daemon = Self { engine, keeper, state, mapping, ports: None, streams, tasks };
-        if config.net.port_hopping {
-            match hopping::Ports::open(&config.tun.name, ports, port).await {
+        if !config.net.port_hopping {
+            let interface = config.tun.name.clone();
+            daemon.tasks.spawn(async move { hopping::Ports::forget(&interface).await });
+        } else {
+            match hopping::Ports::open(&config.tun.name, ports, &addresses).await {
                 Ok(ports) => {
                     let ports = daemon.ports.insert(Arc::new(ports)).clone();
                     daemon.tasks.spawn(async move { ports.run().await });

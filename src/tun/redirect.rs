@@ -5,12 +5,15 @@
 //! table inet azora_azora0_ports {
 //!     chain prerouting {
 //!         type nat hook prerouting priority dstnat; policy accept;
-//!         iifname != { "azora0", "lo" } fib daddr type local udp dport { 20011, 31754, 60027 } dnat to :5747
+//!         meta nfproto ipv4 iifname != { "azora0", "lo" } fib daddr type local udp dport { 20011, 31754, 60027 } dnat to :5747
+//!         meta nfproto ipv6 …
 //!     }
 //! }
 //! ```
 //!
-//! Only the first packet of a flow is looked at: one that has begun goes on when its port is closed (conntrack).
+//! Only the first packet of a flow is looked at: one that has begun goes on when its port is closed (conntrack). A peer that
+//! has two flows to us, to our own port and to one of these, is shown with another source port in the second: the kernel
+//! could not tell their answers apart.
 
 use super::{is_name, nft};
 
@@ -38,34 +41,50 @@ pub enum Error {
     Name(String),
 }
 
+/// The daemon's own ports, by which its sockets are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Of IPv4.
+    pub v4: Option<u16>,
+    /// Of IPv6.
+    pub v6: Option<u16>,
+}
+
 /// The ports of one daemon. They outlive the value: only [`Redirect::remove`] closes them.
 #[derive(Debug)]
 pub struct Redirect {
     interface: String,
-    to: u16,
+    own: Own,
 }
 
 impl Redirect {
-    /// Opens `ports` beside port `to`, for the daemon that has `interface`.
+    /// For the daemon that has `interface`; nothing is open yet.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn new(interface: &str, own: Own) -> Result<Self, Error> {
+        match is_name(interface) {
+            true => Ok(Self { interface: interface.to_string(), own }),
+            false => Err(Error::Name(interface.to_string())),
+        }
+    }
+
+    /// Opens these ports and closes those that were open.
     ///
     /// # Errors
     /// Without `nft`, permission, or nf_tables in the kernel.
-    pub async fn open(interface: &str, ports: [u16; 3], to: u16) -> Result<Self, Error> {
-        if !is_name(interface) {
-            return Err(Error::Name(interface.to_string()));
-        }
-        let redirect = Self { interface: interface.to_string(), to };
-        redirect.replace(ports).await?;
-        Ok(redirect)
+    pub async fn open(&self, ports: [u16; 3]) -> Result<(), Error> {
+        let ruleset = ruleset(&self.interface, ports, self.own);
+        nft::load(&ruleset).await.map_err(|error| self.failed(error))
     }
 
-    /// Closes the ports that were open, and opens these.
+    /// True while the table is there: others may flush the rule set.
     ///
     /// # Errors
-    /// As [`Redirect::open`].
-    pub async fn replace(&self, ports: [u16; 3]) -> Result<(), Error> {
-        let ruleset = ruleset(&self.interface, ports, self.to);
-        nft::load(&ruleset).await.map_err(|error| self.failed(error))
+    /// When that cannot be found out.
+    pub async fn check(&self) -> Result<bool, Error> {
+        let listed = nft::list(&table(&self.interface)).await.map_err(|error| self.failed(error))?;
+        Ok(listed.is_some())
     }
 
     /// Closes them; not an error when they are closed already.
@@ -90,15 +109,23 @@ fn table(interface: &str) -> String {
 }
 
 /// One transaction that leaves exactly our table.
-pub(super) fn ruleset(interface: &str, ports: [u16; 3], to: u16) -> String {
+pub(super) fn ruleset(interface: &str, ports: [u16; 3], own: Own) -> String {
     let (table, [a, b, c]) = (table(interface), ports);
+    let rule = |(version, to): (&str, u16)| {
+        format!(
+            "\t\tmeta nfproto {version} iifname != {{ \"{interface}\", \"lo\" }} fib daddr type local \
+             udp dport {{ {a}, {b}, {c} }} dnat to :{to}\n"
+        )
+    };
+    let to = [own.v4.map(|to| ("ipv4", to)), own.v6.map(|to| ("ipv6", to))];
+    let rules: String = to.into_iter().flatten().map(rule).collect();
     format!(
         "table {table}\n\
          delete table {table}\n\
          table {table} {{\n\
          \tchain prerouting {{\n\
          \t\ttype nat hook prerouting priority dstnat; policy accept;\n\
-         \t\tiifname != {{ \"{interface}\", \"lo\" }} fib daddr type local udp dport {{ {a}, {b}, {c} }} dnat to :{to}\n\
+         {rules}\
          \t}}\n\
          }}\n"
     )

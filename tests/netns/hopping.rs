@@ -80,7 +80,10 @@ fn a_node_whose_port_is_blocked_is_reached_by_ports_that_hop() {
 #[test]
 fn a_node_whose_ports_do_not_hop_is_left_alone_at_others() {
     let lab = Lab::new();
-    let server = hopping(lab.public(Underlay::V4), false).started();
+    let server = hopping(lab.public(Underlay::V4), false);
+    // Of a daemon that was killed.
+    server.must(&format!("nft add table {TABLE}"));
+    let server = server.started();
     let client = lab.router(Nat::PortRestricted).node().knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
     assert!(!server.must("nft list tables").contains(TABLE));

@@ -226,10 +226,10 @@ impl Node {
         let current = peer.path.current();
         let standby = peer.path.choice.standby(now, current);
         let hop = peer.path.hop().filter(|_| peer.racing);
-        let candidates = peer.path.candidates().iter().copied().chain(hop).map(Hop::Direct);
+        let candidates = peer.path.candidates().iter().copied().map(Hop::Direct);
         let relayed = relayed.into_iter().take(RELAYED_MAX);
         let mut hops: Vec<_> = current.into_iter().chain(standby).collect();
-        for hop in relayed.chain(candidates) {
+        for hop in hop.map(Hop::Direct).into_iter().chain(relayed).chain(candidates) {
             if !hops.contains(&hop) {
                 hops.push(hop);
             }
@@ -279,7 +279,10 @@ impl Node {
     /// A check was answered: the way works, there and back.
     pub(super) fn handle_checked(&mut self, now: Instant, id: NodeId, hop: Hop, rtt: Duration) {
         self.channels.note_answered(hop);
-        if let Some(endpoint) = hop.direct().filter(|endpoint| !self.streams.contains(endpoint)) {
+        // A mapping that opened for us alone is not in the record, and neither is a port that hops.
+        let record = self.peers.of(&id).and_then(|peer| peer.record.as_ref());
+        let said = |endpoint: &SocketAddr| record.is_some_and(|r| r.content().endpoints.contains(endpoint));
+        if let Some(endpoint) = hop.direct().filter(said) {
             self.dht.handle_also_at(now, id, endpoint);
         }
         let channels = &self.channels;

@@ -289,7 +289,8 @@ impl Node {
                 self.fetches.remove(&request);
                 self.timers.disarm(&Timer::Fetch(request));
                 self.learn_record(now, wall, record);
-                if let Some(peer) = self.peers.of_mut(&node_id) {
+                let peer = self.peers.of_mut(&node_id);
+                if let Some(peer) = peer.filter(|peer| peer.path.hop() != Some(source)) {
                     peer.path.learn(source);
                 }
                 self.connect(now, wall, node_id);

@@ -28,8 +28,13 @@ impl Node {
         let host = match &peer.record {
             Some(record) if record.hops() => {
                 let ip = peer.path.endpoint().map(|endpoint| endpoint.ip());
-                let admissible = |endpoint: &&SocketAddr| path::is_admissible(endpoint, &self.local);
-                let mut said = record.content().endpoints.iter().filter(admissible);
+                let has_version = |endpoint: &SocketAddr| {
+                    self.endpoints.iter().any(|own| own.is_ipv4() == endpoint.is_ipv4())
+                };
+                let usable = |endpoint: &&SocketAddr| {
+                    path::is_admissible(endpoint, &self.local) && has_version(endpoint)
+                };
+                let mut said = record.content().endpoints.iter().filter(usable);
                 said.clone().find(|endpoint| Some(endpoint.ip()) == ip).or_else(|| said.next())
             }
             Some(_) => None,
@@ -45,9 +50,10 @@ impl Node {
     }
 }
 
-/// The endpoint of a peer that lasts: a port that hops is another one soon.
-pub(super) fn lasting(peer: &Peer, endpoint: SocketAddr) -> SocketAddr {
-    let Some(record) = peer.record.as_ref().filter(|record| record.hops()) else { return endpoint };
+/// The endpoint of a peer that lasts: a port that hops is another one soon. Where our own hop (`ours`), the kernel shows
+/// us another port of a peer than the one that it has, if it has reached us by two of ours.
+pub(super) fn lasting(peer: &Peer, endpoint: SocketAddr, ours: bool) -> SocketAddr {
+    let Some(record) = peer.record.as_ref().filter(|record| ours || record.hops()) else { return endpoint };
     let said = &record.content().endpoints;
     let same_host = said.iter().find(|said| said.ip() == endpoint.ip());
     same_host.filter(|_| !said.contains(&endpoint)).copied().unwrap_or(endpoint)

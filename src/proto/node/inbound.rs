@@ -225,7 +225,7 @@ impl Node {
         }
         self.note_udp(now, source);
         // Before the peer is told who we are: the record says whether we are behind a NAT.
-        self.handle_observed(now, wall, source, established.observed);
+        self.handle_observed(now, wall, (id, source), established.observed);
         self.install(now, wall, established.session, source, proven);
         Ok(())
     }
@@ -426,7 +426,7 @@ impl Node {
             Control::Pong { nonce, observed } => {
                 let asked = self.handle_netcheck_pong(now, nonce, observed);
                 if self.handle_pong(now, id, nonce) || asked {
-                    self.handle_observed(now, wall, source, observed);
+                    self.handle_observed(now, wall, (id, source), observed);
                 }
             }
             Control::Allocate => self.handle_allocate(now, id),
@@ -596,12 +596,19 @@ impl Node {
         }
         if let Some(mut reply) = self.dht.handle_request(now, wall, id, request) {
             if let Control::Found { contacts, .. } = &mut reply
-                && let Some(asker) = self.peers.of(&id).and_then(|peer| peer.path.endpoint())
+                && let Some(is_ipv4) = self.only_version(&id)
             {
-                *contacts = self.dht.named_to(now, std::mem::take(contacts), asker.is_ipv4());
+                *contacts = self.dht.named_to(now, std::mem::take(contacts), is_ipv4);
             }
             self.send_control(now, id, &[reply]);
         }
+    }
+
+    /// Whether a peer has IPv4 or IPv6, when its record shows that it has only one of them.
+    fn only_version(&self, id: &NodeId) -> Option<bool> {
+        let endpoints = &self.peers.of(id)?.record.as_ref()?.content().endpoints;
+        let is_ipv4 = endpoints.first()?.is_ipv4();
+        endpoints.iter().all(|endpoint| endpoint.is_ipv4() == is_ipv4).then_some(is_ipv4)
     }
 
     /// Somebody on the link announced itself.

@@ -24,6 +24,7 @@ use crate::proto::wire::{Family, family};
 
 use super::channels::Channel;
 use super::history::Reason;
+use super::hopping::lasting;
 use super::ways::is_in_use;
 use super::{Node, Timer};
 
@@ -92,9 +93,18 @@ impl Node {
         self.local.iter().any(|network| network.ip == ip) || self.endpoints.iter().any(|e| e.ip() == ip)
     }
 
-    /// Somebody saw us at an endpoint.
-    pub(super) fn handle_observed(&mut self, now: Instant, wall: WallTime, source: Hop, seen: SocketAddr) {
+    /// Somebody saw us at an endpoint. By a port that hops, its kernel may have shown it another port than ours.
+    pub(super) fn handle_observed(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        (id, source): (NodeId, Hop),
+        seen: SocketAddr,
+    ) {
         let Hop::Direct(observer) = source else { return };
+        if self.peers.of(&id).is_some_and(|peer| lasting(peer, observer, false) != observer) {
+            return;
+        }
         self.observed.vote(now, observer, seen);
         self.hurry_reach(now);
         self.judge_place(now, wall);

@@ -560,7 +560,7 @@ impl Node {
     pub(super) fn contact_endpoint(&self, peer: &Peer) -> Option<SocketAddr> {
         let endpoint = peer.path.endpoint()?;
         if !self.streams.contains(&endpoint) {
-            return Some(hopping::lasting(peer, endpoint));
+            return Some(hopping::lasting(peer, endpoint, self.hops));
         }
         let said = peer.record.as_ref().map(|record| record.content().endpoints.iter());
         said?.find(|endpoint| path::is_admissible(endpoint, &self.local)).copied()

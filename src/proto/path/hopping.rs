@@ -15,7 +15,8 @@ use crate::proto::identity::NodeId;
 use crate::proto::timer::WallTime;
 use crate::proto::wire::envelope::NetworkSecret;
 
-/// Ports are drawn from here: none that services have.
+/// Ports are drawn from here: above those of well-known services. A service of the machine that listens there all the same
+/// gets no new flows while its port is open.
 pub const PORTS: RangeInclusive<u16> = 16_384..=65_535;
 /// How long a port is the current one.
 pub const EPOCH: Duration = Duration::from_secs(600);
