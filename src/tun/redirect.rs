@@ -109,7 +109,7 @@ fn table(interface: &str) -> String {
 }
 
 /// One transaction that leaves exactly our table.
-pub(super) fn ruleset(interface: &str, ports: [u16; 3], own: Own) -> String {
+fn ruleset(interface: &str, ports: [u16; 3], own: Own) -> String {
     let (table, [a, b, c]) = (table(interface), ports);
     let rule = |(version, to): (&str, u16)| {
         format!(

@@ -207,7 +207,7 @@ impl Dht {
         self.mode == Mode::Server && self.table.may_be_also_at(now, node_id, endpoint)
     }
 
-    /// Contacts as they are named to somebody who talks to us by this IP version and may have no other.
+    /// Contacts as they are named to somebody who has this IP version alone.
     pub fn named_to(&self, now: Instant, contacts: Vec<Contact>, is_ipv4: bool) -> Vec<Contact> {
         contacts.into_iter().map(|contact| self.table.named_to(now, contact, is_ipv4)).collect()
     }

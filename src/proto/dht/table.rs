@@ -145,7 +145,7 @@ impl Table {
         })
     }
 
-    /// The contact as it is named to somebody with this IP version, who may have no other.
+    /// The contact as it is named to somebody who has this IP version alone.
     pub(super) fn named_to(&self, now: Instant, contact: Contact, is_ipv4: bool) -> Contact {
         let also_at = self.member(contact.node_id).and_then(|member| member.also_at);
         let fresh = also_at.filter(|(_, at)| now.saturating_since(*at) < ALSO_AT_FOR);

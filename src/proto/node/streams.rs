@@ -556,7 +556,8 @@ impl Node {
         }
     }
 
-    /// A peer's endpoint as others may be told of it: a stream leads to it from here only, and a port that hops for now only.
+    /// A peer's endpoint as others may be told of it: a stream leads to the peer from here alone, a port that hops only for
+    /// minutes.
     pub(super) fn contact_endpoint(&self, peer: &Peer) -> Option<SocketAddr> {
         let endpoint = peer.path.endpoint()?;
         if !self.streams.contains(&endpoint) {

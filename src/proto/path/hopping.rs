@@ -5,7 +5,7 @@
 //! port  BLAKE3 keyed(key, epoch u64), first two bytes, put into PORTS;  epoch = Unix time / 600 s
 //! ```
 //!
-//! Who blocks or slows a port down has to do so again every ten minutes, and for a network with a secret does not know which
+//! Who blocks a port has to do so again every ten minutes, and for a network with a secret does not know which
 //! comes next. Clocks differ: the ports of the epochs before and after are open, too.
 
 use std::ops::RangeInclusive;
