@@ -14,6 +14,7 @@ use auramesh::proto::wire::session::mask;
 
 use crate::attacker::{Attacker, public_key};
 use crate::host::{Machine, ms};
+use crate::nat::NatKind;
 use crate::network::Conditions;
 use crate::packet;
 use crate::world::{HostId, Seen, World};
@@ -418,6 +419,35 @@ fn a_relay_that_has_lost_the_target_is_no_answer() {
     world.kill(target);
     world.run_for(Duration::from_secs(3));
     assert_eq!(answers(&mut world, 2), Vec::<Vec<NodeId>>::new(), "the relay is there, the target is not");
+}
+
+/// Who asks has an old record of the target, or none: it names no relay, and we hold the target's newest.
+#[test]
+fn a_relay_that_only_our_record_of_the_target_names_is_asked() {
+    let (mut world, bridge, relay, attacker) = beset(537);
+    let knows = (world.id(relay), world.endpoint(relay));
+    let nat = world.nat(NatKind::Symmetric);
+    let machine = world.machine_behind(nat);
+    let target = world.add(Machine { bootstrap: vec![knows], ..machine });
+    world.run_for(Duration::from_secs(30));
+    let (relay_id, target_id) = (world.id(relay), world.id(target));
+    let record = world.host(target).node.record().expect("it has one");
+    assert!(record.content().relays.iter().any(|named| named.node_id == relay_id));
+    // Only the relay reaches it.
+    let nodes = world.running();
+    world.place_in(&nodes, 1);
+    world.place_in(&[target], 2);
+    world.place_in(&[relay], 3);
+    world.run_for(Duration::from_secs(3));
+    attacker.hear(&mut world);
+    let seek = Routing::Seek { nonce: 1, ttl: 1, target: target_id, relays: Vec::new() };
+    attacker.say(&mut world, bridge, &Control::Routing(seek));
+    world.run_for(Duration::from_secs(2));
+    let heard = attacker.hear(&mut world).into_iter();
+    let by_relay = heard.filter(|message| {
+        matches!(message, Control::Routing(Routing::Sought { nonce: 1, hops, .. }) if *hops == [relay_id])
+    });
+    assert_eq!(by_relay.count(), 1);
 }
 
 #[test]

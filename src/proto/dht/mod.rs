@@ -263,6 +263,12 @@ impl Dht {
         }
     }
 
+    /// The record of a node that we hold for the network.
+    pub fn record(&self, now: Instant, node_id: &NodeId) -> Option<NodeRecord> {
+        let bytes = self.records.find(now, &node_id.position())?;
+        NodeRecord::parse(bytes).ok().filter(|record| record.node_id() == *node_id)
+    }
+
     /// True while nobody in the table answers.
     pub fn is_alone(&self) -> bool {
         self.table.is_alone()

@@ -177,6 +177,8 @@ pub(super) struct Peer {
     pub(super) requests: TokenBucket,
     /// Limit of the searches for routes that it may bring to us.
     pub(super) seeks: TokenBucket,
+    /// When it last knew a route to somebody whom we, or another neighbour, asked for.
+    pub(super) has_sought: Option<Instant>,
     /// Data packets of the current session at the last look.
     pub(super) seen_packets: u64,
     /// When it was given up to get an answer, and the data packets of the current session by then.
@@ -259,6 +261,7 @@ impl Peer {
             echo: Arc::default(),
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seeks: TokenBucket::new(SEEKS_PER_S, SEEKS_BURST, now),
+            has_sought: None,
             seen_packets: 0,
             abandoned: None,
             control_packets: 0,

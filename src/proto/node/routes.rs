@@ -171,6 +171,9 @@ impl Node {
     pub(super) fn lose_route(&mut self, now: Instant, peer: NodeId, relay: NodeId, beyond: &[NodeId]) {
         let relays: Vec<_> = std::iter::once(relay).chain(beyond.iter().copied()).collect();
         self.routes.forget(now, &peer, &relays);
+        if let Some(first) = self.peers.of_mut(&relay) {
+            first.has_sought = None;
+        }
     }
 
     /// A neighbour asks us to be a relay of a route.

@@ -3,7 +3,8 @@
 //! ```text
 //! session silent, handshake unanswered ─► rings of seeks to neighbours ─► sought ─► a channel by the route (`routes`)
 //! seek of a neighbour ─► a sign of life of its target ─► sought
-//!                    ├─► a sign of life of a relay of that ─► passed on to it: it may have lost the target
+//!                    ├─► a sign of life of a relay of that, which the question or our record of it names ─► passed on to it:
+//!                    │   it may have lost the target
 //!                    └─► passed on to neighbours, if we would carry data between them
 //! ```
 
@@ -14,7 +15,7 @@ use rand_core::Rng as _;
 use crate::proto::datapath::DropReason;
 use crate::proto::identity::NodeId;
 use crate::proto::path;
-use crate::proto::route::{ASKED_MAX, Answer, PASSED_MAX};
+use crate::proto::route::{ASKED_MAX, Answer, PASSED_MAX, chosen};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Control, Service};
 use crate::proto::wire::routing::Routing;
@@ -79,11 +80,11 @@ impl Node {
             let record = self.peers.of(&id).and_then(|peer| peer.record.as_ref());
             let contacts = record.into_iter().flat_map(|record| &record.content().relays);
             let relays: Vec<_> = contacts.map(|contact| contact.node_id).collect();
-            let mut neighbours = self.neighbours(now, &[id]);
+            let neighbours = self.neighbours(now, &[id]);
             if neighbours.len() < NEIGHBOURS_WANTED {
                 self.meet_known(now, wall);
             }
-            neighbours.truncate(ASKED_MAX);
+            let neighbours = chosen(now, &neighbours, &id, ASKED_MAX);
             self.routes.asked(&id, &neighbours);
             let seek = Routing::Seek { nonce: ring.nonce, ttl: ring.ttl, target: id, relays };
             for neighbour in neighbours {
@@ -98,8 +99,8 @@ impl Node {
         }
     }
 
-    /// Peers that a question can go to, in a random order, those heard lately first.
-    fn neighbours(&mut self, now: Instant, except: &[NodeId]) -> Vec<NodeId> {
+    /// Peers that a question can go to, in a random order, those heard lately first; and when each last knew a route.
+    fn neighbours(&mut self, now: Instant, except: &[NodeId]) -> Vec<(NodeId, Option<Instant>)> {
         let mut neighbours: Vec<_> = Vec::new();
         for peer in self.peers.iter() {
             let Some(session) = &peer.current else { continue };
@@ -107,11 +108,12 @@ impl Node {
             let silent = peer.awaits_answer() && peer.last_proof().is_some_and(|at| since(at) >= SILENT);
             let direct = peer.path.endpoint().is_some() && peer.challenge.is_none();
             if direct && !silent && !except.contains(&peer.id) {
-                neighbours.push((since(last_heard(session)) >= QUIET, self.rng.next_u32(), peer.id));
+                let quiet = since(last_heard(session)) >= QUIET;
+                neighbours.push((quiet, self.rng.next_u32(), peer.id, peer.has_sought));
             }
         }
         neighbours.sort_unstable();
-        neighbours.into_iter().map(|(.., id)| id).collect()
+        neighbours.into_iter().map(|(.., id, has_sought)| (id, has_sought)).collect()
     }
 
     /// Opens sessions with nodes that have answered before.
@@ -145,14 +147,18 @@ impl Node {
         }
         let question = (nonce, target);
         self.look_for(now, wall, question, target);
-        for relay in relays.iter().filter(|relay| ![own, from, target].contains(relay)) {
-            self.look_for(now, wall, question, *relay);
+        // Who asks may have an old record of the target.
+        let held = self.dht.record(now, &target);
+        let held = held.iter().flat_map(|record| &record.content().relays).map(|relay| relay.node_id);
+        let named = relays.iter().copied().chain(held.filter(|relay| !relays.contains(relay)));
+        for relay in named.filter(|relay| ![own, from, target].contains(relay)).collect::<Vec<_>>() {
+            self.look_for(now, wall, question, relay);
         }
         if ttl > 1 {
             let except: Vec<_> = relays.iter().copied().chain([from, target]).collect();
             let mut neighbours = self.neighbours(now, &except);
-            neighbours.retain(|next| self.relay.service_between(&from, next) == Service::Data);
-            for next in neighbours.into_iter().take(PASSED_MAX) {
+            neighbours.retain(|(next, _)| self.relay.service_between(&from, next) == Service::Data);
+            for next in chosen(now, &neighbours, &target, PASSED_MAX) {
                 if !self.routes.pass(now, nonce, target, next, false) {
                     break;
                 }
@@ -223,7 +229,11 @@ impl Node {
         (nonce, service): (u64, Service),
         hops: Vec<NodeId>,
     ) {
-        match self.routes.handle_sought(now, from, nonce, service, hops) {
+        let answer = self.routes.handle_sought(now, from, nonce, service, hops);
+        if let Some(peer) = self.peers.of_mut(&from).filter(|_| answer != Answer::Refused) {
+            peer.has_sought = Some(now);
+        }
+        match answer {
             Answer::Found(target, route) => self.take_route(now, target, &route),
             Answer::Back { to, nonce, hops } => {
                 let service = service.min(self.relay.service_between(&to, &from));

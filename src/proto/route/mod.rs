@@ -42,10 +42,14 @@ pub const SEARCHES_MAX: usize = 128;
 pub const SEARCHES_PER_S: u32 = 4;
 /// See [`SEARCHES_PER_S`].
 pub const SEARCHES_BURST: u32 = 32;
+/// A neighbour that knew a route this lately may know others.
+const SOUGHT_LATELY: Duration = Duration::from_secs(60);
 /// Neighbours that a question of ours goes to.
-pub const ASKED_MAX: usize = 16;
+pub const ASKED_MAX: usize = 32;
 /// Neighbours that a question of somebody else is passed on to.
 pub const PASSED_MAX: usize = 8;
+/// Relays of its target that a question is passed on to: those that it names, and those of a record that we hold.
+pub const RELAYS_PASSED_MAX: usize = 2 * RECORD_RELAYS_MAX;
 /// Questions that are passed on a second, to all neighbours and from all together, and at once.
 pub const PASSED_PER_S: u32 = 200;
 /// See [`PASSED_PER_S`].
@@ -292,7 +296,7 @@ impl Routes {
     pub fn pass(&mut self, now: Instant, nonce: u64, target: NodeId, to: NodeId, is_relay: bool) -> bool {
         let Some(question) = self.questions.get_mut(&(nonce, target)) else { return false };
         let (count, most) = match is_relay {
-            true => (question.relays, RECORD_RELAYS_MAX),
+            true => (question.relays, RELAYS_PASSED_MAX),
             false => (question.passed.len() - question.relays, PASSED_MAX),
         };
         if count >= most || question.passed.contains(&to) || !self.passing.take(now) {
@@ -408,6 +412,39 @@ impl Routes {
             search.next = Some(now);
         }
     }
+}
+
+/// Of `neighbours`, in random order and each with when it last knew a route to somebody, those that a question about
+/// `target` goes to, at most `most`.
+///
+/// Half are some that knew a route lately: they are between us and what we are cut off from. A quarter are those nearest to
+/// the target in the key space, who may hold its record and know its relays. The rest is random, since what the others
+/// know may be old, and an answer is easily given.
+pub fn chosen(
+    now: Instant,
+    neighbours: &[(NodeId, Option<Instant>)],
+    target: &NodeId,
+    most: usize,
+) -> Vec<NodeId> {
+    let point = target.position();
+    let lately = |at: &Instant| now.saturating_since(*at) < SOUGHT_LATELY;
+    let mut helpful: Vec<_> =
+        neighbours.iter().filter_map(|(id, at)| Some((at.filter(lately)?, *id))).collect();
+    helpful.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
+    let mut near: Vec<_> = neighbours.iter().map(|(id, _)| (id.position().distance(&point), *id)).collect();
+    near.sort_unstable_by_key(|(distance, _)| *distance);
+    let groups: [(usize, Vec<NodeId>); 3] = [
+        (most / 2, helpful.into_iter().map(|(_, id)| id).collect()),
+        (most / 4, near.into_iter().map(|(_, id)| id).collect()),
+        (most, neighbours.iter().map(|(id, _)| *id).collect()),
+    ];
+    let mut chosen = Vec::new();
+    for (share, group) in groups {
+        let others: Vec<_> = group.into_iter().filter(|id| !chosen.contains(id)).take(share).collect();
+        chosen.extend(others);
+    }
+    chosen.truncate(most);
+    chosen
 }
 
 /// True when no node is twice on the way.

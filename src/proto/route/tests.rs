@@ -142,7 +142,7 @@ fn relays_of_the_target_are_asked_beside_the_neighbours() {
         (100..200).filter(|n| routes.pass(T0, 7, node(9), node(*n), is_relay)).count()
     };
     // Those that are known to be there come first.
-    assert_eq!(passed(&mut routes, true), RECORD_RELAYS_MAX);
+    assert_eq!(passed(&mut routes, true), RELAYS_PASSED_MAX);
     assert_eq!(passed(&mut routes, false), PASSED_MAX);
     assert!(routes.handle_seek(T0, node(1), 8, node(9)));
     assert!(
@@ -193,4 +193,26 @@ fn our_own_searches_are_bounded() {
     }
     assert_eq!((routes.searches.len(), routes.routes.len()), (SEARCHES_MAX, TARGETS_MAX));
     assert!(routes.routes.values().all(|routes| routes.len() <= ROUTES_MAX));
+}
+
+#[test]
+fn a_question_goes_to_those_who_knew_a_route_lately_to_those_near_the_target_and_to_others() {
+    let now = T0 + SOUGHT_LATELY * 2;
+    let target = node(9);
+    let mut neighbours: Vec<_> = (100..200).map(|n| (node(n), None)).collect();
+    for (n, (_, sought)) in neighbours.iter_mut().enumerate().skip(60).take(20) {
+        *sought = Some(now - ms(n as u64));
+    }
+    neighbours[99].1 = Some(T0);
+    let chosen_now = chosen(now, &neighbours, &target, 16);
+    assert_eq!(chosen_now[..8], neighbours[60..68].iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    let mut near: Vec<_> = neighbours.iter().map(|(id, _)| *id).collect();
+    near.sort_by_key(|id| id.position().distance(&target.position()));
+    near.retain(|id| !chosen_now[..8].contains(id));
+    assert_eq!(chosen_now[8..12], near[..4]);
+    let others = neighbours.iter().map(|(id, _)| *id).filter(|id| !chosen_now[..12].contains(id));
+    assert_eq!(chosen_now[12..], others.take(4).collect::<Vec<_>>());
+    // An old answer is none, and few are asked all.
+    assert!(!chosen_now.contains(&neighbours[99].0));
+    assert_eq!(chosen(now, &neighbours[..5], &target, 16).len(), 5);
 }
