@@ -188,6 +188,8 @@ fn pairs_are_connected_as_often_as_in_the_model() {
     println!("{n} nodes, {pairs} pairs{:>21}  direct  +relay  +ttl 1  +ttl 2  +ttl 3", "");
     for ((name, figures), row) in MODEL.iter().zip(&rows) {
         println!("{}\n{}", line(name, *row), line("  the model", *figures));
+    }
+    for ((name, figures), row) in MODEL.iter().zip(&rows) {
         // In a small network a pair or two may be unlucky, and of the bridges none may be left.
         let least = match (long, name.contains("killed")) {
             (true, _) => figures[4],
