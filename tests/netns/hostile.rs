@@ -7,15 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use auramesh::proto::datapath::{self, Arrival, Inbound};
 use auramesh::proto::dht::Mode;
-use auramesh::proto::identity::{Identity, MeshAddress};
+use auramesh::proto::identity::{Identity, MeshAddress, NodeId};
 use auramesh::proto::node::{Config, Node as Core};
 use auramesh::proto::policy::Rules;
 use auramesh::proto::relay;
 use auramesh::proto::session::{self, transport::Session};
 use auramesh::proto::timer::{self, WallTime};
+use auramesh::proto::wire::control::{CONTROL_LEN_MAX, Control};
 use auramesh::proto::wire::envelope::NetworkSecret;
 use auramesh::proto::wire::inner::icmp_checksum;
-use auramesh::proto::wire::session::{HEADER_LEN, Kind};
+use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 use crate::lab::node::Node;
 use crate::lab::{Lab, Machine, Underlay, eventually};
@@ -25,19 +26,19 @@ const PACKETS: u64 = 10_000;
 /// Packets between two pauses, so that the victim's socket buffer never overflows.
 const BURST: u64 = 250;
 
-struct Hostile {
+pub(crate) struct Hostile {
     core: Core,
     socket: UdpSocket,
     started: Instant,
 }
 
 impl Hostile {
-    /// A peer on `machine` that opens a session with the victim.
-    fn connect(machine: &Machine, victim: &Node) -> Self {
-        let socket = machine.inside(|| UdpSocket::bind((machine.ip, 5747))).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    /// A peer at an address of `machine` that begins a session with the victim.
+    pub(crate) fn begin(machine: &Machine, at: SocketAddr, seed: [u8; 32], victim: &Node) -> Self {
+        let socket = machine.inside(|| UdpSocket::bind(at)).unwrap();
+        socket.set_nonblocking(true).unwrap();
         let config = Config {
-            identity: Identity::from_seed([66; 32]),
+            identity: Identity::from_seed(seed),
             session: session::Config::new(true, NetworkSecret::default()),
             dht_mode: Mode::Client,
             dht_auto: false,
@@ -46,17 +47,55 @@ impl Hostile {
             mtu: 1420,
             bootstrap: vec![(victim.id.parse().unwrap(), victim.endpoint())],
             remembered: Vec::new(),
-            seed: [67; 32],
+            seed: seed.map(|byte| byte ^ 1),
         };
         let core = Core::new(config, timer::Instant::ZERO);
         let mut hostile = Self { core, socket, started: Instant::now() };
         let (now, wall) = hostile.time();
-        hostile.core.handle_links(now, wall, Vec::new(), vec![SocketAddr::new(machine.ip, 5747)]);
+        hostile.core.handle_links(now, wall, Vec::new(), vec![at]);
+        hostile
+    }
+
+    /// A peer on `machine` that has a session with the victim.
+    fn connect(machine: &Machine, victim: &Node) -> Self {
+        let at = SocketAddr::new(machine.ip, 5747);
+        let mut hostile = Self::begin(machine, at, [66; 32], victim);
         eventually(Duration::from_secs(5), "a session of the hostile peer", || {
             hostile.turn();
-            hostile.session(victim).is_some().then_some(())
+            hostile.has_session(victim).then_some(())
         });
+        // A turn waits a little for what may come.
+        hostile.socket.set_nonblocking(false).unwrap();
+        hostile.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         hostile
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.core.node_id()
+    }
+
+    pub(crate) fn has_session(&mut self, victim: &Node) -> bool {
+        self.session(victim).is_some()
+    }
+
+    /// Sends whatever it likes, as it is.
+    pub(crate) fn throw(&self, victim: &Node, datagram: &[u8]) {
+        // A full buffer is as good as a lost packet.
+        let _ = self.socket.send_to(datagram, victim.endpoint());
+    }
+
+    /// Says something in its session.
+    pub(crate) fn say(&mut self, victim: &Node, message: &Control) {
+        let mut plaintext = Vec::new();
+        message.emit(&mut plaintext);
+        let mut packet = vec![0; HEADER_LEN];
+        packet.extend(&plaintext);
+        packet.resize(packet.len() + OVERHEAD + PADDING_MULTIPLE, 0);
+        let session = self.session(victim).unwrap();
+        let len = session
+            .seal(Kind::Control, &mut packet, plaintext.len(), CONTROL_LEN_MAX, self.time().0)
+            .unwrap();
+        self.throw(victim, &packet[..len]);
     }
 
     fn time(&self) -> (timer::Instant, WallTime) {
@@ -66,7 +105,7 @@ impl Hostile {
     }
 
     /// Takes what came and does what is due.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let (now, wall) = self.time();
         self.core.handle_timeout(now, wall);
         self.flush();

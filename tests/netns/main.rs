@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are part of the result")]
 
 mod bench;
+mod crowd;
 mod diagnosis;
 mod failover;
 mod flood;
