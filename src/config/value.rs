@@ -75,7 +75,7 @@ pub enum InvalidValue {
         len: usize,
     },
     /// A rule that names a port for a protocol without ports.
-    #[error("a port needs proto tcp or udp")]
+    #[error("a port needs -p tcp or udp")]
     PortWithoutProtocol,
     /// Not the words of a rule.
     #[error("`{0}` is no rule: in allow [-p tcp|udp|icmp] [--port N] [--peer NODEID]")]

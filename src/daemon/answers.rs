@@ -119,6 +119,10 @@ impl Answers {
             }
             Request::Trace { target } => answer(&trace::trace(&self.handle, target).await?),
             Request::FirewallList => answer(&self.firewall.list()),
+            Request::FirewallAdd(matches) if matches.peer == Some(self.handle.node_id()) => {
+                let next = "name the node that is to be let in: `azora id` there shows its ID";
+                Err(Failure::new("this is the ID of the node itself", next))
+            }
             Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {
                 self.firewall.clone().remove(index).await?;

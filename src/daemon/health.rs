@@ -130,10 +130,15 @@ impl Facts {
             let strange =
                 status.peers.iter().filter(|peer| peer.configured).find_map(|peer| peer.unauthentic);
             match strange {
-                Some(at) => ("bootstrap-unreachable", format!("{text}: {}", unauthentic(at)), SAME_SECRET),
+                Some(at) => {
+                    ("bootstrap-unreachable", format!("{text}: {}", unauthentic(at)), SAME_SECRET.into())
+                }
                 None => {
-                    let fix = "azora probe NODEID@IP:PORT of a configured peer tells how far it gets";
-                    ("bootstrap-unreachable", text, fix)
+                    let configured = status.peers.iter().filter(|peer| peer.configured);
+                    let named =
+                        configured.filter_map(|peer| Some((peer.node_id, *peer.candidates.first()?))).next();
+                    let whom = named.map_or("NODEID@IP:PORT".into(), |(id, at)| format!("{id}@{at}"));
+                    ("bootstrap-unreachable", text, format!("azora probe {whom} tells how far it gets"))
                 }
             }
         } else if status.dht.contacts > 0 {
@@ -143,9 +148,9 @@ impl Facts {
                 true => "azora peers add NODEID@IP:PORT, or start another node on this network",
                 false => "azora peers add NODEID@IP:PORT, or start the daemon with --bootstrap",
             };
-            ("no-contacts", "no other node is known yet".into(), fix)
+            ("no-contacts", "no other node is known yet".into(), fix.into())
         };
-        Some(Health { code: code.into(), text, fix: fix.into() })
+        Some(Health { code: code.into(), text, fix })
     }
 
     /// Why the node at `address` does not answer although there is no session with it, and what to do; `None` when

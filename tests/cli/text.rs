@@ -23,11 +23,12 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          tcp        1 stream to others (203.0.113.5:443), 2 streams taken at 0.0.0.0:443\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
          peers      2, 1 with data in the last 30 s\n\
-         drops      policy 3\n\
+         drops      policy 3 (policy: not let in; azora --socket {} firewall list shows what is)\n\
          version    0.1.0\n",
         node_id(OWN),
         node_id(OWN).address(),
-        &node_id(4).to_string()[..10]
+        &node_id(4).to_string()[..10],
+        healthy.socket.display()
     );
     assert_eq!(out, expected);
     let with_peers = healthy.azora(&["status", "--peers"]).exits(0).out;
@@ -164,7 +165,7 @@ fn lookups_and_inspections_say_what_is_known() {
     assert!(found.starts_with("found      2 rounds, 7 requests, 3.100 ms\n"), "{found}");
     assert!(found.contains("record     number 3, signed 40.0 s ago\n"), "{found}");
     let missing = fake.azora(&["dht", "lookup", &node_id(SILENT).to_string()]).exits(1).out;
-    assert!(missing.starts_with("not found  "), "{missing}");
+    assert!(missing.starts_with("not found  ") && missing.contains("azora dht status"), "{missing}");
     let status = fake.azora(&["dht", "status"]).exits(0).out;
     assert!(status.contains("2^256     20        4\n"), "{status}");
     let id = node_id(PEER).to_string();

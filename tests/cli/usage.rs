@@ -38,6 +38,7 @@ fn wrong_usage_exits_2() {
     check(&["firewall", "add", "in", "allow", "-p", "sctp"], "tcp, udp, icmp");
     check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "65536"], "1 to 65535");
     check(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "1-2"], "a rule for each port");
+    check(&["firewall", "remove", "x"], "azora firewall list");
     check(&["completions", "tcsh"], "bash");
     check(&["id", "--socket", ""], "--socket");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
 use auramesh::proto::identity::{Identity, NodeId};
-use auramesh::proto::node::{Command, PeerStatus, PingFailure};
+use auramesh::proto::node::{Command, PeerState, PeerStatus, PingFailure};
 use auramesh::proto::relay;
 use auramesh::proto::timer::Instant;
 use auramesh::proto::wire::control::{Control, Service, Want};
@@ -620,6 +620,7 @@ fn the_dead_are_not_looked_for_without_end() {
         .into_iter()
         .map(|(a, b)| (a, packet::echo_request(world.address(a), world.address(b), 1, 1, 56)))
         .collect();
+    let dead: Vec<_> = nodes[12..].iter().map(|id| world.id(*id)).collect();
     nodes[12..].iter().for_each(|id| world.kill(*id));
     // Programs notice too, a second later.
     for _ in 0..10 {
@@ -633,4 +634,10 @@ fn the_dead_are_not_looked_for_without_end() {
     let each = (sent(&world) - before) / 12;
     println!("{each} datagrams of each survivor in a minute");
     assert!(each < 600, "{each} datagrams of each survivor in a minute");
+    for alive in &nodes[..12] {
+        let peers = world.host(*alive).node.status(world.now).peers;
+        for peer in peers.iter().filter(|peer| dead.contains(&peer.node_id)) {
+            assert_eq!((peer.state, peer.endpoint), (PeerState::Known, None), "shown as if it were there");
+        }
+    }
 }

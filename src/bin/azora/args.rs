@@ -264,7 +264,7 @@ pub(crate) enum FirewallCommand {
     /// Remove a rule for good; numbers may change at a restart, so look first: `azora firewall list`
     Remove {
         /// Number of the rule in the list
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = rule_number)]
         index: u32,
     },
 }
@@ -318,6 +318,10 @@ fn seconds_up_to(text: &str, max: f64) -> Result<Duration, String> {
 
 fn count(text: &str) -> Result<u64, &'static str> {
     text.parse().ok().filter(|count| *count > 0).ok_or("a whole number from 1")
+}
+
+fn rule_number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "the number of a rule, as `azora firewall list` shows it")
 }
 
 fn port(text: &str) -> Result<u16, &'static str> {

@@ -9,6 +9,9 @@ use crate::output::{Outcome, age, joined, milliseconds, or_dash, show, table};
 use crate::socket::Socket;
 use crate::status::role;
 
+/// What to do when there is no record.
+pub(crate) const WHY_NOT_FOUND: &str = "azora dht status shows whether others are reached at all; a node is found once it has run for a few seconds";
+
 pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
     let mut client = socket.connect().await?;
     match command {
@@ -41,6 +44,8 @@ fn lookup_text(report: &LookupReport) -> String {
             format!("number {number}, signed {} ago", or_dash(report.record_age_s, age)),
         ]);
         rows.push(["held by".into(), joined(&report.holders)]);
+    } else {
+        rows.push(["try".into(), WHY_NOT_FOUND.into()]);
     }
     table(&rows)
 }

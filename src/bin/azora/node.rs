@@ -9,6 +9,7 @@ use auramesh::proto::identity::NodeId;
 use serde::Serialize;
 
 use crate::args::Format;
+use crate::dht::WHY_NOT_FOUND;
 use crate::output::{Outcome, age, joined, or_dash, print, print_json, show, table};
 use crate::socket::Socket;
 
@@ -43,12 +44,14 @@ pub(crate) async fn inspect(socket: &Socket, target: Target, format: Format) -> 
     if format.json {
         print_json(&inspected)?;
     } else {
-        print(&table(&[
+        let mut rows = vec![
             ["node id".into(), inspected.node_id.unwrap_or_else(|| "no record in the DHT".into())],
             ["address".into(), inspected.address],
             ["endpoints".into(), joined(&inspected.endpoints)],
             ["record age".into(), or_dash(inspected.record_age_s, age)],
-        ]))?;
+        ];
+        rows.extend((!found.found).then(|| ["try".into(), WHY_NOT_FOUND.into()]));
+        print(&table(&rows))?;
     }
     Ok(if found.found { Exit::Ok } else { Exit::Failed })
 }

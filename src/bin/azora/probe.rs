@@ -10,7 +10,7 @@ use crate::socket::Socket;
 
 /// What a probe cannot see: refused packets get no answer.
 const REFUSED: &str = "the mesh works up to that node; a program that still gets no answer may be refused by its rules: \
-    on that node, `azora firewall list` shows them and `azora firewall add in allow -p tcp --port N` lets it in\n";
+    on that node, `azora firewall list` shows them and `azora firewall add in allow -p tcp --port N --peer NODEID` lets one node in\n";
 
 pub(crate) async fn run(socket: &Socket, target: Target, format: Format) -> Outcome {
     let report = socket.connect().await?.probe(target).await?;

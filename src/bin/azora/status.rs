@@ -104,10 +104,16 @@ fn summary(status: &Status) -> String {
         row("tcp", streams(&status.streams)),
         row("data", data(&status.data)),
         row("peers", format!("{}, {flowing} with data in the last 30 s{relayed}", status.peers.len())),
-        row("drops", counters(&status.drops)),
+        row("drops", drops(&status.drops)),
         row("version", &status.version),
     ]));
     text
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    let refused = drops.get("policy").is_some_and(|n| *n > 0);
+    let meaning = if refused { " (policy: not let in; azora firewall list shows what is)" } else { "" };
+    format!("{}{meaning}", counters(drops))
 }
 
 fn nat(nat: &NatStatus) -> String {

@@ -24,7 +24,7 @@ const UNAUTHENTIC_LIFE: Duration = Duration::from_secs(60);
 /// How far we are with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
-    /// A record only.
+    /// A record only, or a session that nothing comes by any more.
     Known,
     /// A session.
     Authenticated,
@@ -41,7 +41,7 @@ pub struct PeerStatus {
     pub address: MeshAddress,
     /// How far we are.
     pub state: PeerState,
-    /// Where packets go, when there is a session.
+    /// Where packets go, when there is a session and the peer answers.
     pub endpoint: Option<SocketAddr>,
     /// They go there by a stream: the endpoint is one of TCP.
     pub by_stream: bool,
@@ -155,11 +155,12 @@ impl Node {
         let data = peer.data_packets() > 0;
         let state = match (session, heard) {
             (None, _) => PeerState::Known,
+            _ if peer.is_abandoned() => PeerState::Known,
             (Some(_), Some(heard)) if data && heard < FLOWING => PeerState::Flowing,
             (Some(_), _) => PeerState::Authenticated,
         };
         let hop = peer.path.current();
-        let endpoint = session.and(hop).and_then(|hop| self.endpoint_of(hop));
+        let endpoint = hop.filter(|_| state != PeerState::Known).and_then(|hop| self.endpoint_of(hop));
         let shown = endpoint.map(|endpoint| self.streams.shown(endpoint));
         PeerStatus {
             node_id: peer.id,
