@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use auramesh::proto::identity::NodeId;
@@ -128,7 +127,11 @@ fn five_hundred_clients_that_idle_hoard_or_never_read_leave_a_relay_to_its_own_p
                 }
             }
         }
-        thread::sleep(Duration::from_millis(500));
+        // While the relay works on that.
+        let flooded = Instant::now();
+        eventually(Duration::from_secs(5), "own peers ping on", || {
+            (pinger.since(flooded).len() >= 5).then_some(())
+        });
         let status = relay.status();
         let channels = status["nat"]["channels"].as_u64().unwrap();
         println!(
