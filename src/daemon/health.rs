@@ -134,9 +134,8 @@ impl Facts {
                     ("bootstrap-unreachable", format!("{text}: {}", unauthentic(at)), SAME_SECRET.into())
                 }
                 None => {
-                    let configured = status.peers.iter().filter(|peer| peer.configured);
-                    let named =
-                        configured.filter_map(|peer| Some((peer.node_id, *peer.candidates.first()?))).next();
+                    let mut configured = status.peers.iter().filter(|peer| peer.configured);
+                    let named = configured.find_map(|peer| Some((peer.node_id, *peer.candidates.first()?)));
                     let whom = named.map_or("NODEID@IP:PORT".into(), |(id, at)| format!("{id}@{at}"));
                     ("bootstrap-unreachable", text, format!("azora probe {whom} tells how far it gets"))
                 }
