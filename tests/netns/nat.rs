@@ -269,7 +269,8 @@ fn a_running_router_forgets_is_renumbered_moves_and_is_cut_off() {
             assert!(!servers.answers(0, last, &socket, ABSENT), "{nat:?} {step}: the old mapping is dead");
             let now = servers.observed(0, &socket).unwrap();
             println!("{nat:?} {step}: {last} is now {now}");
-            assert_ne!(now.port(), last.port(), "{nat:?} {step}");
+            // What is drawn may be what it was.
+            assert!(nat == Nat::Symmetric || now.port() != last.port(), "{nat:?} {step}");
             assert!(outside.is_none_or(|ip| now.ip() == ip), "{nat:?} {step}: {now}, not {outside:?}");
             assert!(servers.answers(0, now, &socket, PRESENT), "{nat:?} {step}");
             last = now;
