@@ -240,19 +240,42 @@ pub(super) fn read(path: &Path, required: bool) -> Result<Option<ConfigFile>, Er
     parse(&text, path).map(Some)
 }
 
-/// One line, and types of numbers in words for people.
+/// What the parser says, and what it says to people who write such files.
+const WORDS: [(&str, &str); 10] = [
+    ("invalid type:", "wrong kind of value:"),
+    ("integer `", "number `"),
+    ("` as i128", "`"),
+    ("floating point `", "number `"),
+    ("string \"", "text \""),
+    ("expected a string", "expected a text in quotes"),
+    ("expected a sequence", "expected a list in brackets: [ … ]"),
+    ("expected i64", "expected a whole number"),
+    ("expected u16", "expected a whole number from 1 to 65535"),
+    ("expected a boolean", "expected true or false"),
+];
+
+/// One line in words for people.
 fn in_words(message: &str) -> String {
     let line = message.lines().collect::<Vec<_>>().join("; ");
-    line.replace("expected i64", "expected a whole number")
-        .replace("expected u16", "expected a whole number from 1 to 65535")
-        .replace("expected a boolean", "expected true or false")
+    // What our structs are called tells nobody anything.
+    let line = match line.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a table: {{ KEY = VALUE, … }}"),
+        None => line,
+    };
+    WORDS.iter().fold(line, |line, (theirs, ours)| line.replace(theirs, ours))
+}
+
+/// The key, where a secret follows it.
+fn secret_key(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    key.contains("secret").then(|| key.trim())
 }
 
 /// The beginning of a line, unless a secret stands in it.
 fn excerpt(line: &str) -> String {
-    match line.split_once('=') {
-        Some((key, _)) if key.contains("secret") => format!("{}= …", key.trim_start()),
-        _ => line.chars().take(EXCERPT_CHARS_MAX).collect(),
+    match secret_key(line) {
+        Some(key) => format!("{key} = …"),
+        None => line.chars().take(EXCERPT_CHARS_MAX).collect(),
     }
 }
 
@@ -262,12 +285,18 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         let before = text.get(..at).unwrap_or_default();
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[start..].lines().next().unwrap_or_default();
+        let message = match secret_key(line) {
+            // It repeats the value.
+            Some(_) if error.message().starts_with("invalid type") => "expected a text in quotes".into(),
+            _ => in_words(error.message()),
+        };
         Error::Line {
             path: path.into(),
             line: before.matches('\n').count() + 1,
             column: before[start..].chars().count() + 1,
-            message: in_words(error.message()),
-            excerpt: excerpt(text[start..].lines().next().unwrap_or_default()),
+            message,
+            excerpt: excerpt(line),
         }
     })
 }

@@ -84,31 +84,40 @@ fn wrong_values_are_refused_with_their_line() {
         ("[tun]\nmtu = -1", &["-1"]),
         ("[tun]\nmtu = 9223372036854775807", &["9223372036854775807"]),
         ("[tun]\nmtu = 99999999999999999999", &["test.toml"]),
-        ("[tun]\nmtu = \"1400\"", &["invalid type", "expected a whole number"]),
+        ("[tun]\nmtu = \"1400\"", &["wrong kind of value: text \"1400\", expected a whole number"]),
         ("[tun]\nname = \"\"", &["interface name"]),
         ("[tun]\nname = \"lo\"", &["interface name"]),
         ("[tun]\nname = \"a/b\"", &["interface name"]),
         ("[tun]\nname = \"sixteen-bytes-xx\"", &["interface name"]),
         ("[tun]\nname = \"userspace-networking\"", &["not available yet"]),
+        ("[net]\nlisten = 5", &["number `5`, expected a list in brackets"]),
+        ("[policy]\nallow = [5]", &["expected a table"]),
         ("[net]\nlisten = [\"5747\"]", &["IP:PORT"]),
+        ("[net]\nlisten = [\"192.0.2.1\"]", &["without a port: write 192.0.2.1:5747"]),
+        ("[net]\nlisten = [\"2001:db8::1\"]", &["without a port: write [2001:db8::1]:5747"]),
         ("[net]\nlisten = [\"[ff02::1]:1\"]", &["multicast"]),
         ("[net]\nlisten = [\"[600::1]:1\"]", &["mesh address"]),
         ("[net]\nlisten = [\"[::ffff:192.0.2.1]:1\"]", &["IPv4"]),
         ("[net]\nlisten = [\"0.0.0.0:5748\"]", &["LAN discovery"]),
-        ("[net]\nlisten = [\"0.0.0.0:65536\"]", &["IP:PORT"]),
-        ("[net]\nbootstrap = [\"192.0.2.1:5747\"]", &["NODEID@IP:PORT"]),
+        ("[net]\nlisten = [\"0.0.0.0:65536\"]", &["`65536` is no port: a number up to 65535"]),
+        ("[net]\nlisten = [\"[::]:x\"]", &["`x` is no port"]),
+        ("[net]\nbootstrap = [\"192.0.2.1:5747\"]", &["write NODEID@192.0.2.1:5747"]),
         ("[net]\nbootstrap = [\"abc@192.0.2.1:5747\"]", &["52 characters"]),
         ("[net]\nbootstrap = [\"example.org:5747\"]", &["NODEID@IP:PORT", "the IP address"]),
-        ("[net]\nlan_discovery = 1", &["invalid type", "expected true or false"]),
+        ("[net]\nlan_discovery = 1", &["number `1`, expected true or false"]),
         ("[net]\nstream_listen = [\"443\"]", &["IP:PORT"]),
         ("[net]\nstream_listen = [\"[600::1]:443\"]", &["mesh address"]),
         ("[net]\nstream_ports = [443, 0]", &["port 0"]),
         ("[net]\nstream_ports = [65536]", &["65536"]),
+        (
+            "[net]\nsecret = 12345678901234567",
+            &["test.toml:2:10: expected a text in quotes (in `secret = …`)"],
+        ),
         ("[net]\nsecret = \"guessable\"", &["16 to 256 bytes", "secret = …"]),
         ("[dht]\nmode = \"both\"", &["both", "auto, server, client"]),
         ("[data]\ntun_offload = \"udp\"", &["udp", "auto, tcp, none"]),
         ("[data]\nudp_offload = \"tcp\"", &["auto, none"]),
-        ("[data]\nsuperframes = \"yes\"", &["invalid type"]),
+        ("[data]\nsuperframes = \"yes\"", &["text \"yes\", expected true or false"]),
         ("[data]\ncipher = \"aes\"", &["auto, aes-256-gcm, chacha20-poly1305"]),
         ("[policy]\ninbound = \"drop\"", &["deny, allow"]),
         ("[policy]\nallow = [{ port = 22 }]", &["tcp or udp"]),
@@ -138,6 +147,7 @@ fn unusable_bootstrap_endpoints_are_refused() {
         assert!(message.contains(needle), "{message}");
     };
     check("192.0.2.1:0", "port 0");
+    check("192.0.2.1", "without a port");
     check("example.org:5747", "names are not resolved");
     check("0.0.0.0:5747", "unspecified");
     check("[::]:5747", "unspecified");
@@ -145,6 +155,9 @@ fn unusable_bootstrap_endpoints_are_refused() {
     check("255.255.255.255:5747", "broadcast");
     check("[612::1]:5747", "mesh address");
     check("[::ffff:192.0.2.1]:5747", "IPv4");
+    let alone = node_id(1).to_string();
+    let missing = alone.parse::<Bootstrap>().unwrap_err().to_string();
+    assert!(missing.contains(&format!("write {alone}@IP:PORT")), "{missing}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, de};
 use zeroize::Zeroizing;
 
 use super::{
-    LAN_DISCOVERY_PORT, MTU_MAX, MTU_MIN, SOCKET_PATH_BYTES_MAX, STATE_DIR_BYTES_MAX, TUN_NAME_BYTES_MAX,
-    WORKERS_MAX,
+    DEFAULT_PORT, LAN_DISCOVERY_PORT, MTU_MAX, MTU_MIN, SOCKET_PATH_BYTES_MAX, STATE_DIR_BYTES_MAX,
+    TUN_NAME_BYTES_MAX, WORKERS_MAX,
 };
 use crate::proto::identity::{NodeId, ParseNodeIdError, in_mesh};
 use crate::proto::wire::envelope::NetworkSecret;
@@ -55,12 +55,24 @@ pub enum InvalidValue {
     /// Not `IP:PORT`.
     #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Address(String),
+    /// An address alone.
+    #[error("{0} is an address without a port: write {example}", example = SocketAddr::new(*.0, DEFAULT_PORT))]
+    NoPortGiven(IpAddr),
+    /// An address, and after it something else than a port.
+    #[error("`{0}` is no port: a number up to 65535")]
+    Port(String),
     /// An address that nothing can be reached at or bound to here.
     #[error("{0} cannot be used: {1}")]
     Unusable(SocketAddr, &'static str),
     /// Not `NODEID@IP:PORT`.
     #[error("`{0}` is not NODEID@IP:PORT: a node's ID, `@`, and the IP address and UDP port where it is")]
     Bootstrap(String),
+    /// A node ID alone.
+    #[error("this ID lacks the place: write {0}@IP:PORT, with the IP address and UDP port where the node is")]
+    NoPlace(NodeId),
+    /// An address and port alone.
+    #[error("{0} lacks the node's ID: write NODEID@{0} (`azora id` on that node shows it)")]
+    NoNodeId(SocketAddr),
     /// The part before `@` is no node ID.
     #[error(transparent)]
     NodeId(#[from] ParseNodeIdError),
@@ -232,7 +244,13 @@ impl FromStr for Bootstrap {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let (id, endpoint) = text.split_once('@').ok_or_else(|| InvalidValue::Bootstrap(text.into()))?;
+        let Some((id, endpoint)) = text.split_once('@') else {
+            return Err(match (text.parse(), text.parse()) {
+                (Ok(id), _) => InvalidValue::NoPlace(id),
+                (_, Ok(endpoint)) => InvalidValue::NoNodeId(endpoint),
+                _ => InvalidValue::Bootstrap(text.into()),
+            });
+        };
         Ok(Self { node_id: id.parse()?, endpoint: reachable(socket_address(endpoint)?)? })
     }
 }
@@ -305,6 +323,11 @@ impl AllowRule {
             (Some(_), None | Some(Protocol::Icmp)) => Err(InvalidValue::PortWithoutProtocol),
             _ => Ok(Self { peer, proto, port }),
         }
+    }
+
+    /// True when it lets everybody open everything.
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self { peer: None, proto: None, port: None })
     }
 }
 
@@ -451,8 +474,20 @@ fn path(what: &'static str, text: &str, max: usize) -> Result<PathBuf, InvalidVa
     if (1..=max).contains(&len) { Ok(text.into()) } else { Err(InvalidValue::PathLength { what, max, len }) }
 }
 
+/// `IP:PORT`, with IPv6 in brackets.
+///
+/// # Errors
+/// Anything else, and which part of it is missing or wrong.
 fn socket_address(text: &str) -> Result<SocketAddr, InvalidValue> {
-    text.parse().map_err(|_| InvalidValue::Address(text.into()))
+    let ip = |text: &str| {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        inner.unwrap_or(text).parse::<IpAddr>().ok()
+    };
+    text.parse().map_err(|_| match (ip(text), text.rsplit_once(':')) {
+        (Some(ip), _) => InvalidValue::NoPortGiven(ip),
+        (None, Some((before, port))) if ip(before).is_some() => InvalidValue::Port(port.into()),
+        (None, _) => InvalidValue::Address(text.into()),
+    })
 }
 
 /// Refuses what no endpoint of the underlay can be.

@@ -73,6 +73,17 @@ fn good_files_exit_0() {
     let shown = azora(&["config", "show", "--config", &path]).exits(0).out;
     let mtu = shown.lines().find(|line| line.starts_with("tun.mtu")).unwrap();
     assert!(mtu.starts_with("tun.mtu = 1300 ") && mtu.ends_with("# file"), "{mtu}");
+    let mut here = azora_command();
+    here.env("AZORA_LOG", "warn").env("AZORA_STATE_DIR", "/s").args(["config", "show", "--socket", "/run/x"]);
+    let here = crate::run::Ran::from(here.output().unwrap()).exits(0).out;
+    for (key, value, origin) in [
+        ("node.log", "warn", "environment"),
+        ("node.state_dir", "/s", "environment"),
+        ("node.socket", "/run/x", "flag"),
+    ] {
+        let line = here.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(line.contains(&format!("= \"{value}\"")) && line.ends_with(&format!("# {origin}")), "{line}");
+    }
     let (_directory, again) = file(&shown);
     azora(&["config", "check", &again]).exits(0);
 }

@@ -27,7 +27,8 @@ fn wrong_usage_exits_2() {
     check(&["inspect", &id[..51]], "52 characters");
     check(&["key"], "Usage: azora key");
     check(&["dht"], "Usage: azora dht");
-    check(&["peers", "add", &id], "NODEID@IP:PORT: a node's ID");
+    check(&["peers", "add", &id], &format!("write {id}@IP:PORT"));
+    check(&["peers", "add", "192.0.2.1:5747"], "write NODEID@192.0.2.1:5747");
     check(&["ping", &format!("{id}@example.org:5747")], "names are not resolved");
     check(&["peers", "add", &format!("{id}@192.0.2.1:0")], "port 0");
     check(&["peers", "--json", "remove", &id], "--json");
@@ -78,6 +79,10 @@ fn no_daemon_exits_3() {
         assert!(ran.out.starts_with("not live: no daemon answers at "), "{ran:?}");
         azora(&["report", "--socket", socket]).exits(0);
     }
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    azora(&["id", "--socket", file]).exits(3).complains(&[&format!("{file} is no socket"), "--socket"]);
 }
 
 #[test]

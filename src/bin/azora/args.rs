@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use auramesh::config::{self, Bootstrap, InvalidValue, Protocol};
+use auramesh::config::{self, Bootstrap, InvalidValue, LogLevel, Protocol};
 use auramesh::control::PING_TIMEOUT_MAX;
 use auramesh::control::target::Target;
 use auramesh::proto::identity::{NodeId, ParseNodeIdError};
@@ -149,8 +149,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Write the man pages
-    #[command(hide = true)]
+    /// Write the man pages into a directory
     Man {
         /// Existing directory
         directory: PathBuf,
@@ -289,8 +288,8 @@ pub(crate) enum ConfigCommand {
         #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
     },
-    /// Show every setting and where it comes from (file, environment, default)
-    Show(Format),
+    /// Show every setting of a daemon started here, and where it comes from (flag, environment, file, default)
+    Show(ShowArguments),
     /// Write the commented example
     Init {
         /// Where to [default: --config, else /etc/azora/azora.toml]
@@ -299,6 +298,17 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         force: Force,
     },
+}
+
+/// What the daemon takes from the environment, too, beside the socket.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    #[arg(long, hide = true, env = "AZORA_STATE_DIR", value_name = "DIR", value_parser = config::state_dir)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[arg(long, hide = true, env = "AZORA_LOG", value_name = "LEVEL", value_parser = words::<LogLevel>(LogLevel::WORDS))]
+    pub(crate) log: Option<LogLevel>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

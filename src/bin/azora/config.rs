@@ -8,18 +8,29 @@ use auramesh::config::{Config, DEFAULT_FILE, EXAMPLE, Given, Overrides, Setting}
 use auramesh::control::exit::Exit;
 use serde::Serialize;
 
-use crate::args::{ConfigCommand, Force};
+use crate::args::{ConfigCommand, Force, ShowArguments};
 use crate::output::{Fault, Outcome, print, print_json, table};
 
-pub(crate) fn run(config: Option<PathBuf>, command: ConfigCommand) -> Outcome {
+pub(crate) fn run(
+    config: Option<PathBuf>,
+    socket: Option<Given<PathBuf>>,
+    command: ConfigCommand,
+) -> Outcome {
     match command {
         ConfigCommand::Check { file } => check(file.or(config)),
-        ConfigCommand::Show(format) if format.json => {
-            print_json(&load(config)?.settings().iter().map(SettingLine::from).collect::<Vec<_>>())?;
-            Ok(Exit::Ok)
-        }
-        ConfigCommand::Show(_) => {
-            print(&settings_text(&load(config)?))?;
+        ConfigCommand::Show(ShowArguments { state_dir, log, format }) => {
+            let config = load_with(Overrides {
+                file: config.map(Given::flag),
+                socket,
+                state_dir: state_dir.map(Given::environment),
+                log: log.map(Given::environment),
+                ..Overrides::default()
+            })?;
+            if format.json {
+                print_json(&config.settings().iter().map(SettingLine::from).collect::<Vec<_>>())?;
+            } else {
+                print(&settings_text(&config))?;
+            }
             Ok(Exit::Ok)
         }
         ConfigCommand::Init { file, force: Force { force } } => {
@@ -30,7 +41,11 @@ pub(crate) fn run(config: Option<PathBuf>, command: ConfigCommand) -> Outcome {
 
 /// The configuration that a daemon started now would use.
 pub(crate) fn load(file: Option<PathBuf>) -> Result<Config, Fault> {
-    Config::load(&Overrides { file: file.map(Given::flag), ..Overrides::default() }).map_err(|error| {
+    load_with(Overrides { file: file.map(Given::flag), ..Overrides::default() })
+}
+
+fn load_with(overrides: Overrides) -> Result<Config, Fault> {
+    Config::load(&overrides).map_err(|error| {
         let next_step = error.next_step();
         Fault::new(Exit::Usage, error, next_step)
     })

@@ -22,8 +22,9 @@ mod trace;
 
 use std::process::ExitCode;
 
-use auramesh::config::without_empty_variables;
+use auramesh::config::{Given, without_empty_variables};
 use auramesh::control::exit::Exit;
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Arguments, Command};
@@ -32,12 +33,15 @@ use crate::socket::Socket;
 
 fn main() -> ExitCode {
     let command = without_empty_variables(Arguments::command());
-    let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
-        Ok(arguments) => arguments,
+    let parsed = command.try_get_matches().and_then(|matches| {
+        let by_variable = matches.value_source("socket") == Some(ValueSource::EnvVariable);
+        Ok((Arguments::from_arg_matches(&matches)?, by_variable))
+    });
+    let (arguments, by_variable) = match parsed {
+        Ok(parsed) => parsed,
         Err(told) => return tell(&told).into(),
     };
-    run(arguments).unwrap_or_else(Fault::report).into()
+    run(arguments, by_variable).unwrap_or_else(Fault::report).into()
 }
 
 /// Help, version or wrong usage, as clap words it.
@@ -47,16 +51,18 @@ fn tell(message: &clap::Error) -> Exit {
     if message.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-fn run(arguments: Arguments) -> Outcome {
+/// `by_variable`: the socket was named by the environment.
+fn run(arguments: Arguments, by_variable: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Fault::failed(format!("cannot start: {error}"), "free some file descriptors"))?;
-    runtime.block_on(dispatch(arguments))
+    runtime.block_on(dispatch(arguments, by_variable))
 }
 
-async fn dispatch(arguments: Arguments) -> Outcome {
+async fn dispatch(arguments: Arguments, by_variable: bool) -> Outcome {
     let Arguments { socket, config, command } = arguments;
+    let named = socket.clone().map(if by_variable { Given::environment } else { Given::flag });
     let socket = Socket::new(socket, config.as_deref());
     let outcome = match command {
         Command::Id(format) => node::id(&socket, format).await,
@@ -75,7 +81,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Command::Netcheck(format) => netcheck::run(&socket, format).await,
         Command::Trace { target, format } => trace::run(&socket, target, format).await,
         Command::Firewall { command } => firewall::run(&socket, command).await,
-        Command::Config { command } => config::run(config, command),
+        Command::Config { command } => config::run(config, named, command),
         Command::Completions { shell } => generate::completions(shell),
         Command::Report { with_addresses, format } => {
             report::run(&socket, config, with_addresses, format).await
