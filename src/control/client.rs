@@ -1,6 +1,8 @@
 //! The client side: one method for each request.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -33,6 +35,12 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// What is there is something else.
+    #[error("{} is no socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
     },
     /// The system does not let this user open the socket.
     #[error("not permitted to open {}", path.display())]
@@ -70,6 +78,9 @@ impl Client {
             Ok(Ok(stream)) => Ok(Self { stream: BufReader::new(stream) }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(Error::NotPermitted { path: path.into() })
+            }
+            Ok(Err(_)) if fs::metadata(path).is_ok_and(|at| !at.file_type().is_socket()) => {
+                Err(Error::NotASocket { path: path.into() })
             }
             Ok(Err(source)) => Err(Error::NoDaemon { path: path.into(), source }),
             Err(_) => Err(Error::Timeout),

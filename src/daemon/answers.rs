@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::DEFAULT_PORT;
 use crate::control::message::{
-    Cause, Done, Failure, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome, PingReply,
-    Readiness, Request, Status,
+    Cause, Done, Failure, Health, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome,
+    PingReply, Readiness, Request, Status, TraceReport,
 };
 use crate::control::server::{Handler, PeerCredentials, answer};
 use crate::control::target::Target;
@@ -117,11 +117,11 @@ impl Answers {
             Request::Netcheck => {
                 answer(&netcheck::netcheck(&self.handle, &self.mapping, self.port()).await.map_err(stopped)?)
             }
-            Request::Trace { target } => answer(&trace::trace(&self.handle, target).await?),
+            Request::Trace { target } => answer(&self.trace(target).await?),
             Request::FirewallList => answer(&self.firewall.list()),
             Request::FirewallAdd(matches) if matches.peer == Some(self.handle.node_id()) => {
                 let next = "name the node that is to be let in: `azora id` there shows its ID";
-                Err(Failure::new("this is the ID of the node itself", next))
+                Err(Failure::new(probe::OURSELVES, next))
             }
             Request::FirewallAdd(matches) => answer(&self.firewall.clone().add(matches).await?),
             Request::FirewallRemove { index } => {
@@ -136,6 +136,12 @@ impl Answers {
         self.handle.with(|node, now, _| node.status(now)).await.map_err(stopped)
     }
 
+    /// What is wrong, worst first.
+    pub(super) async fn health(&self) -> Result<Vec<Health>, Failure> {
+        let interface = self.keeper.inspect().await.ok();
+        Ok(self.facts.judge(&self.node_status().await?, interface.as_ref()))
+    }
+
     pub(super) async fn shared(&self) -> Result<Arc<Shared>, Failure> {
         self.handle.with(|node, _, _| node.shared()).await.map_err(stopped)
     }
@@ -143,8 +149,8 @@ impl Answers {
     async fn add_peer(&self, node_id: NodeId, endpoint: SocketAddr) -> Result<Value, Failure> {
         if node_id == self.handle.node_id() {
             return Err(Failure::new(
-                "this is the node itself",
-                "give the ID of the other node: azora id there",
+                probe::OURSELVES,
+                "give the ID of the other node: `azora id` there shows it",
             ));
         }
         if !is_possible(&endpoint) {
@@ -192,12 +198,23 @@ impl Answers {
             Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
             Err(AskError::Ping(PingFailure::NoAnswer)) => "no answer".into(),
         };
-        let node = self.node_status().await?;
-        let stands =
-            node.peers.iter().any(|peer| peer.address == target.address() && peer.state != PeerState::Known);
-        let silence = if stands { None } else { self.facts.silence(&node, target.address()) };
-        let lost = silence.map_or(failure, |(cause, fix)| format!("{cause}; {fix}"));
-        Ok(PingOutcome::Lost(PingLoss { seq, lost }))
+        Ok(PingOutcome::Lost(PingLoss { seq, lost: self.cause(target).await?.unwrap_or(failure) }))
+    }
+
+    async fn trace(&self, target: Target) -> Result<TraceReport, Failure> {
+        let mut report = trace::trace(&self.handle, target).await?;
+        if let Some(lost) = &mut report.lost
+            && let Some(cause) = self.cause(target).await?
+        {
+            *lost = cause;
+        }
+        Ok(report)
+    }
+
+    /// Why a node does not answer and what to do, as far as it is known.
+    async fn cause(&self, target: Target) -> Result<Option<String>, Failure> {
+        let silence = self.facts.silence(&self.node_status().await?, target.address());
+        Ok(silence.map(|(cause, fix)| format!("{cause}; {fix}")))
     }
 
     /// Why a reply came through a relay.

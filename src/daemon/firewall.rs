@@ -81,6 +81,11 @@ impl Firewall {
         self.held().inbound
     }
 
+    /// Number of a rule that lets everything in.
+    pub(super) fn open_rule(&self) -> Option<u32> {
+        self.held().all().find(|(_, rule)| rule.is_open()).map(|(index, _)| *index)
+    }
+
     /// The rules as listed.
     pub(super) fn list(&self) -> Vec<FirewallRule> {
         let held = self.held();

@@ -18,10 +18,13 @@ use super::keeper::Keeper;
 use super::why;
 
 /// After a start others get this long to answer before their silence is a problem.
-const GRACE: Duration = Duration::from_secs(3);
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 
 /// When all that was sent stays without an answer for this long, the others are gone or out of reach.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// What was heard from less long ago has lost a packet, not the network.
+const UNHEARD: Duration = Duration::from_secs(2);
 
 /// Packets that wait for so long for a way that carries them are worth a word: a straight way is found sooner, or not soon.
 const UNCARRIED: Duration = Duration::from_secs(1);
@@ -116,6 +119,15 @@ impl Facts {
         if self.firewall.inbound() == Inbound::Allow {
             let text = "every node of the mesh may open connections to this machine (inbound allow)".into();
             add("inbound-open", text, "use --inbound deny and azora firewall add for what is meant");
+        } else if let Some(index) = self.firewall.open_rule() {
+            let text = format!(
+                "every node of the mesh may open connections to this machine (firewall rule {index})"
+            );
+            add(
+                "rule-open",
+                text,
+                "azora firewall list, and remove it, or name what is meant: -p tcp --port N --peer NODEID",
+            );
         }
         found
     }
@@ -152,14 +164,20 @@ impl Facts {
         Some(Health { code: code.into(), text, fix })
     }
 
-    /// Why the node at `address` does not answer although there is no session with it, and what to do; `None` when
-    /// others could be asked for it.
+    /// Why the node at `address` does not answer, and what to do; `None` when others could be asked for it, or when it was
+    /// heard from just now.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
         let peer = status.peers.iter().find(|peer| peer.address == address);
         if let Some(at) = peer.and_then(|peer| peer.unauthentic) {
             return Some((unauthentic(at), SAME_SECRET.into()));
         }
+        if let Some(since) = peer.and_then(reached_until).filter(|since| *since >= UNHEARD) {
+            let text =
+                format!("it was reached until {} s ago, and nothing has come from it since", since.as_secs());
+            return Some((text, IS_IT_RUNNING.into()));
+        }
         match (peer, self.nobody(status)) {
+            (Some(peer), _) if peer.state != PeerState::Known => None,
             (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
                 Some((format!("no answer at {}", tried.join(", ")), IS_IT_OPEN.into()))
@@ -171,6 +189,8 @@ impl Facts {
     }
 }
 
+/// What to look at when a node that was reached does not answer any more.
+pub(super) const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon running? It is tried again as soon as something is sent to it";
 /// What to look at when a node that ought to answer does not.
 pub(super) const IS_IT_OPEN: &str =
     "is UDP to that port open on the way, and does the node run with this key and the same [net] secret?";
@@ -247,6 +267,12 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
     let text = format!("this node is behind {place}, and no node carries packets to it");
     let fix = "azora peers add NODEID@IP:PORT of a node at a public address that serves the DHT";
     entry("no-relay", text, fix.into())
+}
+
+/// How long ago a peer was last heard from, or the session with it ended.
+fn reached_until(peer: &PeerStatus) -> Option<Duration> {
+    let ended = peer.history.first().filter(|change| change.to.is_none());
+    peer.last_received.or(ended.map(|change| clock::now().saturating_since(change.at)))
 }
 
 /// For how long every peer that we hold a session with has been silent to what we sent; `None` when one is not.

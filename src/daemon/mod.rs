@@ -7,6 +7,7 @@
 //!         portmap    a port of the router's ─► node
 //!         hopping    UDP ports that change
 //!         saver      contacts ─► state directory
+//!         watch      what is wrong ─► log
 //!         answers    requests of the control socket
 //! stop    SIGTERM, SIGINT, or the interface is gone: goodbye to peers, and everything is taken away again
 //! ```
@@ -26,6 +27,7 @@ mod saver;
 mod status;
 mod trace;
 mod upnp;
+mod watch;
 mod why;
 mod workers;
 
@@ -191,6 +193,10 @@ impl Daemon {
         let tls = Tls::new(certificate(config).as_ref())?;
         let network = config.net.secret.as_ref().map(config::Secret::network).unwrap_or_default();
         let wanted = workers::wanted(config.data.workers, cpu::count());
+        let metrics = match config.metrics.listen {
+            Some(address) => Some(control::metrics::bind(address).await?),
+            None => None,
+        };
         let listener = server::Listener::bind(&config.node.socket).await?;
         let interface = InterfaceConfig {
             name: config.tun.name.clone(),
@@ -296,19 +302,10 @@ impl Daemon {
                 }
             }
         }
-        if let Some(address) = config.metrics.listen {
-            match control::metrics::bind(address).await {
-                Ok(listener) => {
-                    let render = metrics::render(answers.clone());
-                    daemon.tasks.spawn(control::metrics::serve(listener, render));
-                }
-                Err(error) => {
-                    drop(answers);
-                    daemon.stop().await;
-                    return Err(error.into());
-                }
-            }
+        if let Some(listener) = metrics {
+            daemon.tasks.spawn(control::metrics::serve(listener, metrics::render(answers.clone())));
         }
+        daemon.tasks.spawn(watch::run(answers.clone()));
         daemon.tasks.spawn(server::serve(listener, answers));
         let workers = workers.len();
         tracing::info!(node = %node_id, %address, interface = %config.tun.name, workers, "ready");

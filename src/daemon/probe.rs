@@ -164,9 +164,12 @@ impl Probe<'_> {
                 Ok(format!("session with {} at {}{way}{elsewhere}", reply.node_id, reply.endpoint))
             }
             Err(error @ (AskError::Timeout(_) | AskError::Ping(node::PingFailure::NoAnswer))) => {
-                Err(match self.known().await {
-                    (_, true) => failed("the session stands, but nothing comes back", IS_IT_OPEN),
-                    (_, false) => self.silence().await.unwrap_or_else(|| failed(error, IS_IT_OPEN)),
+                Err(match (self.silence().await, self.known().await) {
+                    (Some(silence), _) => silence,
+                    (None, (_, true)) => {
+                        failed("the session stands, but the ping was lost", "try again, look at the link")
+                    }
+                    (None, (_, false)) => failed(error, IS_IT_OPEN),
                 })
             }
             Err(error) => Err(failed(error, "look at the daemon's log")),

@@ -225,8 +225,13 @@ pub(super) fn check_file(path: &Path, stat: &FileStat, user: Uid) -> Result<(), 
     if stat.st_mode & OTHERS_ANY != 0 {
         let mode = stat.st_mode & 0o7777;
         return refuse(format!(
-            "others have access to it (mode {mode:04o}, so it may be known already); type: chmod 600 {}",
-            path.display()
+            "others have access to it (mode {mode:04o}, so it may be known already); type: chmod 600 {}{}",
+            path.display(),
+            if path.ends_with(super::identity::FILE) {
+                ", and if others use this machine: azora key generate --force, which is a new key and a new address"
+            } else {
+                ""
+            }
         ));
     }
     Ok(())

@@ -32,6 +32,7 @@ const COMMANDS: &[(&str, bool)] = &[
     ("config init", false),
     ("completions", false),
     ("report", true),
+    ("man", false),
 ];
 
 #[test]

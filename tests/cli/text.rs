@@ -183,6 +183,11 @@ fn changes_say_what_they_did() {
     let out = fake.azora(&rule).exits(0).out;
     assert_eq!(out, format!("rule 9: in allow -p tcp --port 22 --peer {peer}\n"));
     assert_eq!(fake.asked().last(), Some(&Request::FirewallAdd(ssh())));
+    let out = fake.azora(&["firewall", "add", "in", "allow"]).exits(0).out;
+    assert!(
+        out.contains("every node of the mesh may open") && out.contains(" firewall remove 9 undoes"),
+        "{out}"
+    );
     let rules = fake.azora(&["firewall", "list"]).exits(0).out;
     assert!(
         rules.starts_with("N  PROTOCOL  PORT  PEER\n7  any       any   any\n8  tcp       22    "),
@@ -194,7 +199,9 @@ fn changes_say_what_they_did() {
         Some("everything comes in, whatever the rules say: the daemon runs with inbound allow\n")
     );
     let added = fake.azora(&["peers", "add", &format!("{peer}@192.0.2.9:5747")]).exits(0).out;
-    assert!(added.starts_with("added ") && added.ends_with(" at 192.0.2.9:5747\n"), "{added}");
+    let next = format!(" probe {peer}@192.0.2.9:5747 tells whether it answers there\n");
+    assert!(added.ends_with(&next), "{added}");
+    assert!(added.starts_with("added ") && added.contains(" at 192.0.2.9:5747; azora --socket "), "{added}");
 }
 
 #[test]

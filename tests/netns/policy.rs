@@ -95,6 +95,12 @@ fn inbound_flows_are_refused_without_any_answer_and_a_rule_opens_one_port_for_on
 fn rules_live_and_end(mut server: Node, client: &Node, listener: &TcpListener) {
     let own = server.azora(&["firewall", "add", "in", "allow", "--peer", &server.id]);
     assert!(own.code != 0 && own.err.contains("the node itself"), "a rule that can never match: {}", own.err);
+    let open = server.azora(&["firewall", "add", "in", "allow"]).out;
+    let number = open.strip_prefix("rule ").and_then(|rest| rest.split(':').next()).unwrap();
+    let worst = || server.status()["health"][0]["code"].clone();
+    assert_eq!(worst(), "rule-open", "{open}");
+    assert_eq!(server.azora(&["firewall", "remove", number]).code, 0);
+    assert_ne!(worst(), "rule-open");
     let rules = server.json(&["firewall", "list"]);
     let rule = |rule: &serde_json::Value| rule["port"] == 7001 && rule["peer"] == client.id.as_str();
     assert!(rules.as_array().unwrap().iter().any(rule), "{rules}");

@@ -25,6 +25,13 @@ pub(crate) async fn run(socket: &Socket, command: FirewallCommand) -> Outcome {
             let matches = FirewallMatch { proto: rule.proto.map(message_protocol), port, peer };
             let added = socket.connect().await?.firewall_add(matches).await?;
             print(&format!("rule {}: {rule}\n", added.index))?;
+            if rule.is_open() {
+                let undo = format!("azora firewall remove {}", added.index);
+                let text = format!(
+                    "every node of the mesh may open connections to this machine now; {undo} undoes that\n"
+                );
+                print(&socket.hint(&text))?;
+            }
             Ok(Exit::Ok)
         }
         FirewallCommand::Remove { index } => {

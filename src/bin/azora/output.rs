@@ -74,6 +74,10 @@ impl From<client::Error> for Fault {
                 Exit::NoDaemon,
                 "start it (scripts/run, or sudo systemctl start azora), or name its socket with --socket",
             ),
+            client::Error::NotASocket { .. } => (
+                Exit::NoDaemon,
+                "name the socket that the daemon was started with: --socket, or AZORA_SOCKET",
+            ),
             client::Error::NotPermitted { .. } => {
                 (Exit::Failed, "run the command with sudo, or join the group of the socket")
             }

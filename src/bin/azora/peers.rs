@@ -24,12 +24,9 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
         }
         Some(PeersCommand::Add { peer }) => {
             client.peers_add(peer.node_id, peer.endpoint).await?;
-            print(&format!(
-                "added {} ({}) at {}\n",
-                peer.node_id.address(),
-                short(&peer.node_id),
-                peer.endpoint
-            ))?;
+            let (address, id) = (peer.node_id.address(), short(&peer.node_id));
+            let next = format!("azora probe {peer} tells whether it answers there");
+            print(&socket.hint(&format!("added {address} ({id}) at {}; {next}\n", peer.endpoint)))?;
             Ok(Exit::Ok)
         }
         Some(PeersCommand::Remove { node_id }) => {
