@@ -87,7 +87,7 @@ pub enum InvalidValue {
         len: usize,
     },
     /// A rule that names a port for a protocol without ports.
-    #[error("a port needs -p tcp or udp")]
+    #[error("a port needs a protocol, tcp or udp: -p tcp, or proto = \"tcp\"")]
     PortWithoutProtocol,
     /// Not the words of a rule.
     #[error("`{0}` is no rule: in allow [-p tcp|udp|icmp] [--port N] [--peer NODEID]")]

@@ -541,6 +541,9 @@ pub struct PingLoss {
     pub seq: u64,
     /// Why, as far as known: `no record found`, `no answer to the handshake`, `no reply in 1000 ms`.
     pub lost: String,
+    /// What to do, where the cause is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
 }
 
 /// One walk through the DHT.
@@ -684,6 +687,9 @@ pub struct TraceReport {
     pub hops: Vec<TraceHop>,
     /// Why there is no path, as far as known.
     pub lost: Option<String>,
+    /// What to do, where the cause is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
 }
 
 /// One node on a path.

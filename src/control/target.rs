@@ -37,7 +37,9 @@ pub enum ParseTargetError {
     #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Endpoint(String),
     /// None of the forms.
-    #[error("`{text}` is no node ID, mesh address, NODEID.azora or NODEID@IP:PORT: {source}")]
+    #[error(
+        "`{text}` is no node ID, mesh address, NODEID.azora or NODEID@IP:PORT (other names are not resolved): {source}"
+    )]
     NodeId {
         /// What was given.
         text: String,

@@ -272,7 +272,7 @@ fn ping_outcomes_have_the_documented_json() {
     let outcome = PingOutcome::Reply(reply);
     assert_eq!(serde_json::to_string(&outcome).unwrap(), expected);
     assert_eq!(serde_json::from_str::<PingOutcome>(&expected).unwrap(), outcome);
-    let lost = PingOutcome::Lost(PingLoss { seq: 2, lost: "no record found".into() });
+    let lost = PingOutcome::Lost(PingLoss { seq: 2, lost: "no record found".into(), fix: None });
     let json = serde_json::to_string(&lost).unwrap();
     assert_eq!(json, "{\"seq\":2,\"lost\":\"no record found\"}");
     assert_eq!(serde_json::from_str::<PingOutcome>(&json).unwrap(), lost);

@@ -192,29 +192,29 @@ impl Answers {
             }
             Err(error @ AskError::Stopped) => return Err(stopped(error)),
             Err(AskError::Ping(failure @ PingFailure::TooMany)) => {
-                return Ok(PingOutcome::Lost(PingLoss { seq, lost: failure.to_string() }));
+                return Ok(PingOutcome::Lost(PingLoss { seq, lost: failure.to_string(), fix: None }));
             }
             Err(AskError::Timeout(_)) => format!("no reply in {timeout_ms} ms"),
             Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
             Err(AskError::Ping(PingFailure::NoAnswer)) => "no answer".into(),
         };
-        Ok(PingOutcome::Lost(PingLoss { seq, lost: self.cause(target).await?.unwrap_or(failure) }))
+        let (lost, fix) = self.cause(target, failure).await?;
+        Ok(PingOutcome::Lost(PingLoss { seq, lost, fix }))
     }
 
     async fn trace(&self, target: Target) -> Result<TraceReport, Failure> {
         let mut report = trace::trace(&self.handle, target).await?;
-        if let Some(lost) = &mut report.lost
-            && let Some(cause) = self.cause(target).await?
-        {
-            *lost = cause;
+        if let Some(lost) = report.lost.take() {
+            let (lost, fix) = self.cause(target, lost).await?;
+            (report.lost, report.fix) = (Some(lost), fix);
         }
         Ok(report)
     }
 
-    /// Why a node does not answer and what to do, as far as it is known.
-    async fn cause(&self, target: Target) -> Result<Option<String>, Failure> {
+    /// Why a node does not answer and what to do, as far as it is known; `failure` is what was seen.
+    async fn cause(&self, target: Target, failure: String) -> Result<(String, Option<String>), Failure> {
         let silence = self.facts.silence(&self.node_status().await?, target.address());
-        Ok(silence.map(|(cause, fix)| format!("{cause}; {fix}")))
+        Ok(silence.map_or((failure, None), |(cause, fix)| (cause, Some(fix))))
     }
 
     /// Why a reply came through a relay.

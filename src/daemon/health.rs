@@ -9,7 +9,7 @@ use crate::config::{Config, Inbound};
 use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
-use crate::proto::node::{PeerState, PeerStatus, Status};
+use crate::proto::node::{Lost, PeerState, PeerStatus, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -74,11 +74,15 @@ impl Facts {
             let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
         }
+        if let Some((text, fix)) = no_network(status) {
+            add("no-endpoints", text, &fix);
+            return found;
+        }
         if let Some(ip) = status.twin {
             let text =
                 format!("another machine, at {ip}, uses this node's key: packets reach one or the other");
-            let fix =
-                "if azora id says the same there, stop that daemon, then azora key generate --force there";
+            let fix = "if azora id says the same there, stop that daemon, then azora key generate --force there (with its \
+                       --state-dir, if it has one)";
             add("key-in-use", text, fix);
         }
         if let Some(Health { code, text, fix }) = streams(status) {
@@ -89,13 +93,10 @@ impl Facts {
             // Nobody could have answered yet.
         } else if let Some(Health { code, text, fix }) = self.nobody(status) {
             add(&code, text, &fix);
-        } else if let Some(silence) = silence(status).filter(|silence| *silence >= SILENCE) {
+        } else if let Some((silence, address)) = silence(status).filter(|(silence, _)| *silence >= SILENCE) {
             let text = format!("no peer has answered for {} s", silence.as_secs());
-            add(
-                "no-answer",
-                text,
-                "azora probe ADDRESS tells how far it gets; is this machine still online?",
-            );
+            let fix = format!("azora probe {address} tells how far it gets; is this machine still online?");
+            add("no-answer", text, &fix);
         }
         if let Some(Health { code, text, fix }) = settled.then(|| relays(status, self.port)).flatten() {
             add(&code, text, &fix);
@@ -107,10 +108,6 @@ impl Facts {
                 text,
                 "make room in the state directory (the daemon's log names the error)",
             );
-        }
-        if status.endpoints.is_empty() {
-            let text = "this machine has no address at which others could reach it".into();
-            add("no-endpoints", text, "connect it to a network: ip address");
         }
         if !self.lan_guard {
             let text = "the guard against LAN neighbours is switched off".into();
@@ -167,14 +164,22 @@ impl Facts {
     /// Why the node at `address` does not answer, and what to do; `None` when others could be asked for it, or when it was
     /// heard from just now.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
+        if let Some(nowhere) = no_network(status) {
+            return Some(nowhere);
+        }
         let peer = status.peers.iter().find(|peer| peer.address == address);
         if let Some(at) = peer.and_then(|peer| peer.unauthentic) {
             return Some((unauthentic(at), SAME_SECRET.into()));
         }
-        if let Some(since) = peer.and_then(reached_until).filter(|since| *since >= UNHEARD) {
-            let text =
-                format!("it was reached until {} s ago, and nothing has come from it since", since.as_secs());
-            return Some((text, IS_IT_RUNNING.into()));
+        match peer.map(|peer| (peer.gone, peer.last_heard)) {
+            Some((Some(Lost::Stopped), _)) => {
+                return Some(("its daemon has stopped, as it said itself".into(), START_IT.into()));
+            }
+            Some((_, Some(since))) if since >= UNHEARD => {
+                let text = format!("nothing has come from it for {} s", since.as_secs());
+                return Some((text, IS_IT_RUNNING.into()));
+            }
+            Some(_) | None => {}
         }
         match (peer, self.nobody(status)) {
             (Some(peer), _) if peer.state != PeerState::Known => None,
@@ -189,6 +194,8 @@ impl Facts {
     }
 }
 
+/// What to do about a node that has stopped.
+pub(super) const START_IT: &str = "start it there; it is found again by itself";
 /// What to look at when a node that was reached does not answer any more.
 pub(super) const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon running? It is tried again as soon as something is sent to it";
 /// What to look at when a node that ought to answer does not.
@@ -222,9 +229,9 @@ fn streams(status: &Status) -> Option<Health> {
     status.streams.blocked?;
     let (text, fix) = match status.streams.dialled.as_slice() {
         [] => (
-            "UDP does not get through, and no node answers by TCP".into(),
-            "let UDP out on this network's firewall, or azora peers add NODEID@IP:PORT of a node that takes streams \
-             ([net] stream_listen there)"
+            "nobody outside of this network answers, neither by UDP nor by TCP".into(),
+            "is this network connected to others? If it is, let UDP out on its firewall, or azora peers add NODEID@IP:PORT \
+             of a node that takes streams ([net] stream_listen there)"
                 .into(),
         ),
         [(node_id, stream), ..] => (
@@ -269,14 +276,17 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
     entry("no-relay", text, fix.into())
 }
 
-/// How long ago a peer was last heard from, or the session with it ended.
-fn reached_until(peer: &PeerStatus) -> Option<Duration> {
-    let ended = peer.history.first().filter(|change| change.to.is_none());
-    peer.last_received.or(ended.map(|change| clock::now().saturating_since(change.at)))
+/// For how long every peer that we hold a session with has been silent to what we sent, and one of them; `None` when one
+/// is not.
+fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
+    let connected = status.peers.iter().filter(|peer| peer.state != PeerState::Known);
+    let (silence, address) = connected.map(|peer| (peer.unanswered, peer.address)).min()?;
+    Some((silence?, address))
 }
 
-/// For how long every peer that we hold a session with has been silent to what we sent; `None` when one is not.
-fn silence(status: &Status) -> Option<Duration> {
-    let connected = status.peers.iter().filter(|peer| peer.state != PeerState::Known);
-    connected.map(|peer| peer.unanswered).min().flatten()
+/// That there is nothing by which anybody could be reached.
+fn no_network(status: &Status) -> Option<(String, String)> {
+    let text = "this machine is on no network: no link that is up has an address";
+    let fix = "connect it: ip link, ip address";
+    status.endpoints.is_empty().then(|| (text.into(), fix.into()))
 }

@@ -84,6 +84,11 @@ fn judge(found: &Netcheck, strange: u64, asked: Found, told: bool, port: u16) ->
     }
 }
 
+/// How many peers answer.
+fn answering(peers: usize) -> String {
+    if peers == 1 { "1 peer answers".into() } else { format!("{peers} peers answer") }
+}
+
 fn entry(
     name: &str,
     verdict: NetcheckVerdict,
@@ -102,6 +107,11 @@ fn udp(found: &Netcheck, strange: u64) -> NetcheckEntry {
                 1 => "the only contact that is known does not answer".into(),
                 n => format!("none of {n} contacts answers"),
             };
+            if found.near > 0 {
+                let detail = format!("{silent}, but {} by UDP", answering(found.near));
+                let fix = "for who is on this network that is enough; look whether it is connected to others";
+                return entry("UDP", Unknown, detail, Some(fix));
+            }
             if strange == 0 {
                 let fix = "look whether this machine is online; if it is, let UDP out of its firewalls, at least to port 5747";
                 return entry("UDP", No, silent, Some(fix));

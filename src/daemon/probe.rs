@@ -104,7 +104,8 @@ impl Probe<'_> {
                 )),
                 None if !self.known().await.0.is_empty() => Ok("no record, but an endpoint is known".into()),
                 None => Err(self.silence().await.unwrap_or_else(|| {
-                    let fix = "check the ID or address; is that node running and connected? It republishes every 20 minutes";
+                    let fix = "check the ID or address; is that node running and connected? It is found once it has run for a few \
+                               seconds with others in reach";
                     failed(format!("{NOT_FOUND} ({} asked)", found.rpcs), fix)
                 })),
             },

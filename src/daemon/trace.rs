@@ -23,7 +23,8 @@ const ATTEMPTS: usize = 2;
 /// Measures the present path to `target`.
 pub(super) async fn trace(handle: &Handle, target: Target) -> Result<TraceReport, Failure> {
     let stopped = |error: AskError| Failure::new(error.to_string(), "look at the daemon's log");
-    let lost = |why: String| TraceReport { target, node_id: None, hops: Vec::new(), lost: Some(why) };
+    let lost =
+        |why: String| TraceReport { target, node_id: None, hops: Vec::new(), lost: Some(why), fix: None };
     // The second answer comes by the path that the first one has found.
     let mut reply = Err(AskError::Stopped);
     for _ in 0..ATTEMPTS {
@@ -51,7 +52,7 @@ pub(super) async fn trace(handle: &Handle, target: Target) -> Result<TraceReport
         relay: false,
         rtt_ms: Some(ms(reply.rtt)),
     });
-    Ok(TraceReport { target, node_id: Some(reply.node_id), hops, lost: None })
+    Ok(TraceReport { target, node_id: Some(reply.node_id), hops, lost: None, fix: None })
 }
 
 /// One relay, asked by way of those before it.

@@ -227,14 +227,21 @@ pub(super) fn check_file(path: &Path, stat: &FileStat, user: Uid) -> Result<(), 
         return refuse(format!(
             "others have access to it (mode {mode:04o}, so it may be known already); type: chmod 600 {}{}",
             path.display(),
-            if path.ends_with(super::identity::FILE) {
-                ", and if others use this machine: azora key generate --force, which is a new key and a new address"
-            } else {
-                ""
-            }
+            renewal(path)
         ));
     }
     Ok(())
+}
+
+/// What else helps when others may know the key.
+fn renewal(path: &Path) -> String {
+    match path.parent() {
+        Some(directory) if path.ends_with(super::identity::FILE) => format!(
+            ", and if others use this machine: azora key generate --force --state-dir {}, which is a new key and a new address",
+            directory.display()
+        ),
+        _ => String::new(),
+    }
 }
 
 fn holder(file: &File) -> Option<u32> {

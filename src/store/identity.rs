@@ -13,7 +13,7 @@ use super::{Error, StateDir};
 use crate::proto::identity::{Identity, NodeId, base32};
 
 /// Name of the file.
-pub(super) const FILE: &str = "identity.key";
+pub const FILE: &str = "identity.key";
 const TAG: &str = "azora-identity-1";
 /// Characters of 32 bytes in base32.
 const TEXT_LEN: usize = 52;

@@ -31,7 +31,7 @@ mod identity;
 pub use contacts::{CONTACTS_MAX, LoadedContacts};
 pub use directory::StateDir;
 pub use firewall::RULES_MAX;
-pub use identity::{export, parse};
+pub use identity::{FILE as IDENTITY_FILE, export, parse};
 
 use std::io;
 use std::path::PathBuf;
@@ -122,7 +122,7 @@ fn next_step(action: &str, error: &io::Error) -> &'static str {
     if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "; what was saved before is untouched: free some space and try again"
     } else if kind == io::ErrorKind::PermissionDenied {
-        "; run as the user that owns the directory, or choose another with --state-dir"
+        "; run as root or as the user that owns the directory"
     } else if kind == io::ErrorKind::ReadOnlyFilesystem {
         "; choose a writable directory with --state-dir"
     } else if kind == io::ErrorKind::NotADirectory {

@@ -129,7 +129,7 @@ impl Answers {
                 Err(Failure::new("that node is no peer", "`azora peers` lists them"))
             }
             Request::Ping { target, seq, .. } if target == silent => {
-                answer(&PingOutcome::Lost(PingLoss { seq, lost: "no record found".into() }))
+                answer(&PingOutcome::Lost(PingLoss { seq, lost: "no record found".into(), fix: None }))
             }
             Request::Ping { seq, .. } => answer(&PingOutcome::Reply(PingReply {
                 seq,
@@ -318,10 +318,10 @@ fn trace(target: Target, works: bool) -> TraceReport {
     };
     if !works {
         let lost = Some("no record found".into());
-        return TraceReport { target, node_id: None, hops: Vec::new(), lost };
+        return TraceReport { target, node_id: None, hops: Vec::new(), lost, fix: None };
     }
     let hops = vec![hop(4, Some(endpoint()), Some(1.5)), hop(5, None, None), hop(PEER, None, Some(4.25))];
-    TraceReport { target, node_id: Some(node_id(PEER)), hops, lost: None }
+    TraceReport { target, node_id: Some(node_id(PEER)), hops, lost: None, fix: None }
 }
 
 fn probe(target: Target, works: bool) -> ProbeReport {

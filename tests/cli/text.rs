@@ -165,7 +165,7 @@ fn lookups_and_inspections_say_what_is_known() {
     assert!(found.starts_with("found      2 rounds, 7 requests, 3.100 ms\n"), "{found}");
     assert!(found.contains("record     number 3, signed 40.0 s ago\n"), "{found}");
     let missing = fake.azora(&["dht", "lookup", &node_id(SILENT).to_string()]).exits(1).out;
-    assert!(missing.starts_with("not found  ") && missing.contains("azora dht status"), "{missing}");
+    assert!(missing.starts_with("not found  ") && missing.contains("azora.sock dht status"), "{missing}");
     let status = fake.azora(&["dht", "status"]).exits(0).out;
     assert!(status.contains("2^256     20        4\n"), "{status}");
     let id = node_id(PEER).to_string();

@@ -170,6 +170,60 @@ fn a_node_without_contacts_says_so() {
     assert_eq!(alone.azora(&["status", "--check", "ready"]).code, 1);
 }
 
+/// A neighbour that has died says nothing of the way out, and nothing of the others; and where there is no network at
+/// all, nothing else is to be told.
+#[test]
+fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
+    let lab = Lab::new();
+    let near = || lab.node(Underlay::V4).without("--no-lan-discovery").started();
+    let one = near();
+    let [mut two, mut gone] = [near(), near()];
+    for other in [&two, &gone] {
+        one.reaches(other, Duration::from_secs(5));
+    }
+    let codes = || {
+        let health = one.status()["health"].clone();
+        health.as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
+    };
+    let row = |id: &str| {
+        let peers = one.status()["peers"].clone();
+        peers.as_array().unwrap().iter().find(|peer| peer["node_id"] == id).cloned()
+    };
+    gone.kill();
+    let said = one.azora(&["ping", &gone.id, "-c", "2"]).out;
+    assert!(said.contains("nothing has come from it for "), "{said}");
+    eventually(Duration::from_secs(30), "it is given up", || {
+        (row(&gone.id)?["state"] == "known").then_some(())
+    });
+    assert_eq!(codes(), Vec::<serde_json::Value>::new(), "{}", one.log());
+    assert!(!one.log().contains("UDP does not get through"), "{}", one.log());
+
+    assert_eq!(one.azora(&["peers", "remove", &gone.id]).code, 0);
+    assert_eq!(row(&gone.id), None, "it is forgotten");
+    assert_eq!(one.azora(&["peers", "remove", &gone.id]).code, 1, "once");
+
+    assert_eq!(two.stop(), 0);
+    let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
+    assert!(said.contains("its daemon has stopped, as it said itself"), "{said}");
+
+    let uplink = one.sh(&format!("ip -o route get {}", two.ip)).out;
+    let device = uplink
+        .split_whitespace()
+        .skip_while(|word| *word != "dev")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{uplink}"));
+    one.sh(&format!("ip link set {device} down"));
+    eventually(Duration::from_secs(10), "the network is missed", || {
+        (codes() == ["no-endpoints"]).then_some(())
+    });
+    let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
+    assert!(said.contains("this machine is on no network"), "{said}");
+    one.sh(&format!("ip link set {device} up"));
+    two.start();
+    two.reaches(&one, Duration::from_secs(20));
+    eventually(Duration::from_secs(10), "all is well again", || codes().is_empty().then_some(()));
+}
+
 /// What `ping` and `probe` say of a target that does not answer; they must agree.
 fn said_of(node: &Node, target: &str) -> String {
     let ping = node.azora(&["ping", target, "-c", "1"]);
@@ -217,9 +271,13 @@ fn ping_and_probe_name_the_same_cause() {
     gone.kill();
     for moment in ["at once", "when it was given up"] {
         let said = said_of(&two, &gone.id);
-        assert!(said.contains("it was reached until "), "{moment}: {said}");
+        assert!(said.contains("nothing has come from it for "), "{moment}: {said}");
         let trace = two.azora(&["trace", &gone.id]);
-        assert!(trace.code == 1 && trace.out.contains("it was reached until "), "{moment}: {}", trace.out);
+        assert!(
+            trace.code == 1 && trace.out.contains("nothing has come from it for "),
+            "{moment}: {}",
+            trace.out
+        );
         eventually(Duration::from_secs(30), "it is given up", || {
             let peers = two.status()["peers"].clone();
             let peer = peers.as_array()?.iter().find(|peer| peer["node_id"] == gone.id.as_str())?.clone();
@@ -232,7 +290,7 @@ fn ping_and_probe_name_the_same_cause() {
     };
     logged(&format!("azora probe {}", nowhere.contact()));
     nowhere.start();
-    logged("this is over code=\"bootstrap-unreachable\"");
+    logged("over: the configured peer does not answer code=\"bootstrap-unreachable\"");
 }
 
 #[test]

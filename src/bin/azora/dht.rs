@@ -10,14 +10,15 @@ use crate::socket::Socket;
 use crate::status::role;
 
 /// What to do when there is no record.
-pub(crate) const WHY_NOT_FOUND: &str = "azora dht status shows whether others are reached at all; a node is found once it has run for a few seconds";
+pub(crate) const WHY_NOT_FOUND: &str = "check the ID or address; a node is found once it has run for a few seconds with others in reach: azora dht status shows \
+    whether they are";
 
 pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
     let mut client = socket.connect().await?;
     match command {
         DhtCommand::Lookup { target, format } => {
             let report = client.dht_lookup(target).await?;
-            show(&report, format.json, lookup_text)?;
+            show(&report, format.json, |report| socket.hint(&lookup_text(report)))?;
             Ok(if report.found { Exit::Ok } else { Exit::Failed })
         }
         DhtCommand::Status(format) => show(&client.dht_status().await?, format.json, status_text),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use auramesh::config::{Config, DEFAULT_STATE_DIR};
 use auramesh::control::exit::Exit;
+use auramesh::control::message::OwnNode;
 use auramesh::host::entropy;
 use auramesh::proto::identity::Identity;
 use auramesh::store::{self, StateDir};
@@ -25,9 +26,12 @@ pub(crate) fn run(state_dir: Option<PathBuf>, config: Option<&Path>, command: Ke
         KeyCommand::Generate(Force { force }) => {
             let state = StateDir::open(&directory)?;
             let seed = entropy::seed();
-            tell(&if force { state.replace_identity(seed)? } else { state.create_identity(seed)? })
+            let made = if force { state.replace_identity(seed)? } else { state.create_identity(seed)? };
+            tell(&made, &directory)
         }
-        KeyCommand::Show(format) => show(&node(load(&directory)?.node_id()), format.json, own_table),
+        KeyCommand::Show(format) => {
+            show(&node(load(&directory)?.node_id()), format.json, |own| of_file(own, &directory))
+        }
         KeyCommand::Export => {
             print(&store::export(&load(&directory)?))?;
             Ok(Exit::Ok)
@@ -40,7 +44,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, config: Option<&Path>, command: Ke
                     "name the file that `azora key export` made",
                 )
             })?;
-            tell(&StateDir::open(&directory)?.import_identity(&text, force.force)?)
+            tell(&StateDir::open(&directory)?.import_identity(&text, force.force)?, &directory)
         }
     }
 }
@@ -68,9 +72,14 @@ fn load(directory: &Path) -> Result<Identity, Fault> {
     })
 }
 
-fn tell(identity: &Identity) -> Outcome {
-    print(&own_table(&node(identity.node_id())))?;
+fn tell(identity: &Identity, directory: &Path) -> Outcome {
+    print(&of_file(&node(identity.node_id()), directory))?;
     Ok(Exit::Ok)
+}
+
+/// A daemon that runs with another directory is another node.
+fn of_file(own: &OwnNode, directory: &Path) -> String {
+    own_table(own) + &format!("file     {}\n", directory.join(store::IDENTITY_FILE).display())
 }
 
 fn read(file: &Path) -> io::Result<Zeroizing<String>> {

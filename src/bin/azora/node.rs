@@ -51,7 +51,7 @@ pub(crate) async fn inspect(socket: &Socket, target: Target, format: Format) -> 
             ["record age".into(), or_dash(inspected.record_age_s, age)],
         ];
         rows.extend((!found.found).then(|| ["try".into(), WHY_NOT_FOUND.into()]));
-        print(&table(&rows))?;
+        print(&socket.hint(&table(&rows)))?;
     }
     Ok(if found.found { Exit::Ok } else { Exit::Failed })
 }

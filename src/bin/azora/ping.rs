@@ -27,6 +27,8 @@ struct Tally {
     direct_after_s: Option<f64>,
     /// Why the last reply came through a relay.
     why_relayed: Option<Cause>,
+    /// What to do about the last ping that was lost.
+    fix: Option<String>,
 }
 
 /// The last line of `--json`.
@@ -55,6 +57,7 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     stopped?;
+    let fix = tally.fix.take();
     let statistics = tally.statistics();
     let wanted =
         if arguments.until_direct { statistics.direct_after_s.is_some() } else { statistics.received > 0 };
@@ -64,8 +67,8 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
         print(&statistics.text())?;
         print(&socket.hint(&statistics.path_text()))?;
         if statistics.received == 0 {
-            let next = format!("try: azora probe {} tells how far it gets\n", arguments.target);
-            print(&socket.hint(&next))?;
+            let probe = || format!("azora probe {} tells how far it gets", arguments.target);
+            print(&socket.hint(&format!("try: {}\n", fix.unwrap_or_else(probe))))?;
         }
     }
     Ok(if wanted { Exit::Ok } else { Exit::Failed })
@@ -90,13 +93,18 @@ async fn pings(socket: &Socket, arguments: &PingArguments, tally: &mut Tally) ->
                 print(&socket.hint(&format!("no reply to {}: {}\n", loss.seq, loss.lost)))?
             }
         }
-        if let PingOutcome::Reply(reply) = outcome {
-            tally.add(&reply);
-            tally.why_relayed = reply.why_relayed;
-            if arguments.until_direct && reply.path == PathKind::Direct {
-                tally.direct_after_s = Some((start.elapsed().as_secs_f64() * 1e3).round() / 1e3);
-                return Ok(());
+        let reply = match outcome {
+            PingOutcome::Reply(reply) => reply,
+            PingOutcome::Lost(loss) => {
+                tally.fix = loss.fix;
+                continue;
             }
+        };
+        tally.add(&reply);
+        tally.why_relayed = reply.why_relayed;
+        if arguments.until_direct && reply.path == PathKind::Direct {
+            tally.direct_after_s = Some((start.elapsed().as_secs_f64() * 1e3).round() / 1e3);
+            return Ok(());
         }
     }
     Ok(())

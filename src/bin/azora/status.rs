@@ -67,7 +67,9 @@ fn summary(status: &Status) -> String {
     let state = state(status.state);
     match status.health.as_slice() {
         [] => {
-            let _ = writeln!(text, "{state}, all is well");
+            let rest =
+                if status.state == NodeState::Running { "all is well" } else { "nothing else is wrong" };
+            let _ = writeln!(text, "{state}, {rest}");
         }
         [worst, rest @ ..] => {
             let _ = writeln!(text, "{state}, but {}; try: {}", worst.text, worst.fix);

@@ -29,6 +29,7 @@ fn text(report: &TraceReport) -> String {
     };
     let hops: Vec<_> = report.hops.iter().enumerate().map(row).collect();
     let target = report.target;
-    let lost = |why: &String| format!("{why}\ntry: azora probe {target} tells how far it gets\n");
+    let fix = report.fix.clone().unwrap_or_else(|| format!("azora probe {target} tells how far it gets"));
+    let lost = |why: &String| format!("{why}\ntry: {fix}\n");
     table(&hops) + &report.lost.as_ref().map(lost).unwrap_or_default()
 }

@@ -134,6 +134,8 @@ impl Node {
         self.bootstrap_reached.remove(&id);
         let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
         self.close(now, id, CloseReason::Stopping);
+        self.refuse_staged(id);
+        self.peers.remove(&id);
         known
     }
 

@@ -216,7 +216,7 @@ impl Node {
             self.dht.handle_peer_failed(now, id);
         }
         if lost {
-            self.tell_lost(id, Lost::NoAnswer);
+            self.note_lost(now, id, Lost::NoAnswer);
         }
         self.lose_relay(now, id);
         self.drain(now, wall);
@@ -446,9 +446,10 @@ impl Node {
     pub(super) fn forget_sessions(&mut self, now: Instant, id: NodeId) {
         // A session that nobody waits for ends as it should: the peer is asked again when there is something to send.
         if !self.stopping && self.peers.of(&id).is_some_and(Peer::awaits_answer) {
-            self.tell_lost(id, Lost::NoAnswer);
+            self.note_lost(now, id, Lost::NoAnswer);
         }
         let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.heard = peer.last_heard();
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
         (peer.active_at, peer.looked_at, peer.surveyed_at) = (None, None, None);

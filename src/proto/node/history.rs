@@ -215,9 +215,11 @@ impl Node {
         self.event(Event::PeerReached(id, way));
     }
 
-    /// Tells that a peer is not reached any more, if it was told that it is.
-    pub(super) fn tell_lost(&mut self, id: NodeId, why: Lost) {
-        if self.peers.of_mut(&id).is_some_and(|peer| std::mem::take(&mut peer.told)) {
+    /// A peer is not reached any more: tells so, if it was told that it is.
+    pub(super) fn note_lost(&mut self, now: Instant, id: NodeId, why: Lost) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.gone = Some((now, why));
+        if std::mem::take(&mut peer.told) {
             self.event(Event::PeerLost(id, why));
         }
     }

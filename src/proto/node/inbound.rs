@@ -577,7 +577,7 @@ impl Node {
             // It may start anew without knowing anybody.
             self.bootstrap_reached.remove(&id);
             if reason == CloseReason::Stopping {
-                self.tell_lost(id, Lost::Stopped);
+                self.note_lost(now, id, Lost::Stopped);
             }
             self.forget_sessions(now, id);
             self.refuse_unless_connecting(id);

@@ -24,7 +24,7 @@ use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
 
 use super::Ticket;
-use super::history::{History, Reason, Trials};
+use super::history::{History, Lost, Reason, Trials};
 use super::probe::Trial;
 use super::seeking::{SEEKS_BURST, SEEKS_PER_S};
 use super::spray::Kept;
@@ -209,6 +209,10 @@ pub(super) struct Peer {
     pub(super) unauthentic: Option<(SocketAddr, Instant)>,
     /// It was told that it is reached.
     pub(super) told: bool,
+    /// When it last showed that it holds the keys of a session that has ended.
+    pub(super) heard: Option<Instant>,
+    /// Why it is not reached, and since when.
+    pub(super) gone: Option<(Instant, Lost)>,
     /// What became of the way to it.
     pub(super) history: History,
     /// The straight ways that were tried in vain.
@@ -278,6 +282,8 @@ impl Peer {
             notices: 0,
             unauthentic: None,
             told: false,
+            heard: None,
+            gone: None,
             history: History::default(),
             trials: Trials::default(),
             trial: None,
@@ -307,6 +313,16 @@ impl Peer {
     /// When the peer last showed that it holds the keys of the current session; its beginning counts.
     pub(super) fn last_proof(&self) -> Option<Instant> {
         self.current.as_ref().map(|session| last_heard(session).max(self.proved.unwrap_or_default()))
+    }
+
+    /// When it last showed that it holds the keys of a session, of this one or one before.
+    pub(super) fn last_heard(&self) -> Option<Instant> {
+        self.last_proof().max(self.heard)
+    }
+
+    /// Why it is not reached, unless it was heard from since.
+    pub(super) fn is_gone(&self) -> Option<Lost> {
+        self.gone.filter(|(at, _)| self.last_heard().is_none_or(|heard| heard <= *at)).map(|(_, why)| why)
     }
 
     /// True while something that we sent in the current session waits for a sign of life.

@@ -10,7 +10,7 @@ use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
-use super::history::{Change, Relayed, Way};
+use super::history::{Change, Lost, Relayed, Way};
 use super::peers::{Peer, last_heard};
 use super::streams::StreamStatus;
 
@@ -24,7 +24,7 @@ const UNAUTHENTIC_LIFE: Duration = Duration::from_secs(60);
 /// How far we are with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
-    /// A record only, or a session that nothing comes by any more.
+    /// A record only, or a session that nothing comes by any more, however often the peer was asked.
     Known,
     /// A session.
     Authenticated,
@@ -65,6 +65,10 @@ pub struct PeerStatus {
     pub session_age: Option<Duration>,
     /// Time since the last authenticated packet.
     pub last_received: Option<Duration>,
+    /// Time since it last showed that it holds the keys of a session, also of one that has ended.
+    pub last_heard: Option<Duration>,
+    /// Why it is not reached any more.
+    pub gone: Option<Lost>,
     /// For how long nothing that we sent in the session has been answered, while something waits for it.
     pub unanswered: Option<Duration>,
     /// For how long packets have waited for a way that carries them.
@@ -155,7 +159,7 @@ impl Node {
         let data = peer.data_packets() > 0;
         let state = match (session, heard) {
             (None, _) => PeerState::Known,
-            _ if peer.is_abandoned() => PeerState::Known,
+            _ if peer.is_gone().is_some() => PeerState::Known,
             (Some(_), Some(heard)) if data && heard < FLOWING => PeerState::Flowing,
             (Some(_), _) => PeerState::Authenticated,
         };
@@ -182,6 +186,8 @@ impl Node {
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),
             last_received: heard,
+            last_heard: peer.last_heard().map(age),
+            gone: peer.is_gone(),
             unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
             unauthentic: peer
                 .unauthentic

@@ -294,7 +294,13 @@ impl Node {
             Some(hop) => self.is_by_udp(hop),
             None => peer.path.candidates().iter().any(|endpoint| self.is_outside(*endpoint)),
         };
-        if by_udp && !self.streams.ports.is_empty() && !self.stopping && self.streams.udp.suspect(now) {
+        // Where there is no network at all, nothing can be told of its UDP.
+        if by_udp
+            && !self.local.is_empty()
+            && !self.streams.ports.is_empty()
+            && !self.stopping
+            && self.streams.udp.suspect(now)
+        {
             self.timers.arm(Timer::Streams, now);
         }
     }
@@ -316,7 +322,9 @@ impl Node {
     /// True for endpoints that are neither here nor on a network that we are on.
     pub(super) fn is_outside(&self, endpoint: SocketAddr) -> bool {
         let ip = endpoint.ip();
-        !ip.is_loopback() && !self.local.iter().any(|network: &LocalNetwork| network.contains(ip))
+        !ip.is_loopback()
+            && !path::is_link_local(ip)
+            && !self.local.iter().any(|network: &LocalNetwork| network.contains(ip))
     }
 
     fn is_by_udp(&self, hop: Hop) -> bool {

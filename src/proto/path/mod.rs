@@ -95,6 +95,14 @@ pub fn is_possible(endpoint: &SocketAddr) -> bool {
     }
 }
 
+/// True for addresses of one link.
+pub fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
 /// True for addresses that mean the same host everywhere (IANA special-purpose registries).
 pub fn is_global(ip: IpAddr) -> bool {
     match ip {
