@@ -109,6 +109,10 @@ impl Facts {
                 "make room in the state directory (the daemon's log names the error)",
             );
         }
+        if status.endpoints.is_empty() {
+            let text = "this machine has addresses of its link only: nobody but its neighbours reaches it";
+            add("no-endpoints", text.into(), "give it an address: ip address");
+        }
         if !self.lan_guard {
             let text = "the guard against LAN neighbours is switched off".into();
             add("guard-off", text, "set [policy] lan_guard = true, unless another firewall does its work");
@@ -288,5 +292,7 @@ fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
 fn no_network(status: &Status) -> Option<(String, String)> {
     let text = "this machine is on no network: no link that is up has an address";
     let fix = "connect it: ip link, ip address";
-    status.endpoints.is_empty().then(|| (text.into(), fix.into()))
+    // Neighbours may talk by addresses of the link, which are no endpoints.
+    let reaches = status.peers.iter().any(|peer| peer.state != PeerState::Known);
+    (status.endpoints.is_empty() && !reaches).then(|| (text.into(), fix.into()))
 }

@@ -175,9 +175,16 @@ fn a_node_without_contacts_says_so() {
 #[test]
 fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     let lab = Lab::new();
-    let near = || lab.node(Underlay::V4).without("--no-lan-discovery").started();
-    let one = near();
-    let [mut two, mut gone] = [near(), near()];
+    let near = |rule: &str| {
+        let node = lab.node(Underlay::V6).without("--no-lan-discovery");
+        let chain = format!("chain out {{ type filter hook output priority 0; {rule} }}");
+        node.must(&format!("nft 'table ip6 ways {{ {chain}; }}'"));
+        node.started()
+    };
+    let one = near("");
+    // The one that dies is known by an address of the link alone, the other one by an address of the network alone.
+    let mut two = near("ip6 daddr fe80::/10 meta l4proto udp drop;");
+    let mut gone = near("ip6 daddr != { fe80::/10, ff00::/8 } meta l4proto udp drop;");
     for other in [&two, &gone] {
         one.reaches(other, Duration::from_secs(5));
     }
@@ -206,19 +213,20 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
     assert!(said.contains("its daemon has stopped, as it said itself"), "{said}");
 
-    let uplink = one.sh(&format!("ip -o route get {}", two.ip)).out;
+    let uplink = one.must(&format!("ip -o route get {}", two.ip));
     let device = uplink
         .split_whitespace()
         .skip_while(|word| *word != "dev")
         .nth(1)
         .unwrap_or_else(|| panic!("{uplink}"));
-    one.sh(&format!("ip link set {device} down"));
+    one.must(&format!("ip link set {device} down"));
     eventually(Duration::from_secs(10), "the network is missed", || {
         (codes() == ["no-endpoints"]).then_some(())
     });
     let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
     assert!(said.contains("this machine is on no network"), "{said}");
-    one.sh(&format!("ip link set {device} up"));
+    one.must(&format!("ip link set {device} up"));
+    one.add_address(one.ip);
     two.start();
     two.reaches(&one, Duration::from_secs(20));
     eventually(Duration::from_secs(10), "all is well again", || codes().is_empty().then_some(()));
