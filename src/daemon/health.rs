@@ -74,10 +74,6 @@ impl Facts {
             let text = "the guard against LAN neighbours is missing: they reach services on the mesh address";
             add("guard", text.into(), "read the daemon's log; nft list ruleset shows what is there");
         }
-        if let Some((text, fix)) = no_network(status) {
-            add("no-endpoints", text, &fix);
-            return found;
-        }
         if let Some(ip) = status.twin {
             let text =
                 format!("another machine, at {ip}, uses this node's key: packets reach one or the other");
@@ -85,20 +81,7 @@ impl Facts {
                        --state-dir, if it has one)";
             add("key-in-use", text, fix);
         }
-        if let Some(Health { code, text, fix }) = streams(status) {
-            add(&code, text, &fix);
-        }
-        let settled = clock::now().saturating_since(self.started) >= GRACE;
-        if !settled {
-            // Nobody could have answered yet.
-        } else if let Some(Health { code, text, fix }) = self.nobody(status) {
-            add(&code, text, &fix);
-        } else if let Some((silence, address)) = silence(status).filter(|(silence, _)| *silence >= SILENCE) {
-            let text = format!("no peer has answered for {} s", silence.as_secs());
-            let fix = format!("azora probe {address} tells how far it gets; is this machine still online?");
-            add("no-answer", text, &fix);
-        }
-        if let Some(Health { code, text, fix }) = settled.then(|| relays(status, self.port)).flatten() {
+        for Health { code, text, fix } in self.reach(status) {
             add(&code, text, &fix);
         }
         if self.save_failed.load(Ordering::Relaxed) {
@@ -108,10 +91,6 @@ impl Facts {
                 text,
                 "make room in the state directory (the daemon's log names the error)",
             );
-        }
-        if status.endpoints.is_empty() {
-            let text = "this machine has addresses of its link only: nobody but its neighbours reaches it";
-            add("no-endpoints", text.into(), "give it an address: ip address");
         }
         if !self.lan_guard {
             let text = "the guard against LAN neighbours is switched off".into();
@@ -131,6 +110,29 @@ impl Facts {
             );
         }
         found
+    }
+
+    /// What keeps this node and others apart, worst first. Where there is no network, that is all that can be told.
+    fn reach(&self, status: &Status) -> Vec<Health> {
+        let entry = |code: &str, text, fix| Health { code: code.into(), text, fix };
+        if let Some((text, fix)) = no_network(status) {
+            return vec![entry("no-endpoints", text, fix)];
+        }
+        let settled = clock::now().saturating_since(self.started) >= GRACE;
+        let no_answer = || {
+            let (silence, address) = silence(status).filter(|(silence, _)| *silence >= SILENCE)?;
+            let text = format!("no peer has answered for {} s", silence.as_secs());
+            let fix = format!("azora probe {address} tells how far it gets; is this machine still online?");
+            Some(entry("no-answer", text, fix))
+        };
+        // Before, nobody could have answered yet.
+        let unanswered = settled.then(|| self.nobody(status).or_else(no_answer)).flatten();
+        let relays = settled.then(|| relays(status, self.port)).flatten();
+        let unnamed = status.endpoints.is_empty().then(|| {
+            let text = "others are told no address of this node: it listens at none but those of a link or of this machine";
+            entry("no-endpoints", text.into(), "compare ip address with where azora status says that it listens".into())
+        });
+        [streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
     }
 
     /// Why nobody can be asked for anything; `None` when somebody can.
@@ -199,9 +201,9 @@ impl Facts {
 }
 
 /// What to do about a node that has stopped.
-pub(super) const START_IT: &str = "start it there; it is found again by itself";
+const START_IT: &str = "start it there; it is found again by itself";
 /// What to look at when a node that was reached does not answer any more.
-pub(super) const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon running? It is tried again as soon as something is sent to it";
+const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon running? It is tried again as soon as something is sent to it";
 /// What to look at when a node that ought to answer does not.
 pub(super) const IS_IT_OPEN: &str =
     "is UDP to that port open on the way, and does the node run with this key and the same [net] secret?";
@@ -292,7 +294,7 @@ fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
 fn no_network(status: &Status) -> Option<(String, String)> {
     let text = "this machine is on no network: no link that is up has an address";
     let fix = "connect it: ip link, ip address";
-    // Neighbours may talk by addresses of the link, which are no endpoints.
+    // Neighbours may talk by addresses of their link.
     let reaches = status.peers.iter().any(|peer| peer.state != PeerState::Known);
-    (status.endpoints.is_empty() && !reaches).then(|| (text.into(), fix.into()))
+    (!status.has_network && !reaches).then(|| (text.into(), fix.into()))
 }

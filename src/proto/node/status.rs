@@ -104,6 +104,8 @@ pub struct Status {
     pub dht: dht::Status,
     /// Where we can be reached, as our record says.
     pub endpoints: Vec<SocketAddr>,
+    /// We are on a network, not only on a link.
+    pub has_network: bool,
     /// Contacts that the owner configured.
     pub configured: usize,
     /// Where another machine with our key was heard on the LAN lately.
@@ -139,6 +141,7 @@ impl Node {
             peers,
             dht: self.dht.status(),
             endpoints: self.endpoints.clone(),
+            has_network: !self.local.is_empty(),
             configured: self.bootstrap.len(),
             mapped: seen.iter().copied().find(|seen| self.mapped && !self.is_own(seen.ip())),
             firewalled: self.mapped && seen.iter().any(|seen| self.is_own(seen.ip())),
