@@ -227,7 +227,7 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     });
     assert_eq!(one.azora(&["firewall", "remove", "1"]).code, 0);
     assert_eq!(codes(), ["no-endpoints"]);
-    let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
+    let said = one.azora(&["ping", &two.id, "-c", "3"]).out;
     assert!(said.contains("this machine is on no network"), "{said}");
     one.must(&format!("ip link set {device} up"));
     one.add_address(one.ip);
