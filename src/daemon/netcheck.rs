@@ -84,11 +84,6 @@ fn judge(found: &Netcheck, strange: u64, asked: Found, told: bool, port: u16) ->
     }
 }
 
-/// How many peers answer.
-fn answering(peers: usize) -> String {
-    if peers == 1 { "1 peer answers".into() } else { format!("{peers} peers answer") }
-}
-
 fn entry(
     name: &str,
     verdict: NetcheckVerdict,
@@ -108,7 +103,8 @@ fn udp(found: &Netcheck, strange: u64) -> NetcheckEntry {
                 n => format!("none of {n} contacts answers"),
             };
             if found.near > 0 {
-                let detail = format!("{silent}, but {} by UDP", answering(found.near));
+                let near = counted(found.near as u64, "peer");
+                let detail = format!("{silent}, but sessions by UDP stand with {near} on this network");
                 let fix = "for who is on this network that is enough; look whether it is connected to others";
                 return entry("UDP", Unknown, detail, Some(fix));
             }
@@ -376,6 +372,14 @@ mod tests {
         check(&["2a00::5"], [0, 1], &["[2a00::5]:5747"], [Yes, No, Yes, No]);
         check(&["2a00::5", "fd00::1"], [1, 0], &[], [No, No, Unknown, Unknown]);
         check(&["fd00::1"], [0, 1], &[], [No, No, No, Unknown]);
+    }
+
+    #[test]
+    fn neighbours_that_are_reached_are_no_blocked_udp() {
+        let found = Netcheck { contacts: [1, 0], near: 2, ..Netcheck::default() };
+        let entry = udp(&found, 0);
+        assert_eq!(entry.verdict, Unknown);
+        assert!(entry.detail.ends_with("stand with 2 peers on this network"), "{}", entry.detail);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct Netcheck {
     pub possible_relays: usize,
     /// A NAT is in between us and the internet.
     pub mapped: bool,
-    /// Peers with which a session stands, and which owe no answer.
+    /// Peers on networks that we are on, which are reached straight by UDP and owe no answer.
     pub near: usize,
     /// Bytes of the largest inner packet that goes in one datagram, and to how many peers that was measured.
     pub mtu: Option<(usize, usize)>,
@@ -133,7 +133,7 @@ impl Node {
             relays: relays.collect(),
             possible_relays: self.possible_relays(now).len(),
             mapped: self.mapped,
-            near: self.peers.iter().filter(|peer| peer.current.is_some() && !peer.awaits_answer()).count(),
+            near: self.peers.iter().filter(|peer| self.is_near(peer)).count(),
             mtu: measured.iter().max().map(|mtu| (*mtu, measured.len())),
         }
     }

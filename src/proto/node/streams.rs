@@ -327,6 +327,12 @@ impl Node {
             && !self.local.iter().any(|network: &LocalNetwork| network.contains(ip))
     }
 
+    /// True for peers on networks that we are on, which are reached straight by UDP and owe no answer.
+    pub(super) fn is_near(&self, peer: &Peer) -> bool {
+        let is_here = |endpoint| !self.is_outside(endpoint) && !self.streams.contains(&endpoint);
+        peer.current.is_some() && !peer.awaits_answer() && peer.path.endpoint().is_some_and(is_here)
+    }
+
     fn is_by_udp(&self, hop: Hop) -> bool {
         self.endpoint_of(hop).is_some_and(|endpoint| self.is_outside(endpoint))
     }
