@@ -135,7 +135,9 @@ impl Node {
         let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
         self.close(now, id, CloseReason::Stopping);
         self.refuse_staged(id);
-        self.peers.remove(&id);
+        for ticket in self.peers.remove(&id).into_iter().flat_map(|peer| peer.waiting_pings) {
+            self.event(Event::Ping(ticket, Err(PingFailure::NoAnswer)));
+        }
         known
     }
 
