@@ -57,7 +57,7 @@ pub enum InvalidValue {
     Address(String),
     /// An address alone.
     #[error("{0} is an address without a port: write {example}", example = SocketAddr::new(*.0, DEFAULT_PORT))]
-    NoPortGiven(IpAddr),
+    PortMissing(IpAddr),
     /// An address, and after it something else than a port.
     #[error("`{0}` is no port: a number up to 65535")]
     Port(String),
@@ -69,10 +69,10 @@ pub enum InvalidValue {
     Bootstrap(String),
     /// A node ID alone.
     #[error("this ID lacks the place: write {0}@IP:PORT, with the IP address and UDP port where the node is")]
-    NoPlace(NodeId),
+    EndpointMissing(NodeId),
     /// An address and port alone.
     #[error("{0} lacks the node's ID: write NODEID@{0} (`azora id` on that node shows it)")]
-    NoNodeId(SocketAddr),
+    NodeIdMissing(SocketAddr),
     /// The part before `@` is no node ID.
     #[error(transparent)]
     NodeId(#[from] ParseNodeIdError),
@@ -246,8 +246,8 @@ impl FromStr for Bootstrap {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let Some((id, endpoint)) = text.split_once('@') else {
             return Err(match (text.parse(), text.parse()) {
-                (Ok(id), _) => InvalidValue::NoPlace(id),
-                (_, Ok(endpoint)) => InvalidValue::NoNodeId(endpoint),
+                (Ok(id), _) => InvalidValue::EndpointMissing(id),
+                (_, Ok(endpoint)) => InvalidValue::NodeIdMissing(endpoint),
                 _ => InvalidValue::Bootstrap(text.into()),
             });
         };
@@ -484,7 +484,7 @@ fn socket_address(text: &str) -> Result<SocketAddr, InvalidValue> {
         inner.unwrap_or(text).parse::<IpAddr>().ok()
     };
     text.parse().map_err(|_| match (ip(text), text.rsplit_once(':')) {
-        (Some(ip), _) => InvalidValue::NoPortGiven(ip),
+        (Some(ip), _) => InvalidValue::PortMissing(ip),
         (None, Some((before, port))) if ip(before).is_some() => InvalidValue::Port(port.into()),
         (None, _) => InvalidValue::Address(text.into()),
     })
