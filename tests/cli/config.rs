@@ -73,19 +73,27 @@ fn good_files_exit_0() {
     let shown = azora(&["config", "show", "--config", &path]).exits(0).out;
     let mtu = shown.lines().find(|line| line.starts_with("tun.mtu")).unwrap();
     assert!(mtu.starts_with("tun.mtu = 1300 ") && mtu.ends_with("# file"), "{mtu}");
-    let mut here = azora_command();
-    here.env("AZORA_LOG", "warn").env("AZORA_STATE_DIR", "/s").args(["config", "show", "--socket", "/run/x"]);
-    let here = crate::run::Ran::from(here.output().unwrap()).exits(0).out;
-    for (key, value, origin) in [
-        ("node.log", "warn", "environment"),
-        ("node.state_dir", "/s", "environment"),
-        ("node.socket", "/run/x", "flag"),
-    ] {
-        let line = here.lines().find(|line| line.starts_with(key)).unwrap();
-        assert!(line.contains(&format!("= \"{value}\"")) && line.ends_with(&format!("# {origin}")), "{line}");
-    }
     let (_directory, again) = file(&shown);
     azora(&["config", "check", &again]).exits(0);
+}
+
+#[test]
+fn show_takes_what_the_daemon_would_from_flags_and_environment() {
+    let shown = |arguments: &[&str]| {
+        let mut command = azora_command();
+        command.env("AZORA_LOG", "warn").env("AZORA_STATE_DIR", "/s").env("AZORA_SOCKET", "/run/y");
+        command.args(["config", "show"]).args(arguments);
+        crate::run::Ran::from(command.output().unwrap()).exits(0).out
+    };
+    let check = |shown: &str, key: &str, value: &str, origin: &str| {
+        let line = shown.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(line.contains(&format!("= \"{value}\"")) && line.ends_with(&format!("# {origin}")), "{line}");
+    };
+    let by_variables = shown(&[]);
+    check(&by_variables, "node.log", "warn", "environment");
+    check(&by_variables, "node.state_dir", "/s", "environment");
+    check(&by_variables, "node.socket", "/run/y", "environment");
+    check(&shown(&["--socket", "/run/x"]), "node.socket", "/run/x", "flag");
 }
 
 #[test]

@@ -118,14 +118,22 @@ fn two_nodes_on_one_lan_find_each_other_without_any_bootstrap() {
     }
 }
 
+/// Codes of what a node says is wrong, worst first.
+fn codes(node: &Node) -> Vec<serde_json::Value> {
+    let health = node.status()["health"].clone();
+    health.as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect()
+}
+
+/// What a node says of one of its peers.
+fn peer(node: &Node, peer: &Node) -> Option<serde_json::Value> {
+    let peers = node.status()["peers"].clone();
+    peers.as_array().unwrap().iter().find(|row| row["node_id"] == peer.id.as_str()).cloned()
+}
+
 /// Also: no node takes its own announcements, which come back, for a second machine's.
 #[test]
 fn a_copied_identity_on_the_lan_is_told_at_the_original() {
     let lab = Lab::new();
-    let codes = |node: &Node| {
-        let health = node.status()["health"].clone();
-        health.as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
-    };
     let original = lab.node(Underlay::V4).without("--no-lan-discovery").started();
     let other = lab.node(Underlay::V4).without("--no-lan-discovery").started();
     original.reaches(&other, Duration::from_secs(5));
@@ -188,25 +196,17 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     for other in [&two, &gone] {
         one.reaches(other, Duration::from_secs(5));
     }
-    let codes = || {
-        let health = one.status()["health"].clone();
-        health.as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
-    };
-    let row = |id: &str| {
-        let peers = one.status()["peers"].clone();
-        peers.as_array().unwrap().iter().find(|peer| peer["node_id"] == id).cloned()
-    };
     gone.kill();
     let said = one.azora(&["ping", &gone.id, "-c", "2"]).out;
     assert!(said.contains("nothing has come from it for "), "{said}");
     eventually(Duration::from_secs(30), "it is given up", || {
-        (row(&gone.id)?["state"] == "known").then_some(())
+        (peer(&one, &gone)?["state"] == "known").then_some(())
     });
-    assert_eq!(codes(), Vec::<serde_json::Value>::new(), "{}", one.log());
+    assert_eq!(codes(&one), Vec::<serde_json::Value>::new(), "{}", one.log());
     assert!(!one.log().contains("UDP does not get through"), "{}", one.log());
 
     assert_eq!(one.azora(&["peers", "remove", &gone.id]).code, 0);
-    assert_eq!(row(&gone.id), None, "it is forgotten");
+    assert_eq!(peer(&one, &gone), None, "it is forgotten");
     assert_eq!(one.azora(&["peers", "remove", &gone.id]).code, 1, "once");
 
     assert_eq!(two.stop(), 0);
@@ -223,17 +223,17 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     one.must(&format!("ip link set {device} down"));
     // What has nothing to do with it is told on.
     eventually(Duration::from_secs(10), "the network is missed", || {
-        (codes() == ["no-endpoints", "rule-open"]).then_some(())
+        (codes(&one) == ["no-endpoints", "rule-open"]).then_some(())
     });
     assert_eq!(one.azora(&["firewall", "remove", "1"]).code, 0);
-    assert_eq!(codes(), ["no-endpoints"]);
+    assert_eq!(codes(&one), ["no-endpoints"]);
     let said = one.azora(&["ping", &two.id, "-c", "3"]).out;
     assert!(said.contains("this machine is on no network"), "{said}");
     one.must(&format!("ip link set {device} up"));
     one.add_address(one.ip);
     two.start();
     two.reaches(&one, Duration::from_secs(20));
-    eventually(Duration::from_secs(10), "all is well again", || codes().is_empty().then_some(()));
+    eventually(Duration::from_secs(10), "all is well again", || codes(&one).is_empty().then_some(()));
     assert!(!one.log().contains("UDP does not get through"), "{}", one.log());
 }
 
@@ -292,9 +292,7 @@ fn ping_and_probe_name_the_same_cause() {
             trace.out
         );
         eventually(Duration::from_secs(30), "it is given up", || {
-            let peers = two.status()["peers"].clone();
-            let peer = peers.as_array()?.iter().find(|peer| peer["node_id"] == gone.id.as_str())?.clone();
-            (peer["state"] == "known").then_some(())
+            (peer(&two, &gone)?["state"] == "known").then_some(())
         });
     }
 
