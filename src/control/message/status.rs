@@ -1,0 +1,350 @@
+//! What a node says of itself and its peers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::is_false;
+use crate::control::text;
+use crate::proto::identity::{MeshAddress, NodeId};
+
+/// Everything about the running node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// Own node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Own mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+    /// What the daemon is doing.
+    pub state: NodeState,
+    /// The network interface.
+    pub interface: InterfaceStatus,
+    /// UDP addresses listened on.
+    pub listen: Vec<SocketAddr>,
+    /// Own addresses as peers see them.
+    pub endpoints: Vec<SocketAddr>,
+    /// The DHT in short.
+    pub dht: DhtSummary,
+    /// What is between this node and the internet.
+    pub nat: NatStatus,
+    /// TCP where UDP does not get through.
+    pub streams: StreamsStatus,
+    /// How packets are carried.
+    pub data: DataStatus,
+    /// What is wrong, worst first; empty when all is well.
+    pub health: Vec<Health>,
+    /// Every peer, in order of node ID.
+    pub peers: Vec<PeerStatus>,
+    /// Packets dropped that belong to no peer, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// What is between this node and the internet, and whom it carries packets for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// Where others see this node, when that is no address of its own.
+    pub mapped: Option<SocketAddr>,
+    /// This node is seen at an address of its own, but a firewall lets in only what was asked for.
+    #[serde(default)]
+    pub firewalled: bool,
+    /// The NAT gives every destination another port.
+    pub mapping_varies: bool,
+    /// By way of whom this node is reached.
+    pub relays: Vec<RelayStatus>,
+    /// Nodes that are reached by way of this one.
+    pub relayed_for: u64,
+    /// Pairs of nodes that this one carries packets for.
+    pub channels: u64,
+    /// A port that the router maps to this node.
+    #[serde(default)]
+    pub port_mapping: Option<PortMappingStatus>,
+}
+
+/// A port that the router maps to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappingStatus {
+    /// How it was got: `pcp` or `nat-pmp`.
+    pub protocol: String,
+    /// Where others may send.
+    pub endpoint: SocketAddr,
+    /// Others are told: they see this node at that address.
+    pub told: bool,
+}
+
+/// TCP where UDP does not get through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamsStatus {
+    /// For how many seconds no UDP has got through; `null` while it does.
+    pub udp_blocked_s: Option<f64>,
+    /// Streams that this node has opened.
+    pub opened: Vec<StreamStatus>,
+    /// TCP addresses where it takes streams.
+    pub listen: Vec<SocketAddr>,
+    /// Streams that others have opened to it.
+    pub taken: u64,
+    /// What happened since the start: connections, refusals, drops.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// To which node.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Its TCP address.
+    pub endpoint: SocketAddr,
+    /// Inside of TLS.
+    pub tls: bool,
+}
+
+/// A relay of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// Which node.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// It carries data, not only what is needed to find another way.
+    pub data: bool,
+}
+
+/// What the daemon is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NodeState {
+    /// Not all parts work yet.
+    Starting,
+    /// All parts work.
+    Running,
+    /// The interface was taken down on request.
+    Down,
+    /// Ending.
+    Stopping,
+}
+
+/// The network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Bytes of the largest inner packet.
+    pub mtu: u16,
+}
+
+/// How packets are carried: what is in force, not what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataStatus {
+    /// What kernel and daemon leave to each other on the interface: `tcp-udp`, `tcp` or `none`.
+    pub tun_offload: String,
+    /// Packets that the kernel refused all the same, so that they were cut here.
+    pub tun_refused: u64,
+    /// Whether the kernel cuts trains of datagrams: `trains` or `none`.
+    pub udp_offload: String,
+    /// Whether superframes are sent to peers that take them, and taken.
+    pub superframes: bool,
+    /// Ciphers that peers are offered, the preferred one first.
+    pub ciphers: Vec<String>,
+}
+
+/// The DHT in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtSummary {
+    /// How this node takes part.
+    pub mode: DhtRole,
+    /// Nodes in the routing table.
+    pub contacts: u64,
+    /// Nodes in the whole network; `null` while there is nothing to judge by.
+    pub network_size_estimate: Option<u64>,
+}
+
+/// How a node takes part in the DHT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DhtRole {
+    /// Holds records and answers lookups.
+    Server,
+    /// Only asks.
+    Client,
+}
+
+/// Something wrong, and its fix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Stable word for programs, as `no-contacts`.
+    pub code: String,
+    /// For people.
+    pub text: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Node ID.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Mesh address.
+    #[serde(with = "text::address")]
+    pub address: MeshAddress,
+    /// Local name.
+    pub name: Option<String>,
+    /// How much was seen of it.
+    pub state: PeerState,
+    /// The path in use.
+    pub path: PathStatus,
+    /// The best other path that answered lately, if there is one.
+    pub standby: Vec<PathStatus>,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Share of lost packets, 0 to 1.
+    pub loss: Option<f64>,
+    /// Bytes of the largest inner packet on this path.
+    pub mtu: u16,
+    /// As `aes-256-gcm`; `null` without a session.
+    pub cipher: Option<String>,
+    /// Age of the session in seconds.
+    pub session_age_s: Option<f64>,
+    /// Seconds since the last authenticated packet.
+    pub last_rx_s: Option<f64>,
+    /// Inner bytes received.
+    pub rx_bytes: u64,
+    /// Inner bytes sent.
+    pub tx_bytes: u64,
+    /// Packets of this peer dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// The last changes of the path, newest first.
+    #[serde(default)]
+    pub history: Vec<PathChange>,
+    /// Why packets go through a relay; `null` when they do not.
+    #[serde(default)]
+    pub why_relayed: Option<Cause>,
+}
+
+/// Why something is as it is, and what would change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// For people.
+    pub text: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// One change of a path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathChange {
+    /// Seconds since.
+    pub ago_s: f64,
+    /// The path before.
+    pub from: PathStatus,
+    /// The path since.
+    pub to: PathStatus,
+    /// Why, for people: `check answered`, `silent for 0.4 s`, `relay refused`.
+    pub why: String,
+}
+
+/// How much was seen of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// A record only.
+    Known,
+    /// A session.
+    Authenticated,
+    /// Data in the last 30 s.
+    Flowing,
+}
+
+/// How packets reach a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Which kind.
+    pub kind: PathKind,
+    /// UDP address packets go to.
+    pub endpoint: Option<SocketAddr>,
+    /// Nodes in between.
+    #[serde(with = "text::list")]
+    pub via: Vec<NodeId>,
+    /// Packets go there by TCP, because UDP does not get through; `endpoint` is a TCP address then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tcp: bool,
+    /// Whoever is in between carries only what two nodes need to meet, no packets of programs. Told of `path` and
+    /// `standby`, not of paths of the past.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_data: bool,
+}
+
+impl PathStatus {
+    /// No path.
+    pub const NONE: Self =
+        Self { kind: PathKind::None, endpoint: None, via: Vec::new(), tcp: false, no_data: false };
+
+    /// By way of relays, the first of them at an endpoint.
+    pub const fn relayed(endpoint: SocketAddr, via: Vec<NodeId>) -> Self {
+        Self { kind: PathKind::through(via.len()), endpoint: Some(endpoint), via, tcp: false, no_data: false }
+    }
+
+    /// Straight to an endpoint.
+    pub const fn direct(endpoint: SocketAddr) -> Self {
+        Self { kind: PathKind::Direct, endpoint: Some(endpoint), via: Vec::new(), tcp: false, no_data: false }
+    }
+}
+
+/// Kinds of paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// Straight to the peer's endpoint.
+    Direct,
+    /// Carried by one other node.
+    Relay,
+    /// Carried by several.
+    Route,
+    /// Not reachable now.
+    None,
+}
+
+impl PathKind {
+    /// The kind of a path through so many other nodes.
+    pub const fn through(relays: usize) -> Self {
+        match relays {
+            0 => Self::Direct,
+            1 => Self::Relay,
+            _ => Self::Route,
+        }
+    }
+}
+
+/// The DHT in detail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtStatus {
+    /// How this node takes part.
+    pub mode: DhtRole,
+    /// Nodes in the routing table.
+    pub contacts: u64,
+    /// Nodes in the whole network; `null` while there is nothing to judge by.
+    pub network_size_estimate: Option<u64>,
+    /// Buckets that are not empty, nearest first.
+    pub buckets: Vec<Bucket>,
+    /// Records held for others.
+    pub records_stored: u64,
+}
+
+/// One k-bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Its contacts are 2^(n-1) to 2^n away.
+    pub distance_bits: u32,
+    /// Contacts in it.
+    pub contacts: u32,
+    /// Replacements in reserve.
+    pub replacements: u32,
+}
