@@ -47,8 +47,10 @@ impl Discovery {
             tokio::select! {
                 (packet, source) = self.socket.recv() => {
                     let heard = handle.with(move |node, now, wall| node.handle_announce(now, wall, source, &packet));
-                    if heard.await.is_err() {
-                        return;
+                    match heard.await {
+                        Ok(true) => next = Instant::now(),
+                        Ok(false) => {}
+                        Err(_) => return,
                     }
                 }
                 changed = links.changed() => {

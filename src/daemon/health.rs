@@ -77,8 +77,8 @@ impl Facts {
         if let Some(ip) = status.twin {
             let text =
                 format!("another machine, at {ip}, uses this node's key: packets reach one or the other");
-            let fix = "if azora id says the same there, stop that daemon, then azora key generate --force there (with its \
-                       --state-dir, if it has one)";
+            let fix = "azora id says the same there; one of the two needs a key of its own: stop the daemon, then azora key \
+                       generate --force (with its --state-dir, if it has one)";
             add("key-in-use", text, fix);
         }
         for Health { code, text, fix } in self.reach(status) {

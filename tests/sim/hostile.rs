@@ -495,19 +495,28 @@ fn only_a_newer_record_of_our_key_is_a_second_machine() {
         let sequence = content.sequence - 1 + sequence_more;
         NodeRecord::sign(&identity, Content { sequence, ..content }).bytes().to_vec()
     };
-    let twin = |world: &mut World, packet: Vec<u8>| {
+    let hear = |world: &mut World, packet: &[u8]| {
         world.with(a, |host, now| {
-            host.node.handle_announce(now, host.wall(now), neighbour, &packet);
-            host.node.status(now).twin
+            let answers = host.node.handle_announce(now, host.wall(now), neighbour, packet);
+            (answers, host.node.status(now).twin)
         })
     };
+    let twin = |world: &mut World, packet: Vec<u8>| hear(world, &packet).1;
     let (older, own, newer) = (record(&mut world, 0), record(&mut world, 1), record(&mut world, 2));
     assert_eq!(twin(&mut world, announce(&older, 5747)), None, "sent again");
     assert_eq!(twin(&mut world, announce(&own, 5747)), None, "our own, come back");
     assert_eq!(twin(&mut world, announce(&own, 5748)), None, "with another port, which is not signed");
     let others = world.with(b, |host, _| host.node.announcement(5747).unwrap());
     assert_eq!(twin(&mut world, others.clone()), None, "another node");
-    assert_eq!(twin(&mut world, announce(&newer, 5747)), Some(neighbour.ip()));
+    let newer = announce(&newer, 5747);
+    assert_eq!(hear(&mut world, &newer), (true, Some(neighbour.ip())), "the other machine is to hear of us");
+    assert_eq!(twin(&mut world, newer), Some(neighbour.ip()));
+    let newest = record(&mut world, 2);
+    let answers = |world: &mut World| hear(world, &announce(&newest, 5747)).0;
+    assert!(!answers(&mut world), "not for every announcement of its");
+    world.run_for(Duration::from_secs(50));
+    let newest = record(&mut world, 2);
+    assert!(hear(&mut world, &announce(&newest, 5747)).0, "but again before the other machine forgets us");
     world.run_for(Duration::from_secs(200));
     assert_eq!(twin(&mut world, others), None, "gone");
 }

@@ -13,7 +13,6 @@ use crate::proto::dht;
 use crate::proto::path::LocalNetwork;
 use crate::proto::path::observed::{Mapping, VOTES_BELIEVED};
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::Control;
 use crate::proto::wire::record::{
     CAPABILITY_DHT_SERVER, CAPABILITY_HOPS, Content, NodeRecord, RECORD_ENDPOINTS_MAX,
@@ -170,11 +169,6 @@ impl Node {
         endpoints.dedup();
         endpoints.extend(&self.endpoints);
         endpoints
-    }
-
-    /// The packet by which we make ourselves known on a link, for a socket that listens on `port`.
-    pub fn announcement(&self, port: u16) -> Option<Vec<u8>> {
-        self.record.as_ref().map(|record| Announce { port, record: record.bytes() }.emit())
     }
 
     pub(super) fn recent_peers(&self) -> Vec<crate::proto::identity::NodeId> {

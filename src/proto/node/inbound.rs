@@ -1,6 +1,6 @@
 //! What comes from the underlay.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::Rng as _;
@@ -15,7 +15,6 @@ use crate::proto::session::noise::Incoming;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::announce::Announce;
 use crate::proto::wire::control::{CloseReason, Control};
 use crate::proto::wire::envelope::{Envelope, Kind};
 use crate::proto::wire::handshake::Response;
@@ -609,39 +608,6 @@ impl Node {
         let endpoints = &self.peers.of(id)?.record.as_ref()?.content().endpoints;
         let is_ipv4 = endpoints.first()?.is_ipv4();
         endpoints.iter().all(|endpoint| endpoint.is_ipv4() == is_ipv4).then_some(is_ipv4)
-    }
-
-    /// Somebody on the link announced itself.
-    pub fn handle_announce(&mut self, now: Instant, wall: WallTime, source: SocketAddr, packet: &[u8]) {
-        if !self.announces.take(now) {
-            return self.drop(DropReason::RateLimited);
-        }
-        let Ok(announce) = Announce::parse(packet) else { return self.drop(DropReason::Malformed) };
-        let Ok(record) = NodeRecord::parse(announce.record) else { return self.drop(DropReason::Malformed) };
-        let id = record.node_id();
-        let mut endpoint = source;
-        endpoint.set_port(announce.port);
-        if id == self.node_id() {
-            return self.hear_own_key(now, source.ip(), &record);
-        }
-        if !path::is_possible(&endpoint) || !self.learn_record(now, wall, record) {
-            return;
-        }
-        if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
-            // Behind what the record says: a link-local address is of no use to others that ask us for the node.
-            peer.path.learn_more([endpoint]);
-            self.connect(now, wall, id);
-        }
-        self.drain(now, wall);
-    }
-
-    /// A record of our key that is newer than ours was made by another machine. Ours come back to us, and anybody may
-    /// send older ones again.
-    fn hear_own_key(&mut self, now: Instant, ip: IpAddr, record: &NodeRecord) {
-        let own = self.record.as_ref().map(|own| own.content().sequence);
-        if own.is_some_and(|own| record.content().sequence > own) {
-            self.twin = Some((ip, now));
-        }
     }
 }
 

@@ -16,7 +16,8 @@
 //! through several, `trace` who is on it,
 //! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
 //! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
-//! what is done where UDP does not get through, `hopping` where one port of it does not, `netcheck` asks others where we are, `peers` is the table, `history` what
+//! what is done where UDP does not get through, `hopping` where one port of it does not, `netcheck` asks others where we are, `lan` is what neighbours
+//! announce, `peers` is the table, `history` what
 //! became of the ways to them.
 
 mod carrying;
@@ -29,6 +30,7 @@ mod forwards;
 mod history;
 mod hopping;
 mod inbound;
+mod lan;
 mod mapping;
 mod mtu;
 mod netcheck;
@@ -48,7 +50,7 @@ mod trace;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,8 +287,7 @@ pub struct Node {
     /// Our UDP ports hop.
     hops: bool,
     record: Option<NodeRecord>,
-    /// Another machine with our key: where it was heard, and when last.
-    twin: Option<(IpAddr, Instant)>,
+    twin: Option<lan::Twin>,
     last_timestamp: WallTime,
     timers: Deadlines<Timer>,
     transmits: VecDeque<Transmit>,

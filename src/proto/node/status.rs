@@ -14,8 +14,6 @@ use super::history::{Change, Lost, Relayed, Way};
 use super::peers::{Peer, last_heard};
 use super::streams::StreamStatus;
 
-/// A machine with our key that missed two announcements on the LAN is gone.
-const TWIN_LIFE: Duration = Duration::from_secs(150);
 /// Data within this time makes a peer *flowing*.
 const FLOWING: Duration = Duration::from_secs(30);
 /// What does not authenticate says something of a peer for this long.
@@ -134,7 +132,6 @@ impl Node {
         let mut peers: Vec<_> = self.peers.iter().map(|peer| self.peer_status(peer, now)).collect();
         peers.sort_by_key(|peer| peer.state == PeerState::Known);
         let (relayed, channels) = self.carrying();
-        let age = |at: Instant| now.saturating_since(at);
         let seen = [true, false].map(|v4| self.observed.endpoint(now, v4).map(|(seen, _)| seen));
         let seen: Vec<_> = seen.into_iter().flatten().collect();
         Status {
@@ -151,7 +148,7 @@ impl Node {
             relayed,
             channels,
             streams: self.streams.status(now),
-            twin: self.twin.filter(|(_, heard)| age(*heard) < TWIN_LIFE).map(|(ip, _)| ip),
+            twin: self.twin(now),
         }
     }
 

@@ -112,7 +112,9 @@ impl Pair {
                 self.take_from_peer(kind, bytes);
             }
             4 => self.take_from_interface(bytes),
-            5 => self.node.handle_announce(self.now, wall(self.now), endpoint(STRANGER), bytes),
+            5 => {
+                let _ = self.node.handle_announce(self.now, wall(self.now), endpoint(STRANGER), bytes);
+            }
             6 => self.advance(Duration::from_millis(bytes.iter().map(|ms| u64::from(*ms)).sum())),
             _ => self.exchange(),
         }
