@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::message::{
     DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, NetcheckReport, OwnNode, PeerStatus,
-    PingOutcome, ProbeReport, Readiness, Request, Response, Status, TraceReport,
+    PingOutcome, ProbeReport, Readiness, RefusedFlow, Request, Response, Status, TraceReport,
 };
 use super::target::Target;
 use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
@@ -157,6 +157,8 @@ requests! {
     trace(target: Target) -> TraceReport = Request::Trace { target };
     /// Firewall rules in force.
     firewall_list() -> Vec<FirewallRule> = Request::FirewallList;
+    /// What was refused lately.
+    firewall_trace() -> Vec<RefusedFlow> = Request::FirewallTrace;
     /// Adds a firewall rule.
     firewall_add(matches: FirewallMatch) -> FirewallRule = Request::FirewallAdd(matches);
     /// Removes a firewall rule.

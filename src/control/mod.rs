@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub mod client;
 pub mod exit;
+pub mod hint;
 pub mod message;
 pub mod metrics;
 pub mod server;

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 use super::client::{self, Client};
+use super::hint::with_socket;
 use super::message::*;
 use super::server::{self, BindError, Handler, Listener, PeerCredentials, answer};
 use super::target::{ParseTargetError, Target};
@@ -166,7 +167,7 @@ async fn a_full_server_closes_the_idlest_for_a_new_one() {
 async fn a_second_server_is_refused_and_a_stale_socket_replaced() {
     let server = serve().await;
     assert!(matches!(Listener::bind(&server.path).await, Err(BindError::InUse { .. })));
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&server.path), 0o660);
     assert_eq!(mode(server.path.parent().unwrap()), 0o750);
     server.task.abort();
@@ -314,4 +315,23 @@ async fn slow_metrics_clients_are_closed() {
     let back = http(address, "GET /metr").await;
     assert!(!back.contains("200"), "{back}");
     assert!(start.elapsed() < metrics::METRICS_HEAD_TIMEOUT + Duration::from_secs(1));
+}
+
+#[test]
+fn hints_name_the_socket_where_a_command_asks_the_daemon() {
+    let check = |text: &str, expected: &str| assert_eq!(with_socket(text, Path::new("/s")), expected);
+    check("azora peers", "azora --socket /s peers");
+    check(
+        "`azora up`, azora peers, azora probe X",
+        "`azora --socket /s up`, azora --socket /s peers, azora --socket /s probe X",
+    );
+    for kept in [
+        "azora id there",
+        "azora key generate",
+        "azora config init FILE",
+        "(journalctl -u azora) and",
+        "azora ",
+    ] {
+        check(kept, kept);
+    }
 }

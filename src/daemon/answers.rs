@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::DEFAULT_PORT;
 use crate::control::message::{
     Cause, Done, Failure, Health, InterfaceStatus, NodeState, OwnNode, PathKind, PingLoss, PingOutcome,
-    PingReply, Readiness, Request, Status, TraceReport,
+    PingReply, Readiness, RefusedFlow, Request, Status, TraceReport,
 };
 use crate::control::server::{Handler, PeerCredentials, answer};
 use crate::control::target::Target;
@@ -52,8 +52,16 @@ pub(super) struct Answers {
 }
 
 impl Handler for Answers {
-    fn handle(&self, request: Request, _origin: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
-        Box::pin(self.answer(request))
+    fn handle(&self, request: Request, origin: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
+        Box::pin(async move {
+            // As it was asked: what a change was must be found in the log later.
+            let asked = request.changes().then(|| serde_json::to_string(&request).unwrap_or_default());
+            let answer = self.answer(request).await;
+            if let (Some(request), Ok(_)) = (asked, &answer) {
+                tracing::info!(user = origin.uid, request, "changed by azora");
+            }
+            answer
+        })
     }
 }
 
@@ -119,6 +127,7 @@ impl Answers {
             }
             Request::Trace { target } => answer(&self.trace(target).await?),
             Request::FirewallList => answer(&self.firewall.list()),
+            Request::FirewallTrace => answer(&self.refused().await?),
             Request::FirewallAdd(matches) if matches.peer == Some(self.handle.node_id()) => {
                 let next = "name the node that is to be let in: `azora id` there shows its ID";
                 Err(Failure::new(probe::OURSELVES, next))
@@ -140,6 +149,11 @@ impl Answers {
     pub(super) async fn health(&self) -> Result<Vec<Health>, Failure> {
         let interface = self.keeper.inspect().await.ok();
         Ok(self.facts.judge(&self.node_status().await?, interface.as_ref()))
+    }
+
+    /// What was not let in lately, the last first.
+    pub(super) async fn refused(&self) -> Result<Vec<RefusedFlow>, Failure> {
+        Ok(status::refused(&self.node_status().await?.peers, clock::now()))
     }
 
     pub(super) async fn shared(&self) -> Result<Arc<Shared>, Failure> {

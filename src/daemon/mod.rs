@@ -305,7 +305,7 @@ impl Daemon {
         if let Some(listener) = metrics {
             daemon.tasks.spawn(control::metrics::serve(listener, metrics::render(answers.clone())));
         }
-        daemon.tasks.spawn(watch::run(answers.clone()));
+        daemon.tasks.spawn(watch::run(answers.clone(), config.node.socket.clone()));
         daemon.tasks.spawn(server::serve(listener, answers));
         let workers = workers.len();
         tracing::info!(node = %node_id, %address, interface = %config.tun.name, workers, "ready");

@@ -1,17 +1,20 @@
 //! From what the node says to what the control API says.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::control::message::{
     self, Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
-    PeerState, PeerStatus, PortMappingStatus, RelayStatus, StreamsStatus,
+    PeerState, PeerStatus, PortMappingStatus, RefusedFlow, RelayStatus, StreamsStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
+use crate::proto::identity::NodeId;
 use crate::proto::node::{self, StreamStatus};
+use crate::proto::policy::Refused;
 use crate::proto::timer::{Instant, WallTime};
 use crate::stream::Counts;
 
@@ -86,6 +89,29 @@ fn path_change(change: &node::Change, now: Instant) -> PathChange {
         to: path(&change.to),
         why: change.reason.to_string(),
     }
+}
+
+/// What was not let in, the last first.
+pub(super) fn refused(peers: &[node::PeerStatus], now: Instant) -> Vec<RefusedFlow> {
+    let all = peers.iter().flat_map(|peer| peer.refused.iter().map(|refused| (peer.node_id, refused)));
+    let mut all: Vec<_> = all.collect();
+    all.sort_by_key(|(_, refused)| Reverse(refused.last));
+    let flow = |(peer, refused): (NodeId, &Refused)| {
+        let (proto, rule) = match (refused.protocol, refused.port) {
+            (6, Some(port)) => ("tcp".into(), format!(" -p tcp --port {port}")),
+            (17, Some(port)) => ("udp".into(), format!(" -p udp --port {port}")),
+            (number, _) => (number.to_string(), String::new()),
+        };
+        RefusedFlow {
+            peer,
+            proto,
+            port: refused.port,
+            times: refused.times,
+            ago_s: now.saturating_since(refused.last).as_secs(),
+            fix: format!("azora firewall add in allow{rule} --peer {peer}"),
+        }
+    };
+    all.into_iter().map(flow).collect()
 }
 
 pub(super) fn nat(status: &node::Status, found: Found) -> NatStatus {

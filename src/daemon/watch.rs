@@ -1,6 +1,7 @@
-//! Tells the log what is wrong, once, and when it is over, in the words of `azora status`.
+//! Tells the log what is wrong, once, and when it is over, in the words of `azora status`; and what was not let in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,27 +9,62 @@ use tokio::time::sleep;
 
 use super::answers::Answers;
 use super::health::GRACE;
+use crate::config::DEFAULT_SOCKET;
+use crate::control::hint::with_socket;
+use crate::control::message::{Health, RefusedFlow};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
+/// Lines about refused flows that one look may write: peers can try as many ports as they like.
+const REFUSED_TOLD_MAX: usize = 3;
 
-/// Looks until the node has stopped.
-pub(super) async fn run(answers: Arc<Answers>) {
-    let mut told = BTreeMap::new();
+/// What the log knows already.
+struct Watch {
+    socket: PathBuf,
+    problems: BTreeMap<String, String>,
+    refused: BTreeSet<String>,
+}
+
+/// Looks until the node has stopped. `socket` is the daemon's own, for hints.
+pub(super) async fn run(answers: Arc<Answers>, socket: PathBuf) {
+    let mut watch = Watch { socket, problems: BTreeMap::new(), refused: BTreeSet::new() };
     sleep(GRACE).await;
-    while let Ok(health) = answers.health().await {
-        for problem in &health {
-            if told.insert(problem.code.clone(), problem.text.clone()).is_none() {
-                tracing::warn!(code = problem.code, fix = problem.fix, "{}", problem.text);
+    while let (Ok(health), Ok(refused)) = (answers.health().await, answers.refused().await) {
+        watch.tell_health(&health);
+        watch.tell_refused(&refused);
+        sleep(LOOK).await;
+    }
+}
+
+impl Watch {
+    /// The text as it can be typed here.
+    fn hint(&self, text: &str) -> String {
+        if self.socket == Path::new(DEFAULT_SOCKET) { text.into() } else { with_socket(text, &self.socket) }
+    }
+
+    fn tell_health(&mut self, health: &[Health]) {
+        for problem in health {
+            if self.problems.insert(problem.code.clone(), problem.text.clone()).is_none() {
+                tracing::warn!(code = problem.code, fix = self.hint(&problem.fix), "{}", problem.text);
             }
         }
-        told.retain(|code, text| {
+        self.problems.retain(|code, text| {
             let stays = health.iter().any(|problem| problem.code == *code);
             if !stays {
                 tracing::info!(code, "over: {text}");
             }
             stays
         });
-        sleep(LOOK).await;
+    }
+
+    /// Tells of each protocol and port of a peer once, as long as it is remembered.
+    fn tell_refused(&mut self, refused: &[RefusedFlow]) {
+        self.refused.retain(|told| refused.iter().any(|flow| flow.to_string() == *told));
+        let new = refused.iter().filter(|flow| !self.refused.contains(&flow.to_string()));
+        let new: Vec<_> = new.take(REFUSED_TOLD_MAX).collect();
+        for flow in &new {
+            tracing::info!(packets = flow.times, fix = self.hint(&flow.fix), "not let in: {flow}");
+        }
+        self.refused.extend(new.iter().map(ToString::to_string));
     }
 }

@@ -117,6 +117,15 @@ impl Handler for Answers {
     }
 }
 
+/// What was not let in, as the JSON tells.
+fn refused() -> [RefusedFlow; 2] {
+    let flow = |proto: &str, port, times, ago_s| {
+        let fix = format!("azora firewall add in allow --peer {}", node_id(PEER));
+        RefusedFlow { peer: node_id(PEER), proto: proto.into(), port, times, ago_s, fix }
+    };
+    [flow("tcp", Some(22), 3, 9), flow("132", None, 1, 90)]
+}
+
 impl Answers {
     fn answer(&self, request: Request) -> Result<Value, Failure> {
         let silent = Target::Node(node_id(SILENT));
@@ -148,6 +157,7 @@ impl Answers {
             Request::Netcheck => answer(&netcheck()),
             Request::Trace { target } => answer(&trace(target, target != silent)),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
+            Request::FirewallTrace => answer(&refused()),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
             Request::FirewallRemove { index: 8 } => answer(&Done {}),
             Request::FirewallRemove { index } => {

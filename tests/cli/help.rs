@@ -24,6 +24,7 @@ const COMMANDS: &[(&str, bool)] = &[
     ("netcheck", true),
     ("trace", true),
     ("firewall list", true),
+    ("firewall trace", true),
     ("firewall add", false),
     ("firewall remove", false),
     ("wait", true),

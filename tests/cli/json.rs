@@ -186,6 +186,12 @@ fn firewall_peers_wait_and_config() {
         {"index": 8, "proto": "tcp", "port": 22, "peer": id(PEER)}
     ]);
     assert_eq!(fake.azora(&["firewall", "list", "--json"]).exits(0).json(), rules);
+    let fix = format!("azora firewall add in allow --peer {}", id(PEER));
+    let refused = json!([
+        {"peer": id(PEER), "proto": "tcp", "port": 22, "times": 3, "ago_s": 9, "fix": fix},
+        {"peer": id(PEER), "proto": "132", "port": null, "times": 1, "ago_s": 90, "fix": fix}
+    ]);
+    assert_eq!(fake.azora(&["firewall", "trace", "--json"]).exits(0).json(), refused);
     assert_eq!(fake.azora(&["peers", "--json"]).exits(0).json()[0]["state"], "flowing");
     assert_eq!(fake.azora(&["wait", "--json"]).exits(0).json(), json!({"ready": true, "missing": []}));
     let settings = fake.azora(&["config", "show", "--json"]).exits(0).json();

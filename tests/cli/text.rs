@@ -23,7 +23,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          tcp        1 stream to others (203.0.113.5:443), 2 streams taken at 0.0.0.0:443\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
          peers      2, 1 with data in the last 30 s\n\
-         drops      policy 3 (policy: not let in; azora --socket {} firewall list shows what is)\n\
+         drops      policy 3 (policy: not let in; azora --socket {} firewall trace shows what)\n\
          version    0.1.0\n",
         node_id(OWN),
         node_id(OWN).address(),
@@ -33,6 +33,12 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
     assert_eq!(out, expected);
     let with_peers = healthy.azora(&["status", "--peers"]).exits(0).out;
     assert!(with_peers.starts_with(&out));
+    let dropped = format!(
+        "{out}\nDROPPED  PACKETS  MEANING\n\
+         policy   3        not let in by the rules: azora --socket {} firewall trace shows what\n",
+        healthy.socket.display()
+    );
+    assert_eq!(healthy.azora(&["status", "--drops"]).exits(0).out, dropped);
     assert!(with_peers.contains(&node_id(SILENT).to_string()));
     let (relay, peer) = (&node_id(4).to_string()[..10], &node_id(PEER).to_string()[..10]);
     let change = format!(
@@ -193,6 +199,13 @@ fn changes_say_what_they_did() {
         rules.starts_with("N  PROTOCOL  PORT  PEER\n7  any       any   any\n8  tcp       22    "),
         "{rules}"
     );
+    let (socket, refused) = (fake.socket.display(), fake.azora(&["firewall", "trace"]).exits(0).out);
+    let fix = format!("let in by: azora --socket {socket} firewall add in allow --peer {peer}");
+    let lines = [
+        format!("tcp port 22 from {peer}: 3 packets, the last 9.0 s ago\n  {fix}\n"),
+        format!("protocol 132 from {peer}: 1 packet, the last 1 min ago\n  {fix}\n"),
+    ];
+    assert_eq!(refused, lines.concat());
     let open = Fake::open().azora(&["firewall", "list"]).exits(0).out;
     assert_eq!(
         open.strip_suffix(&rules),

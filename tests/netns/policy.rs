@@ -72,6 +72,21 @@ fn inbound_flows_are_refused_without_any_answer_and_a_rule_opens_one_port_for_on
     assert!(back.is_empty(), "an answer to a refused flow: {:02x?}", back.first());
     assert!(server.status()["drops"]["policy"].as_u64().unwrap() > 0, "refusals are counted");
 
+    let refused = server.json(&["firewall", "trace"]);
+    let flow = refused.as_array().unwrap().iter().find(|flow| flow["proto"] == "tcp" && flow["port"] == 7001);
+    let flow = flow.unwrap_or_else(|| panic!("TCP 7001 is listed: {refused}"));
+    assert_eq!((&flow["peer"], flow["times"].as_u64() > Some(0)), (&client.id.as_str().into(), true));
+    let let_in = format!("in allow -p tcp --port 7001 --peer {}", client.id);
+    assert!(flow["fix"].as_str().unwrap().ends_with(&let_in), "{flow}");
+    let hint = server.azora(&["firewall", "trace"]).out;
+    let as_typed = format!("azora --socket {} firewall add {let_in}\n", server.socket().display());
+    assert!(hint.contains(&as_typed), "{hint}");
+    eventually(Duration::from_secs(15), "the log tells of it", || {
+        let log = server.log();
+        (log.contains(&format!("not let in: tcp port 7001 from {}", client.id)) && log.contains(&let_in))
+            .then_some(())
+    });
+
     let allow = |words: &[&str]| {
         let ran = server.azora(&[&["firewall", "add", "in", "allow"], words].concat());
         assert_eq!(ran.code, 0, "firewall add {words:?}: {}", ran.err);

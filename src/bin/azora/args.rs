@@ -79,8 +79,11 @@ pub(crate) enum Command {
         /// Show every peer
         #[arg(long)]
         peers: bool,
+        /// Show what was dropped since the start, and what each reason means
+        #[arg(long)]
+        drops: bool,
         /// Only print one line and exit 0 or 1
-        #[arg(long, value_name = "WHAT", conflicts_with_all = ["peers", "json"])]
+        #[arg(long, value_name = "WHAT", conflicts_with_all = ["peers", "drops", "json"])]
         check: Option<Check>,
         #[command(flatten)]
         format: Format,
@@ -242,6 +245,8 @@ pub(crate) enum DhtCommand {
 pub(crate) enum FirewallCommand {
     /// Show the rules and their numbers, which may change when the daemon restarts
     List(Format),
+    /// Show what was refused lately, from whom, and what would let it in: the last eight ports of each peer
+    Trace(Format),
     /// Let something in; the rule is kept over restarts, its number may change then
     Add {
         /// Direction

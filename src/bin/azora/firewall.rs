@@ -1,11 +1,12 @@
 //! `azora firewall`.
 
 use auramesh::config::{AllowRule, Protocol};
+use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{FirewallMatch, FirewallProtocol, FirewallRule};
+use auramesh::control::message::{FirewallMatch, FirewallProtocol, FirewallRule, RefusedFlow};
 
 use crate::args::FirewallCommand;
-use crate::output::{Fault, Outcome, print, show, table};
+use crate::output::{Fault, Outcome, age, print, show, table};
 use crate::socket::Socket;
 
 /// The code of the health entry that says that `inbound = "allow"` is in force.
@@ -18,6 +19,10 @@ pub(crate) async fn run(socket: &Socket, command: FirewallCommand) -> Outcome {
             let rules = client.firewall_list().await?;
             let open = !format.json && client.status().await?.health.iter().any(|health| health.code == OPEN);
             show(&rules, format.json, |rules| rules_text(rules, open))
+        }
+        FirewallCommand::Trace(format) => {
+            let refused = socket.connect().await?.firewall_trace().await?;
+            show(&refused, format.json, |refused| socket.hint(&trace_text(refused)))
         }
         FirewallCommand::Add { protocol, port, peer, direction: _, action: _ } => {
             let rule = AllowRule::new(peer, protocol, port)
@@ -48,6 +53,17 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
         Protocol::Udp => FirewallProtocol::Udp,
         Protocol::Icmp => FirewallProtocol::Icmp,
     }
+}
+
+fn trace_text(refused: &[RefusedFlow]) -> String {
+    if refused.is_empty() {
+        return "nothing was refused: no peer tried what the rules do not let in\n".into();
+    }
+    let line = |flow: &RefusedFlow| {
+        let (packets, ago) = (counted(flow.times, "packet"), age(flow.ago_s as f64));
+        format!("{flow}: {packets}, the last {ago} ago\n  let in by: {}\n", flow.fix)
+    };
+    refused.iter().map(line).collect()
 }
 
 fn rules_text(rules: &[FirewallRule], open: bool) -> String {

@@ -72,7 +72,9 @@ async fn dispatch(arguments: Arguments, by_variable: bool) -> Outcome {
         Command::Up => interface::up(&socket).await,
         Command::Down => interface::down(&socket).await,
         Command::Wait { timeout, format } => interface::wait(&socket, timeout, format).await,
-        Command::Status { peers, check: None, format } => status::show(&socket, peers, format).await,
+        Command::Status { peers, drops, check: None, format } => {
+            status::show(&socket, peers, drops, format).await
+        }
         Command::Status { check: Some(check), .. } => status::check(&socket, check).await,
         Command::Peers { format, command } => peers::run(&socket, format, command).await,
         Command::Ping(arguments) => ping::run(&socket, &arguments).await,

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use auramesh::config::{Config, DEFAULT_SOCKET};
 use auramesh::control::client::Client;
+use auramesh::control::hint::with_socket;
 
 use crate::config::load_if_usable;
 use crate::output::Fault;
-
-/// Commands in hints that ask the daemon of this machine.
-const ASKING: [&str; 9] = ["down", "dht", "firewall", "netcheck", "peers", "ping", "probe", "status", "up"];
 
 /// The daemon's socket; or, where a configuration was named that cannot be used, why not.
 pub(crate) struct Socket(Result<PathBuf, Fault>);
@@ -30,7 +28,7 @@ impl Socket {
     /// The text as it can be typed here: commands that ask the daemon name its socket where it is not the default.
     pub(crate) fn hint(&self, text: &str) -> String {
         match &self.0 {
-            Ok(path) if path != Path::new(DEFAULT_SOCKET) => named(text, path),
+            Ok(path) if path != Path::new(DEFAULT_SOCKET) => with_socket(text, path),
             _ => text.into(),
         }
     }
@@ -38,19 +36,4 @@ impl Socket {
     pub(crate) fn path(&self) -> Result<&Path, Fault> {
         self.0.as_deref().map_err(Clone::clone)
     }
-}
-
-/// Puts `--socket PATH` into every command that asks the daemon.
-pub(crate) fn named(text: &str, path: &Path) -> String {
-    let mut parts = text.split("azora ");
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        out.push_str("azora ");
-        let command = part.split(|c: char| !c.is_ascii_lowercase()).next();
-        if command.is_some_and(|command| ASKING.contains(&command)) {
-            out.push_str(&format!("--socket {} ", path.display()));
-        }
-        out.push_str(part);
-    }
-    out
 }

@@ -8,6 +8,7 @@ use auramesh::control::exit::Exit;
 use auramesh::control::message::{
     DataStatus, DhtRole, NatStatus, NodeState, PeerState, Status, StreamsStatus,
 };
+use auramesh::proto::datapath::DropReason;
 
 use crate::args::{Check, Format};
 use crate::interface;
@@ -15,7 +16,7 @@ use crate::output::{Fault, Outcome, joined, print, short, show as show_value, ta
 use crate::peers::{no_data, path_changes, peer_table};
 use crate::socket::Socket;
 
-pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcome {
+pub(crate) async fn show(socket: &Socket, peers: bool, drops: bool, format: Format) -> Outcome {
     let status = socket.connect().await?.status().await?;
     show_value(&status, format.json, |status| {
         let mut text = summary(status);
@@ -23,6 +24,10 @@ pub(crate) async fn show(socket: &Socket, peers: bool, format: Format) -> Outcom
             text.push('\n');
             text.push_str(&peer_table(&status.peers));
             text.push_str(&path_changes(&status.peers));
+        }
+        if drops {
+            text.push('\n');
+            text.push_str(&drop_table(&status.drops));
         }
         socket.hint(&text)
     })
@@ -114,8 +119,19 @@ fn summary(status: &Status) -> String {
 
 fn drops(drops: &BTreeMap<String, u64>) -> String {
     let refused = drops.get("policy").is_some_and(|n| *n > 0);
-    let meaning = if refused { " (policy: not let in; azora firewall list shows what is)" } else { "" };
+    let meaning = if refused { " (policy: not let in; azora firewall trace shows what)" } else { "" };
     format!("{}{meaning}", counters(drops))
+}
+
+/// Every reason that occurred, and what it means.
+fn drop_table(drops: &BTreeMap<String, u64>) -> String {
+    let rows = DropReason::ALL.iter().filter_map(|reason| {
+        let count = drops.get(reason.name()).filter(|count| **count > 0)?;
+        Some([reason.name().into(), count.to_string(), reason.meaning().into()])
+    });
+    let head = ["DROPPED", "PACKETS", "MEANING"].map(String::from);
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    if rows.len() > 1 { table(&rows) } else { "nothing was dropped\n".into() }
 }
 
 fn nat(nat: &NatStatus) -> String {

@@ -1,12 +1,9 @@
-use std::path::Path;
-
 use proptest::prelude::{any, proptest};
 
 use auramesh::proto::identity::Identity;
 
 use crate::output::{age, bytes, table};
 use crate::report::Redaction;
-use crate::socket::named;
 
 #[test]
 fn addresses_are_replaced_wherever_they_stand() {
@@ -37,25 +34,6 @@ fn addresses_are_replaced_wherever_they_stand() {
     assert!(Redaction::default().apply(&format!("{eleven}{eleventh}")).ends_with("node-11 600::11"));
     let many: String = (0..=255).map(|n| format!("10.0.0.{n} ")).collect();
     assert!(!Redaction::default().apply(&many).contains("10.0."), "however many there are");
-}
-
-#[test]
-fn hints_name_the_socket_where_a_command_asks_the_daemon() {
-    let check = |text: &str, expected: &str| assert_eq!(named(text, Path::new("/s")), expected);
-    check("azora peers", "azora --socket /s peers");
-    check(
-        "`azora up`, azora peers, azora probe X",
-        "`azora --socket /s up`, azora --socket /s peers, azora --socket /s probe X",
-    );
-    for kept in [
-        "azora id there",
-        "azora key generate",
-        "azora config init FILE",
-        "(journalctl -u azora) and",
-        "azora ",
-    ] {
-        check(kept, kept);
-    }
 }
 
 #[test]

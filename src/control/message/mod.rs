@@ -13,6 +13,7 @@ pub use status::{
     StreamStatus, StreamsStatus,
 };
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub enum Request {
         /// As listed.
         index: u32,
     },
+    /// [`Vec<RefusedFlow>`], the last refused first.
+    FirewallTrace,
     /// [`Readiness`], as soon as the node is ready or the time is over.
     Wait {
         /// At most [`WAIT_TIMEOUT_MAX`]; 0 answers at once.
@@ -118,6 +121,7 @@ impl Request {
             | Self::Netcheck
             | Self::Trace { .. }
             | Self::FirewallList
+            | Self::FirewallTrace
             | Self::Wait { .. } => false,
         }
     }
@@ -143,6 +147,7 @@ impl Request {
             | Self::PeersRemove { .. }
             | Self::DhtStatus
             | Self::FirewallList
+            | Self::FirewallTrace
             | Self::FirewallAdd(_)
             | Self::FirewallRemove { .. } => Some(ANSWER_TIMEOUT),
         }
@@ -226,6 +231,34 @@ pub enum FirewallProtocol {
     Udp,
     /// ICMPv6.
     Icmp,
+}
+
+/// What a peer tried in vain to reach on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedFlow {
+    /// Who.
+    #[serde(with = "text")]
+    pub peer: NodeId,
+    /// "tcp", "udp", or the number of another protocol (IANA).
+    pub proto: String,
+    /// Our port, of TCP and UDP.
+    pub port: Option<u16>,
+    /// Packets.
+    pub times: u64,
+    /// Time since the last of them.
+    pub ago_s: u64,
+    /// What would let it in.
+    pub fix: String,
+}
+
+impl fmt::Display for RefusedFlow {
+    /// What it was: "tcp port 22 from …".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} port {port} from {}", self.proto, self.peer),
+            None => write!(f, "protocol {} from {}", self.proto, self.peer),
+        }
+    }
 }
 
 /// Whether the node is ready: interface up, and peers known or none configured.

@@ -103,6 +103,35 @@ impl DropReason {
             Self::Io => "io",
         }
     }
+
+    /// For people: what happened, and whether it says anything.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => {
+                "not encrypted for this node: strangers' garbage, or nodes with another [net] secret"
+            }
+            Self::UnknownSession => "of a session that has ended; some after a restart are usual",
+            Self::Replay => "came twice, or far too late: the network repeats or delays datagrams",
+            Self::Malformed => "impossible length or fields, though authentic: a broken or hostile node",
+            Self::UnknownKind => "a kind that this version does not know: that node runs a newer one",
+            Self::Foreign => "of another protocol, on this node's port",
+            Self::NotIpv6 => "a peer sent what is no complete IPv6 packet",
+            Self::Source => "a peer sent under an address that is not its own",
+            Self::Destination => "a peer sent to an address that is not this node's",
+            Self::Policy => "not let in by the rules: azora firewall trace shows what",
+            Self::SourceNotOurs => "a program here sent from an address that is not the mesh's",
+            Self::NotMesh => "a program here sent outside of the mesh by this interface: see ip -6 route",
+            Self::TooBig => "larger than the way carries; the sender was told to send less",
+            Self::Congestion => "dropped as a sign to slow down, as the sender cannot be marked",
+            Self::Incomplete => "parts of it were lost on the way",
+            Self::QueueFull => "came faster than it could be sent or delivered",
+            Self::NoRoute => "nobody was found under the address, or no way there; the sender was told",
+            Self::Handshake => "a handshake that failed or came again; some are usual while sessions begin",
+            Self::RateLimited => "beyond what a stranger may ask for in a second",
+            Self::Relay => "for others, beyond what this node carries for them, or after the way ended",
+            Self::Io => "the system refused to send or deliver it: link down, or an address that has gone",
+        }
+    }
 }
 
 /// One counter per reason.

@@ -242,7 +242,7 @@ fn check(
         return Err(DropReason::Destination);
     }
     let peer = receiver.session.peer();
-    if !policy::inbound(&snapshot.rules, &shared.flows, &receiver.echo, &peer, &inner, now) {
+    if !policy::inbound(&snapshot.rules, &shared.flows, &receiver.account, &peer, &inner, now) {
         return Err(DropReason::Policy);
     }
     let head_len = head.len().min(inner.len);

@@ -28,7 +28,8 @@
 //! | `drops` | counters |
 //!
 //! Nothing here allocates per packet, locks or logs. `node` publishes snapshots; what changes per packet are atomics
-//! inside of the sessions, apart for each sending thread; flows are noted once a second, drops are counted.
+//! inside of the sessions, apart for each sending thread; flows are noted once a second, drops are counted, what a peer was
+//! refused is noted with it.
 
 mod assembly;
 mod backlog;
@@ -65,7 +66,7 @@ use train::Way;
 
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::limit::SharedBucket;
-use crate::proto::policy::{EchoLimit, Flows, Rules};
+use crate::proto::policy::{Account, Flows, Rules};
 use crate::proto::session::transport::Session;
 use crate::proto::wire::envelope::RecipientKey;
 use crate::proto::wire::inner;
@@ -173,15 +174,20 @@ pub struct Receiver {
     pub address: MeshAddress,
     /// How its packets came last; `None` until they did.
     pub hop: Option<Hop>,
-    /// Limit of the peer's echo requests.
-    pub echo: Arc<EchoLimit>,
+    /// What the policy keeps of the peer.
+    pub account: Arc<Account>,
     noticed: AtomicBool,
 }
 
 impl Receiver {
     /// A session that receives from the node with `address`.
-    pub const fn new(session: Session, address: MeshAddress, hop: Option<Hop>, echo: Arc<EchoLimit>) -> Self {
-        Self { session, address, hop, echo, noticed: AtomicBool::new(false) }
+    pub const fn new(
+        session: Session,
+        address: MeshAddress,
+        hop: Option<Hop>,
+        account: Arc<Account>,
+    ) -> Self {
+        Self { session, address, hop, account, noticed: AtomicBool::new(false) }
     }
 }
 

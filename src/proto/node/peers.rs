@@ -12,7 +12,7 @@ use crate::proto::limit::TokenBucket;
 use crate::proto::path::Path;
 use crate::proto::path::pmtu::PathMtu;
 use crate::proto::path::spray::Spray;
-use crate::proto::policy::EchoLimit;
+use crate::proto::policy::Account;
 use crate::proto::session::Rng;
 use crate::proto::session::loss::{Losses, Reporter};
 use crate::proto::session::noise::Initiator;
@@ -172,7 +172,7 @@ pub(super) struct Peer {
     pub(super) waiting_pings: Vec<Ticket>,
     pub(super) probe: Option<Probe>,
     pub(super) rtt: Option<Duration>,
-    pub(super) echo: Arc<EchoLimit>,
+    pub(super) account: Arc<Account>,
     /// Limit of the DHT requests that it may make.
     pub(super) requests: TokenBucket,
     /// Limit of the searches for routes that it may bring to us.
@@ -262,7 +262,7 @@ impl Peer {
             waiting_pings: Vec::new(),
             probe: None,
             rtt: None,
-            echo: Arc::default(),
+            account: Arc::default(),
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seeks: TokenBucket::new(SEEKS_PER_S, SEEKS_BURST, now),
             has_sought: None,

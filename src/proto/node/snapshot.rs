@@ -93,7 +93,7 @@ fn receivers(peer: &Peer, state: &State) -> impl Iterator<Item = Arc<Receiver>> 
         // report got lost.
         let unconfirmed = peer.next.as_ref().is_some_and(|n| n.local_index() == session.local_index());
         let heard = state.heard.filter(|_| !unconfirmed);
-        Arc::new(Receiver::new(session.clone(), peer.address, heard, peer.echo.clone()))
+        Arc::new(Receiver::new(session.clone(), peer.address, heard, peer.account.clone()))
     })
 }
 

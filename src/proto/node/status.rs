@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::proto::dht;
 use crate::proto::identity::{MeshAddress, NodeId};
+use crate::proto::policy::Refused;
 use crate::proto::timer::Instant;
 use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
@@ -91,6 +92,8 @@ pub struct PeerStatus {
     pub relayed: Option<Relayed>,
     /// Its NAT gives every destination another port, as it says.
     pub maps_dependently: bool,
+    /// What it was not let in to lately, the last first.
+    pub refused: Vec<Refused>,
 }
 
 /// The node as a whole.
@@ -203,6 +206,7 @@ impl Node {
             relays: peer.record.iter().flat_map(|r| &r.content().relays).map(|relay| relay.node_id).collect(),
             relayed: self.why_relayed(now, peer),
             maps_dependently: peer.maps_dependently,
+            refused: peer.account.refusals.list(),
         }
     }
 }

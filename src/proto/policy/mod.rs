@@ -14,12 +14,16 @@
 //! Connections outlive the daemon, so one whose SYN it never saw is taken up by a later segment of ours. That ends when
 //! a rule is taken back, until the daemon starts anew: what we still send on connections that it let in must not hold
 //! them open.
+//!
+//! What was refused is remembered for each peer, a few protocols and ports, for its owner to see.
 
 mod flows;
+mod refused;
 
 use std::net::Ipv6Addr;
 
 pub use flows::{FLOWS_MAX, Flows};
+pub use refused::{REFUSED_MAX, Refusals, Refused};
 
 use crate::proto::identity::NodeId;
 use crate::proto::limit::SharedBucket;
@@ -137,14 +141,14 @@ pub fn outbound(rules: &Rules, flows: &Flows, peer: &NodeId, packet: &Inner, now
 pub fn inbound(
     rules: &Rules,
     flows: &Flows,
-    echo: &EchoLimit,
+    account: &Account,
     peer: &NodeId,
     packet: &Inner,
     now: Instant,
 ) -> bool {
     let pass = rules.admit_inbound(peer, &packet.traffic)
         || match packet.traffic {
-            Traffic::EchoRequest(_) => echo.take(now),
+            Traffic::EchoRequest(_) => account.echo.take(now, 1),
             Traffic::Tcp { opens: true, .. } => false,
             Traffic::Error { mtu, .. } => {
                 mtu.is_none_or(|mtu| mtu as usize >= IPV6_MTU_MIN) && flows.is_reply(packet, now)
@@ -155,26 +159,26 @@ pub fn inbound(
             | Traffic::Tail
             | Traffic::Other(_) => flows.is_reply(packet, now),
         };
-    if pass && packet.fragment.is_some() {
+    if !pass {
+        account.refusals.note(&packet.traffic, now);
+    } else if packet.fragment.is_some() {
         flows.remember_fragments(packet, now);
     }
     pass
 }
 
-/// Rate limit of one peer's echo requests.
+/// What is kept of one peer, over all of its sessions.
 #[derive(Debug)]
-pub struct EchoLimit(SharedBucket);
-
-impl EchoLimit {
-    /// Takes one token; false when there is none.
-    pub fn take(&self, now: Instant) -> bool {
-        self.0.take(now, 1)
-    }
+pub struct Account {
+    /// Limit of its echo requests.
+    echo: SharedBucket,
+    /// What it was refused.
+    pub refusals: Refusals,
 }
 
-impl Default for EchoLimit {
+impl Default for Account {
     fn default() -> Self {
-        Self(SharedBucket::new(ECHO_RATE_PER_S, ECHO_BURST))
+        Self { echo: SharedBucket::new(ECHO_RATE_PER_S, ECHO_BURST), refusals: Refusals::default() }
     }
 }
 

@@ -9,14 +9,14 @@ fn t(s: u64) -> Instant {
 struct World {
     rules: Rules,
     flows: Flows,
-    echo: EchoLimit,
+    account: Account,
     peer: NodeId,
 }
 
 impl World {
     fn closed() -> Self {
         let peer = Identity::from_seed([1; 32]).node_id();
-        Self { rules: Rules::default(), flows: Flows::new([3; 16]), echo: EchoLimit::default(), peer }
+        Self { rules: Rules::default(), flows: Flows::new([3; 16]), account: Account::default(), peer }
     }
 
     fn packet(&self, traffic: Traffic, outbound: bool) -> Inner {
@@ -31,7 +31,7 @@ impl World {
 
     fn enters(&self, traffic: Traffic, now: Instant) -> bool {
         let packet = self.packet(traffic, false);
-        inbound(&self.rules, &self.flows, &self.echo, &self.peer, &packet, now)
+        inbound(&self.rules, &self.flows, &self.account, &self.peer, &packet, now)
     }
 }
 
@@ -197,7 +197,7 @@ fn later_fragments_follow_a_first_that_entered() {
     let w = World::closed();
     w.send(udp(4000, 53), t(0));
     let fragment = |traffic, id| Inner { fragment: Some(Fragment { id }), ..w.packet(traffic, false) };
-    let enters = |packet| inbound(&w.rules, &w.flows, &w.echo, &w.peer, &packet, t(1));
+    let enters = |packet| inbound(&w.rules, &w.flows, &w.account, &w.peer, &packet, t(1));
     assert!(!enters(fragment(Traffic::Tail, 9)));
     assert!(enters(fragment(udp(53, 4000), 9)));
     assert!(enters(fragment(Traffic::Tail, 9)));
@@ -216,4 +216,32 @@ fn a_full_table_forgets_the_oldest_and_lets_nobody_in() {
     let kept = (0..=u16::MAX).filter(|port| w.enters(udp(1, *port), t(70))).count();
     assert!(kept > 20_000, "{kept} of 131,072 flows for 65,536 places");
     assert!((0..=u16::MAX).all(|port| !w.enters(udp(3, port), t(70))));
+}
+
+#[test]
+fn refused_flows_are_listed_by_protocol_and_port_the_last_first() {
+    let w = World::closed();
+    for (traffic, at) in [(tcp(4000, 22, true), 1), (udp(4000, 53), 2), (Traffic::Other(132), 3)] {
+        assert!(!w.enters(traffic, t(at)));
+    }
+    assert!(!w.enters(tcp(4001, 22, true), t(4)), "another port of theirs, the same of ours");
+    for ended in [tcp(4000, 23, false), Traffic::EchoReply(1), Traffic::Tail] {
+        assert!(!w.enters(ended, t(5)));
+    }
+    assert!(w.enters(Traffic::EchoRequest(1), t(5)));
+    let refused = |protocol, port, times, at| Refused { protocol, port, times, last: t(at) };
+    let expected = [refused(6, Some(22), 2, 4), refused(132, None, 1, 3), refused(17, Some(53), 1, 2)];
+    assert_eq!(w.account.refusals.list(), expected, "late segments start no flow");
+}
+
+#[test]
+fn of_more_refused_ports_than_are_remembered_the_last_ones_stay() {
+    let w = World::closed();
+    assert!(!w.enters(tcp(4000, u16::MAX, true), t(100)));
+    for port in 1..=200 {
+        assert!(!w.enters(udp(4000, port), t(port.into())));
+    }
+    let ports: Vec<_> = w.account.refusals.list().iter().map(|refused| refused.port.unwrap()).collect();
+    assert_eq!(ports, (193..=200).rev().collect::<Vec<_>>());
+    assert_eq!(ports.len(), REFUSED_MAX);
 }

@@ -8,7 +8,7 @@ use auramesh::proto::datapath::{
     Turn,
 };
 use auramesh::proto::identity::Identity;
-use auramesh::proto::policy::{EchoLimit, Flows, Rules};
+use auramesh::proto::policy::{Account, Flows, Rules};
 use auramesh::proto::session::noise::{Incoming, Initiator};
 use auramesh::proto::session::transport::{Content, Session};
 use auramesh::proto::session::{Config, Rng};
@@ -132,8 +132,8 @@ fn link() -> Link {
     let ours = initiator.finish(&envelope, START).expect("honest").session;
     let rules = Arc::new(Rules { allow_all: true, ..Rules::default() });
     let mut snapshot = Snapshot::empty(bob.address(), key, rules);
-    let echo = Arc::new(EchoLimit::default());
-    let receiver = Receiver::new(theirs, alice.address(), Some(endpoint.into()), echo);
+    let account = Arc::new(Account::default());
+    let receiver = Receiver::new(theirs, alice.address(), Some(endpoint.into()), account);
     snapshot.receivers.insert(8, Arc::new(receiver));
     let shared = Shared { flows: Flows::new([5; 16]), drops: Drops::default() };
     Link { ours, snapshot, shared, endpoint, source: alice.address().ipv6() }

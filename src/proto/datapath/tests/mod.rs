@@ -19,7 +19,7 @@ use super::{
     Snapshot, Train, Turn,
 };
 use crate::proto::identity::Identity;
-use crate::proto::policy::{EchoLimit, Flows, Rules};
+use crate::proto::policy::{Account, Flows, Rules};
 use crate::proto::session::noise::{Incoming, Initiator};
 use crate::proto::session::transport::Session;
 use crate::proto::session::{Config, Rng};
@@ -143,8 +143,8 @@ fn end(own: u8, peer: u8, session: &Session, datagram_len: usize) -> End {
     let address = identity(peer).address();
     let route = Route::new(session.clone(), endpoint(peer), datagram_len, true);
     snapshot.routes.insert(address, Arc::new(route));
-    let echo = Arc::new(EchoLimit::default());
-    let receiver = Receiver::new(session.clone(), address, Some(endpoint(peer).into()), echo);
+    let account = Arc::new(Account::default());
+    let receiver = Receiver::new(session.clone(), address, Some(endpoint(peer).into()), account);
     snapshot.receivers.insert(session.local_index(), Arc::new(receiver));
     let shared = Shared { flows: Flows::new([own; 16]), drops: super::Drops::default() };
     End { snapshot, shared, outbox: Outbox::new(), reception: Reception::new(false) }
