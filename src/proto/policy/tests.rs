@@ -106,8 +106,18 @@ fn a_rule_opens_exactly_what_it_names() {
     assert!(w.enters(tcp(1000, 80, true), t(0)));
     assert!(!w.enters(tcp(1000, 81, true), t(0)));
     assert!(!w.enters(udp(1000, 80), t(0)));
+    assert!(!w.enters(Traffic::Other(132), t(0)));
     w.rules.allow[0].peer = Some(other);
     assert!(!w.enters(tcp(1000, 80, true), t(0)));
+    for (rule, enters) in [
+        (Rule { protocol: Some(Protocol::Tcp), ..Rule::default() }, false),
+        (Rule { port: Some(80), ..Rule::default() }, false),
+        (Rule { peer: Some(other), ..Rule::default() }, false),
+        (Rule { peer: Some(w.peer), ..Rule::default() }, true),
+    ] {
+        w.rules.allow = vec![rule];
+        assert_eq!(w.enters(Traffic::Other(132), t(0)), enters, "{rule:?}");
+    }
 }
 
 #[test]
@@ -181,7 +191,8 @@ fn echo_requests_enter_at_a_limited_rate() {
 fn errors_enter_when_they_are_about_packets_of_ours() {
     let w = World::closed();
     let us = Ipv6Addr::new(0x600, 0, 0, 0, 0, 0, 0, 1);
-    let about = |ports| Quoted { source: us, destination: w.peer.address().ipv6(), protocol: 17, ports };
+    let them = w.peer.address().ipv6();
+    let about = |ports| Quoted { source: us, destination: them, protocol: 17, ports };
     let error = |mtu, ports| Traffic::Error { mtu, about: about(ports) };
     w.send(udp(4000, 53), t(0));
     assert!(w.enters(error(None, (4000, 53)), t(1)));
@@ -190,6 +201,10 @@ fn errors_enter_when_they_are_about_packets_of_ours() {
     for mtu in [0, 1, 68, 1279] {
         assert!(!w.enters(error(Some(mtu), (4000, 53)), t(1)), "a forged MTU of {mtu}");
     }
+    let other = Identity::from_seed([2; 32]).node_id().address().ipv6();
+    let elsewhere = Quoted { destination: other, ..about((4000, 53)) };
+    let error = Traffic::Error { mtu: None, about: elsewhere };
+    assert!(!w.enters(error, t(1)), "about a packet to somebody else");
 }
 
 #[test]

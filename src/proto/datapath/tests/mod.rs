@@ -198,6 +198,13 @@ impl End {
         }
     }
 
+    /// Receives datagrams as the kernel hands over those that arrived together.
+    fn receive_train(&mut self, datagrams: &[u8], datagram_len: usize, out: &mut Out) {
+        let Self { snapshot, shared, reception, .. } = self;
+        let mut turn = Turn { snapshot, shared, now: NOW, out };
+        reception.handle_train(&mut turn, endpoint(1), 0, &mut datagrams.to_vec(), datagram_len);
+    }
+
     /// Long enough for every superframe to be given up.
     fn wait(&mut self, out: &mut Out) {
         let later = NOW + super::ASSEMBLY_TIME_MAX;
