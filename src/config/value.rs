@@ -325,9 +325,12 @@ impl AllowRule {
         }
     }
 
-    /// True when it lets everybody open everything.
+    /// True when it lets everybody connect to every port.
     pub const fn is_open(&self) -> bool {
-        matches!(self, Self { peer: None, proto: None, port: None })
+        matches!(
+            self,
+            Self { peer: None, port: None, proto: None | Some(Protocol::Tcp) | Some(Protocol::Udp) }
+        )
     }
 }
 

@@ -151,9 +151,9 @@ impl Answers {
         Ok(self.facts.judge(&self.node_status().await?, interface.as_ref()))
     }
 
-    /// What was not let in lately, the last first.
+    /// What was not let in lately and would not be now, the last first.
     pub(super) async fn refused(&self) -> Result<Vec<RefusedFlow>, Failure> {
-        Ok(status::refused(&self.node_status().await?.peers, clock::now()))
+        Ok(status::refused(&self.node_status().await?.peers, &self.firewall.rules(), clock::now()))
     }
 
     pub(super) async fn shared(&self) -> Result<Arc<Shared>, Failure> {

@@ -140,7 +140,7 @@ impl Firewall {
         saved.unwrap_or_else(|e| Err(e.to_string())).map_err(|cause| {
             Failure::new(
                 format!("the rules stay as they were, since they cannot be saved: {cause}"),
-                "make the state directory writable, then try again",
+                "mend that, then try again",
             )
         })
     }

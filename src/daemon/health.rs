@@ -1,11 +1,12 @@
 //! What is wrong, why, and what to do about it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::{Config, Inbound};
+use crate::control::counted;
 use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
@@ -29,6 +30,9 @@ const UNHEARD: Duration = Duration::from_secs(2);
 /// Packets that wait for so long for a way that carries them are worth a word: a straight way is found sooner, or not soon.
 const UNCARRIED: Duration = Duration::from_secs(1);
 
+/// A datagram that was refused so long ago says nothing of the packet filter now.
+const FILTERED_LIFE: Duration = Duration::from_secs(30);
+
 /// Facts that health is judged by, beside the node's own.
 pub(super) struct Facts {
     save_failed: Arc<AtomicBool>,
@@ -39,6 +43,8 @@ pub(super) struct Facts {
     firewall: Arc<Firewall>,
     /// That we listen on.
     port: u16,
+    /// Datagrams that a packet filter of this machine refused, and when there was one more last.
+    filtered: Mutex<(u64, Option<Instant>)>,
 }
 
 impl Facts {
@@ -57,6 +63,7 @@ impl Facts {
             lan_discovery: config.net.lan_discovery,
             firewall,
             port,
+            filtered: Mutex::default(),
         }
     }
 
@@ -98,10 +105,12 @@ impl Facts {
         }
         if self.firewall.inbound() == Inbound::Allow {
             let text = "every node of the mesh may open connections to this machine (inbound allow)".into();
-            add("inbound-open", text, "use --inbound deny and azora firewall add for what is meant");
+            let fix = "start it without --inbound allow or inbound = \"allow\" under [policy]; azora firewall add lets in what is \
+                       meant";
+            add("inbound-open", text, fix);
         } else if let Some(index) = self.firewall.open_rule() {
             let text = format!(
-                "every node of the mesh may open connections to this machine (firewall rule {index})"
+                "every node of the mesh may connect to every port of this machine (firewall rule {index})"
             );
             add(
                 "rule-open",
@@ -116,23 +125,48 @@ impl Facts {
     fn reach(&self, status: &Status) -> Vec<Health> {
         let entry = |code: &str, text, fix| Health { code: code.into(), text, fix };
         if let Some((text, fix)) = no_network(status) {
-            return vec![entry("no-endpoints", text, fix)];
+            return vec![entry("no-network", text, fix)];
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         let no_answer = || {
-            let (silence, address) = silence(status).filter(|(silence, _)| *silence >= SILENCE)?;
-            let text = format!("no peer has answered for {} s", silence.as_secs());
-            let fix = format!("azora probe {address} tells how far it gets; is this machine still online?");
+            let (text, address) = match silence(status) {
+                Some((silence, address)) if silence >= SILENCE => {
+                    (format!("no peer has answered for {} s", silence.as_secs()), address)
+                }
+                Some(_) => return None,
+                None => cut_off(status)?,
+            };
+            let fix = format!(
+                "is this machine still online, and lets its firewall UDP out? azora probe {address} tells how far it gets"
+            );
             Some(entry("no-answer", text, fix))
         };
         // Before, nobody could have answered yet.
         let unanswered = settled.then(|| self.nobody(status).or_else(no_answer)).flatten();
         let relays = settled.then(|| relays(status, self.port)).flatten();
-        let unnamed = status.endpoints.is_empty().then(|| {
+        let unnamed = (status.endpoints.is_empty() && status.has_network).then(|| {
             let text = "others are told no address of this node: it listens at none but those of a link or of this machine";
             entry("no-endpoints", text.into(), "compare ip address with where azora status says that it listens".into())
         });
-        [streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
+        let filtered = self.filtered(status).map(|(text, fix)| entry("udp-filtered", text, fix));
+        [filtered, streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
+    }
+
+    /// That a packet filter of this machine has refused to send something lately, and what to do.
+    fn filtered(&self, status: &Status) -> Option<(String, String)> {
+        let now = clock::now();
+        let mut seen = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.filtered > seen.0 {
+            *seen = (status.filtered, Some(now));
+        }
+        let lately = seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE);
+        lately.then(|| {
+            let text = format!(
+                "the packet filter of this machine refuses to let UDP out ({} so far)",
+                counted(status.filtered, "datagram")
+            );
+            (text, format!("look at nft list ruleset, and let UDP from port {} out", self.port))
+        })
     }
 
     /// Why nobody can be asked for anything; `None` when somebody can.
@@ -170,7 +204,7 @@ impl Facts {
     /// Why the node at `address` does not answer, and what to do; `None` when others could be asked for it, or when it was
     /// heard from just now.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
-        if let Some(nowhere) = no_network(status) {
+        if let Some(nowhere) = no_network(status).or_else(|| self.filtered(status)) {
             return Some(nowhere);
         }
         let peer = status.peers.iter().find(|peer| peer.address == address);
@@ -288,6 +322,23 @@ fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
     let connected = status.peers.iter().filter(|peer| peer.state != PeerState::Known);
     let (silence, address) = connected.map(|peer| (peer.unanswered, peer.address)).min()?;
     Some((silence?, address))
+}
+
+/// That nobody is left who answers, of those who did, and one of them; `None` as long as it may be that nobody was asked.
+fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
+    let given_up = status.peers.iter().any(|peer| peer.gone == Some(Lost::NoAnswer));
+    let connected = status.peers.iter().any(|peer| peer.state != PeerState::Known);
+    if connected || !(given_up || status.dht.alone && status.dht.contacts > 0) {
+        return None;
+    }
+    let last = status.peers.iter().filter(|peer| peer.last_heard.is_some()).min_by_key(|p| p.last_heard);
+    let peer = last.or(status.peers.first())?;
+    let whom = match status.dht.contacts.max(status.peers.len()) {
+        1 => "the only node that is known here does not answer".into(),
+        n => format!("none of the {n} nodes that are known here answers"),
+    };
+    let since = peer.last_heard.map(|since| format!(", since {} s", since.as_secs()));
+    Some((whom + &since.unwrap_or_default(), peer.address))
 }
 
 /// That there is nothing by which anybody could be reached.

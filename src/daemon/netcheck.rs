@@ -141,7 +141,7 @@ fn version(found: &Netcheck, v4: bool) -> NetcheckEntry {
         (Some(seen), _) => entry(name, Yes, format!("seen at {seen}, behind a NAT"), None),
         (None, []) => entry(name, No, format!("this machine does not have {wanted}"), None),
         (None, _) if contacts == 0 => {
-            let detail = format!("needs a contact at {wanted}");
+            let detail = format!("needs a contact on the internet, at {wanted}");
             entry(name, Unknown, detail, Some(MORE_CONTACTS))
         }
         (None, own) => {

@@ -95,6 +95,12 @@ impl Probe<'_> {
         let since = clock::now();
         let outcome = match self.handle.lookup(self.target.address()).await {
             Ok(found) => match &found.record {
+                Some(record) if found.holders.is_empty() => Ok(format!(
+                    "record {} of {} is held here; of {} asked none showed it",
+                    record.content().sequence,
+                    record.node_id(),
+                    found.rpcs
+                )),
                 Some(record) => Ok(format!(
                     "record {} of {} found with {} in {}",
                     record.content().sequence,

@@ -14,7 +14,7 @@ use crate::proto::datapath::{DropReason, Drops};
 use crate::proto::dht::{self, Mode, Outcome};
 use crate::proto::identity::NodeId;
 use crate::proto::node::{self, StreamStatus};
-use crate::proto::policy::Refused;
+use crate::proto::policy::{Refused, Rules};
 use crate::proto::timer::{Instant, WallTime};
 use crate::stream::Counts;
 
@@ -54,7 +54,7 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
             .iter()
             .map(|(standby, data)| PathStatus { no_data: !data, ..way(standby) })
             .collect(),
-        rtt_ms: peer.rtt.map(ms),
+        rtt_ms: peer.rtt.filter(|_| peer.endpoint.is_some()).map(ms),
         loss: peer.loss_per_mille.map(|loss| loss as f64 / 1e3),
         mtu: u16::try_from(peer.mtu).unwrap_or(u16::MAX),
         cipher: peer.cipher.map(String::from),
@@ -91,10 +91,10 @@ fn path_change(change: &node::Change, now: Instant) -> PathChange {
     }
 }
 
-/// What was not let in, the last first.
-pub(super) fn refused(peers: &[node::PeerStatus], now: Instant) -> Vec<RefusedFlow> {
+/// What was not let in and would not be by `rules`, the last first.
+pub(super) fn refused(peers: &[node::PeerStatus], rules: &Rules, now: Instant) -> Vec<RefusedFlow> {
     let all = peers.iter().flat_map(|peer| peer.refused.iter().map(|refused| (peer.node_id, refused)));
-    let mut all: Vec<_> = all.collect();
+    let mut all: Vec<_> = all.filter(|(peer, refused)| !rules.lets_in(peer, refused)).collect();
     all.sort_by_key(|(_, refused)| Reverse(refused.last));
     let flow = |(peer, refused): (NodeId, &Refused)| {
         let (proto, rule) = match (refused.protocol, refused.port) {

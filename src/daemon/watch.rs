@@ -44,7 +44,8 @@ impl Watch {
 
     fn tell_health(&mut self, health: &[Health]) {
         for problem in health {
-            if self.problems.insert(problem.code.clone(), problem.text.clone()).is_none() {
+            if !self.problems.contains_key(&problem.code) {
+                self.problems.insert(problem.code.clone(), problem.text.clone());
                 tracing::warn!(code = problem.code, fix = self.hint(&problem.fix), "{}", problem.text);
             }
         }

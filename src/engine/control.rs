@@ -221,6 +221,9 @@ impl Control {
             Some(Err(error)) if udp::is_too_big(&error) => {
                 self.node.handle_too_big(clock::now(), transmit.to, transmit.datagram.len());
             }
+            Some(Err(error)) if udp::is_filtered(&error) => {
+                self.node.shared().drops.count(DropReason::Filtered)
+            }
             Some(Err(_)) | None => self.node.shared().drops.count(DropReason::Io),
         }
     }

@@ -222,7 +222,8 @@ impl Sink for Wire<'_> {
                     if cut && !socket.cuts_trains() {
                         self.plane.rungs.note_refused_train(socket);
                     }
-                    (0..sent.lost).for_each(|_| drops.count(DropReason::Io));
+                    let reason = if sent.filtered { DropReason::Filtered } else { DropReason::Io };
+                    (0..sent.lost).for_each(|_| drops.count(reason));
                     if let Some((to, len)) = sent.too_big {
                         self.plane.inbox.put(Item::TooBig { to, len });
                     }

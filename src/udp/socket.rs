@@ -198,6 +198,12 @@ pub fn is_too_big(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
+/// True when a packet filter of this machine refused to send a datagram (netfilter answers a dropped or rejected one with
+/// `EPERM`).
+pub fn is_filtered(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
 pub(super) fn is_mesh(address: &SocketAddr) -> bool {
     match address.ip() {
         IpAddr::V6(ip) => in_mesh(&ip),

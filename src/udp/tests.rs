@@ -321,7 +321,7 @@ fn a_train_too_long_for_the_link_is_refused() {
             let (a, b) = (bind(address), bind(address));
             let bytes: Vec<u8> = (0..40_000).map(|i| (i / 1450) as u8).collect();
             let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1450, 0)]);
-            assert_eq!(sent, Sent { lost: 28, too_big: Some((b.local_addr(), 1450)) });
+            assert_eq!(sent, Sent { lost: 28, too_big: Some((b.local_addr(), 1450)), filtered: false });
             assert!(a.cuts_trains(), "shorter trains still are");
             let sent = TrainSender::new().send(&a, &[train(b.local_addr(), &bytes, 1300, 0)]);
             assert_eq!(sent, Sent::default());
@@ -378,7 +378,7 @@ fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
         train(b.local_addr(), b"yes", 3, 0),
     ];
     let sent = TrainSender::new().send(&a, &trains);
-    assert_eq!(sent, Sent { lost: 2, too_big: Some((b.local_addr(), 70_000)) });
+    assert_eq!(sent, Sent { lost: 2, too_big: Some((b.local_addr(), 70_000)), filtered: false });
     assert_eq!(datagrams(&b, 1), [(b"yes".to_vec(), 0)]);
 }
 

@@ -32,6 +32,8 @@ pub struct Sent {
     pub lost: usize,
     /// Larger than the link: to whom the last of them went, and its length in bytes.
     pub too_big: Option<(SocketAddr, usize)>,
+    /// A packet filter of this machine refused some of them.
+    pub filtered: bool,
 }
 
 #[repr(C, align(8))]
@@ -136,6 +138,7 @@ impl TrainSender {
                     continue;
                 }
                 Some(libc::EMSGSIZE) => sent.too_big = Some((first.to, first.datagram_len)),
+                Some(libc::EPERM) => sent.filtered = true,
                 _ => {}
             }
             sent.lost += first.bytes.len().div_ceil(first.datagram_len.max(1));

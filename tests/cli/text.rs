@@ -191,7 +191,7 @@ fn changes_say_what_they_did() {
     assert_eq!(fake.asked().last(), Some(&Request::FirewallAdd(ssh())));
     let out = fake.azora(&["firewall", "add", "in", "allow"]).exits(0).out;
     assert!(
-        out.contains("every node of the mesh may open") && out.contains(" firewall remove 9 undoes"),
+        out.contains("every node of the mesh may connect") && out.contains(" firewall remove 9 undoes"),
         "{out}"
     );
     let rules = fake.azora(&["firewall", "list"]).exits(0).out;

@@ -179,6 +179,46 @@ fn a_node_without_contacts_says_so() {
     assert_eq!(alone.azora(&["status", "--check", "ready"]).code, 1);
 }
 
+/// What is kept from getting out or in here is no fault of the others; and that nobody answers is told as long as it lasts,
+/// also when all sessions have been given up.
+#[test]
+fn a_node_that_is_cut_off_says_so_and_names_its_own_packet_filter() {
+    let lab = Lab::new();
+    let other = lab.node(Underlay::V4).without("--no-lan-discovery").started();
+    let node = lab.node(Underlay::V4).without("--no-lan-discovery").started();
+    node.reaches(&other, Duration::from_secs(5));
+    let filter = |hook: &str| {
+        let chain = format!("chain x {{ type filter hook {hook} priority 0; udp sport 5747 drop; }}");
+        node.must(&format!("nft 'table ip filter {{ {chain}; }}'"));
+    };
+    filter("output");
+    eventually(Duration::from_secs(30), "the filter is named", || {
+        (codes(&node).first()? == "udp-filtered").then_some(())
+    });
+    let said = node.azora(&["ping", &other.id, "-c", "1"]).out;
+    assert!(said.contains("the packet filter of this machine refuses to let UDP out"), "{said}");
+    let drops = node.azora(&["status", "--drops"]).out;
+    assert!(drops.contains("this machine's packet filter refused to send it"), "{drops}");
+    node.must("nft delete table ip filter");
+    other.reaches(&node, Duration::from_secs(30));
+
+    filter("input");
+    eventually(Duration::from_secs(90), "the peer is given up", || {
+        (peer(&node, &other)?["state"] == "known").then_some(())
+    });
+    let given_up = std::time::Instant::now();
+    eventually(Duration::from_secs(40), "what was sent before is forgotten", || {
+        let codes = codes(&node);
+        assert!(codes.contains(&"no-answer".into()), "{codes:?} {:?} later", given_up.elapsed());
+        (codes == ["no-answer"] && given_up.elapsed() > Duration::from_secs(15)).then_some(())
+    });
+    let over = "over: no peer has answered";
+    assert!(!node.log().contains(over), "{}", node.log());
+    node.must("nft delete table ip filter");
+    node.reaches(&other, Duration::from_secs(30));
+    eventually(Duration::from_secs(10), "all is well again", || codes(&node).is_empty().then_some(()));
+}
+
 /// A neighbour that has died says nothing of the way out, and nothing of the others; and where there is no network at
 /// all, nothing else is to be told.
 #[test]
@@ -224,10 +264,10 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     one.must(&format!("ip link set {device} down"));
     // What has nothing to do with it is told on.
     eventually(Duration::from_secs(10), "the network is missed", || {
-        (codes(&one) == ["no-endpoints", "rule-open"]).then_some(())
+        (codes(&one) == ["no-network", "rule-open"]).then_some(())
     });
     assert_eq!(one.azora(&["firewall", "remove", "1"]).code, 0);
-    assert_eq!(codes(&one), ["no-endpoints"]);
+    assert_eq!(codes(&one), ["no-network"]);
     let said = one.azora(&["ping", &two.id, "-c", "3"]).out;
     assert!(said.contains("this machine is on no network"), "{said}");
     one.must(&format!("ip link set {device} up"));
@@ -300,7 +340,7 @@ fn ping_and_probe_name_the_same_cause() {
     let logged = |what: &str| {
         eventually(Duration::from_secs(15), what, || misled.log().contains(what).then_some(()));
     };
-    logged(&format!("azora probe {}", nowhere.contact()));
+    logged(&format!(" probe {}", nowhere.contact()));
     nowhere.start();
     logged("over: the configured peer does not answer code=\"bootstrap-unreachable\"");
 }

@@ -9,7 +9,7 @@ use auramesh::control::exit::Exit;
 use serde::Serialize;
 
 use crate::args::{ConfigCommand, Force, ShowArguments};
-use crate::output::{Fault, Outcome, print, print_json, table};
+use crate::output::{Fault, Outcome, after_writing, print, print_json, table};
 
 pub(crate) fn run(
     config: Option<PathBuf>,
@@ -101,7 +101,7 @@ fn init(path: &Path, force: bool) -> Outcome {
             return Fault::failed(format!("{at} exists already"), next);
         }
         let next = "run the command with sudo, or name another file: azora config init FILE";
-        Fault::failed(format!("cannot write {at}: {error}"), next)
+        Fault::failed(format!("cannot write {at}: {error}"), after_writing(&error, next))
     })?;
     print(&format!("wrote {}\n", path.display()))?;
     Ok(Exit::Ok)
@@ -116,6 +116,10 @@ fn write_example(path: &Path, force: bool) -> io::Result<()> {
     } else {
         OpenOptions::new().write(true).create_new(true).open(path)?
     };
-    file.write_all(EXAMPLE.as_bytes())?;
-    file.sync_all()
+    let written = file.write_all(EXAMPLE.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() && !force {
+        // A part of it would be taken for a configuration.
+        let _ = fs::remove_file(path);
+    }
+    written
 }

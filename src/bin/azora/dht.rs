@@ -44,7 +44,9 @@ fn lookup_text(report: &LookupReport) -> String {
             "record".into(),
             format!("number {number}, signed {} ago", or_dash(report.record_age_s, age)),
         ]);
-        rows.push(["held by".into(), joined(&report.holders)]);
+        let alone = || "this node; nobody else showed it".into();
+        let holders = if report.holders.is_empty() { alone() } else { joined(&report.holders) };
+        rows.push(["held by".into(), holders]);
     } else {
         rows.push(["try".into(), WHY_NOT_FOUND.into()]);
     }

@@ -33,7 +33,7 @@ pub(crate) async fn run(socket: &Socket, command: FirewallCommand) -> Outcome {
             if rule.is_open() {
                 let undo = format!("azora firewall remove {}", added.index);
                 let text = format!(
-                    "every node of the mesh may open connections to this machine now; {undo} undoes that\n"
+                    "every node of the mesh may connect to every port of this machine now; {undo} undoes that\n"
                 );
                 print(&socket.hint(&text))?;
             }
@@ -57,7 +57,9 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
 
 fn trace_text(refused: &[RefusedFlow]) -> String {
     if refused.is_empty() {
-        return "nothing was refused: no peer tried what the rules do not let in\n".into();
+        return "no peer has tried to open what the rules do not let in (late packets of connections that have ended are dropped, but \
+                not listed)\n"
+            .into();
     }
     let line = |flow: &RefusedFlow| {
         let (packets, ago) = (counted(flow.times, "packet"), age(flow.ago_s as f64));

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::args::Arguments;
-use crate::output::{Fault, Outcome, print};
+use crate::output::{Fault, Outcome, after_writing, print};
 
 pub(crate) fn completions(shell: Shell) -> Outcome {
     let mut script = Vec::new();
@@ -20,7 +20,10 @@ pub(crate) fn completions(shell: Shell) -> Outcome {
 pub(crate) fn man(directory: &Path) -> Outcome {
     clap_mangen::generate_to(Arguments::command(), directory).map_err(|error| {
         let at = directory.display();
-        Fault::failed(format!("cannot write man pages to {at}: {error}"), "name an existing directory")
+        Fault::failed(
+            format!("cannot write man pages to {at}: {error}"),
+            after_writing(&error, "name an existing directory"),
+        )
     })?;
     Ok(Exit::Ok)
 }

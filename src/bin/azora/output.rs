@@ -93,6 +93,12 @@ impl From<client::Error> for Fault {
     }
 }
 
+/// What to try after a failure to write: with a full disk it is always the same.
+pub(crate) fn after_writing(error: &io::Error, otherwise: &str) -> String {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if full { "free some space, then try again".into() } else { otherwise.into() }
+}
+
 /// Writes to stderr; a closed one is no reason to fail.
 pub(crate) fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());

@@ -49,11 +49,13 @@ pub enum DropReason {
     Relay,
     /// The socket or the interface refused it.
     Io,
+    /// A packet filter of this machine refused to send it.
+    Filtered,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Unauthenticated,
         Self::UnknownSession,
         Self::Replay,
@@ -75,6 +77,7 @@ impl DropReason {
         Self::RateLimited,
         Self::Relay,
         Self::Io,
+        Self::Filtered,
     ];
 
     /// Name in `status` and metrics.
@@ -101,6 +104,7 @@ impl DropReason {
             Self::RateLimited => "rate_limited",
             Self::Relay => "relay",
             Self::Io => "io",
+            Self::Filtered => "filtered",
         }
     }
 
@@ -130,6 +134,7 @@ impl DropReason {
             Self::RateLimited => "beyond what a stranger may ask for in a second",
             Self::Relay => "for others, beyond what this node carries for them, or after the way ended",
             Self::Io => "the system refused to send or deliver it: link down, or an address that has gone",
+            Self::Filtered => "this machine's packet filter refused to send it: see nft list ruleset",
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Status {
     pub mode: Mode,
     /// Members of the table.
     pub contacts: usize,
+    /// None of them answers.
+    pub alone: bool,
     /// Nodes that answered us once.
     pub known: usize,
     /// Nodes that serve the DHT, ourselves included if we do.
@@ -69,6 +71,7 @@ impl Dht {
         Status {
             mode: self.mode,
             contacts: self.table.len(),
+            alone: self.table.is_alone(),
             known: self.known.len(),
             network_size_estimate: others + u64::from(self.mode == Mode::Server),
             buckets: self.table.buckets().map(bucket).collect(),

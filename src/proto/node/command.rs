@@ -133,7 +133,7 @@ impl Node {
         self.relay.set_own(id, false);
         self.bootstrap_reached.remove(&id);
         let known = self.bootstrap.remove(&id).is_some() | self.peers.of(&id).is_some();
-        self.close(now, id, CloseReason::Stopping);
+        self.close(now, id, CloseReason::Crowded);
         self.refuse_staged(id);
         for ticket in self.peers.remove(&id).into_iter().flat_map(|peer| peer.waiting_pings) {
             self.event(Event::Ping(ticket, Err(PingFailure::NoAnswer)));

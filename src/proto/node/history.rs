@@ -218,7 +218,10 @@ impl Node {
     /// A peer is not reached any more: tells so, if it was told that it is.
     pub(super) fn note_lost(&mut self, now: Instant, id: NodeId, why: Lost) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
-        peer.gone = Some((now, why));
+        // What it said itself tells more than that it does not answer since.
+        if peer.is_gone() != Some(Lost::Stopped) {
+            peer.gone = Some((now, why));
+        }
         if std::mem::take(&mut peer.told) {
             self.event(Event::PeerLost(id, why));
         }

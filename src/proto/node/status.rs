@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::proto::datapath::DropReason;
 use crate::proto::dht;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::policy::Refused;
@@ -109,6 +110,8 @@ pub struct Status {
     pub has_network: bool,
     /// Contacts that the owner configured.
     pub configured: usize,
+    /// Datagrams that a packet filter of this machine has refused to send.
+    pub filtered: u64,
     /// Where another machine with our key was heard on the LAN lately.
     pub twin: Option<IpAddr>,
     /// A NAT is in between us and the internet, as others see us there.
@@ -143,6 +146,7 @@ impl Node {
             endpoints: self.endpoints.clone(),
             has_network: !self.local.is_empty(),
             configured: self.bootstrap.len(),
+            filtered: self.shared.drops.of(DropReason::Filtered),
             mapped: seen.iter().copied().find(|seen| self.mapped && !self.is_own(seen.ip())),
             firewalled: self.mapped && seen.iter().any(|seen| self.is_own(seen.ip())),
             maps_dependently: self.maps_dependently(now),

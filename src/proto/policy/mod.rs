@@ -93,6 +93,15 @@ impl Rules {
         self.allow_all || self.allow.iter().any(|rule| rule.admits(peer, protocol, port))
     }
 
+    /// True when what was refused would be let in now.
+    pub fn lets_in(&self, peer: &NodeId, refused: &Refused) -> bool {
+        match refused.protocol {
+            flows::TCP => self.admit(peer, Protocol::Tcp, refused.port),
+            flows::UDP => self.admit(peer, Protocol::Udp, refused.port),
+            _ => self.admit_other(peer),
+        }
+    }
+
     fn admit_inbound(&self, peer: &NodeId, traffic: &Traffic) -> bool {
         match *traffic {
             Traffic::Tcp { destination, .. } => self.admit(peer, Protocol::Tcp, Some(destination)),

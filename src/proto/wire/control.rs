@@ -94,7 +94,7 @@ pub enum StoreOutcome {
 pub enum CloseReason {
     /// The node is stopping.
     Stopping,
-    /// The node needs the place for others.
+    /// The node needs the place for others, or its owner removed the peer.
     Crowded,
 }
 
