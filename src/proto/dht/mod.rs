@@ -9,7 +9,7 @@
 //!                └─▶ known.rs    all who ever answered ┴──────▶ lookup.rs ──▶ Event::LookupDone
 //! remember ────────▶ known.rs                                     │  ▲
 //! handle_request ──▶ records.rs  held for the network    walk.rs  ▼  │ handle_reply
-//! publish ─────────▶ upkeep.rs   a lookup, then Store ─────────▶ rpc.rs ──▶ poll_transmit
+//! publish ─────────▶ publish.rs  a lookup, then Store ─────────▶ rpc.rs ──▶ poll_transmit
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
 //!                      one member checked every 10 s · idle buckets refreshed after 15 min
@@ -24,6 +24,7 @@
 mod diversity;
 mod known;
 mod lookup;
+mod publish;
 mod records;
 mod rpc;
 mod size;
@@ -41,13 +42,13 @@ use rand_core::SeedableRng;
 pub use diversity::{PER_NETWORK_IN_ANSWER_MAX, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
 pub use known::KNOWN_MAX;
 pub use lookup::{ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, Step};
+pub use publish::{PUBLISH_GAP_MIN, REPUBLISH_INTERVAL};
 pub use records::{RECORD_TTL, RECORDS_BYTES_MAX, RECORDS_PER_SOURCE_MAX};
 pub use rpc::{RPC_ATTEMPTS_MAX, RPC_TIMEOUT_FIRST, RPC_TIMEOUT_MAX, RPC_TIMEOUT_MIN, RPCS_MAX};
 pub use status::{BucketStatus, Counters, Status};
 pub use table::{K, MISSES_MAX, REPLACEMENTS_MAX};
 pub use upkeep::{
     ALONE_PROBE_INTERVAL, BUCKET_REFRESH_INTERVAL, LIVENESS_INTERVAL, LIVENESS_INTERVAL_CALM, PROBE_INTERVAL,
-    PUBLISH_GAP_MIN, REPUBLISH_INTERVAL,
 };
 
 use crate::proto::identity::{NodeId, Position};
@@ -57,11 +58,12 @@ use crate::proto::wire::record::NodeRecord;
 use diversity::Network;
 use known::Known;
 use lookup::{Lookup, Purpose, matches_target};
+use publish::Publication;
 use records::{Records, Source};
 use rpc::{Due, Owner, Rpc, Rpcs};
 use size::NetworkSize;
 use table::{Admission, Table};
-use upkeep::{Publication, Timer, Upkeep};
+use upkeep::{Timer, Upkeep};
 
 /// Most lookups of callers at once; more end at once with nothing.
 pub const LOOKUPS_MAX: usize = 128;

@@ -1,4 +1,4 @@
-//! What the DHT does by itself, by time: keep the table alive, keep our record placed, find back after an outage.
+//! What the DHT does by itself, by time: keep the table alive, find back after an outage. `publish` keeps our record placed.
 //!
 //! ```text
 //!            a node answers                            first 20 s, then          nobody answers
@@ -9,18 +9,16 @@
 //! Nothing is armed on a node that knows nobody.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand_core::Rng;
 
 use super::lookup::{ALPHA, LookupId, Purpose};
 use super::rpc::{Owner, Question};
-use super::{Dht, Event, K, Mode};
+use super::{Dht, Mode};
 use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
-use crate::proto::wire::record::NodeRecord;
 
 /// How often one member of the table is checked while members come and go.
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,22 +65,8 @@ const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
 const AVOIDED_MAX: usize = 64;
 /// And when somebody came or went after all.
 const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
-/// How often our record is placed anew, give or take a fifth.
-pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
-/// The same while nobody comes or goes: of three times in the life of a record one may fail.
-const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(25 * 60);
-/// Spread of the republications, so that nodes started together do not act together.
-const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// Spread of all other intervals.
 const SPREAD_PERCENT: u32 = 10;
-/// The first republication comes sooner: our view of who is closest is still young when we first publish.
-const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
-/// When to try again after nobody took the record.
-const PUBLISH_RETRY: Duration = Duration::from_secs(30);
-/// Shortest time between publications of changing records.
-pub const PUBLISH_GAP_MIN: Duration = Duration::from_secs(10);
-/// How long the caller has for signing a fresh record.
-const SIGNING_TIME: Duration = Duration::from_secs(1);
 /// Time from the first answer of anybody to the publication: the self lookup goes first.
 const JOIN_TIME: Duration = Duration::from_secs(2);
 /// How often expired records are dropped.
@@ -143,29 +127,6 @@ impl Upkeep {
 
     fn avoids(&self, now: Instant, node_id: NodeId) -> bool {
         self.avoided.get(&node_id).is_some_and(|since| now.saturating_since(*since) < AVOID_TIME)
-    }
-}
-
-/// Our own record and how it is placed.
-#[derive(Debug, Default)]
-pub(super) struct Publication {
-    record: Option<NodeRecord>,
-    /// When it was last about to be placed.
-    pub(super) placed: Option<Instant>,
-    times: u32,
-    /// The caller was asked for a fresh one.
-    is_signing: bool,
-    pending: usize,
-    holders: usize,
-}
-
-impl Publication {
-    pub(super) const fn record(&self) -> Option<&NodeRecord> {
-        self.record.as_ref()
-    }
-
-    pub(super) const fn holders(&self) -> usize {
-        self.holders
     }
 }
 
@@ -321,80 +282,6 @@ impl Dht {
         }
     }
 
-    pub(super) fn replace_publication(&mut self, now: Instant, record: NodeRecord) {
-        if self.publication.record.as_ref() == Some(&record) {
-            return;
-        }
-        self.publication.record = Some(record);
-        self.publication.is_signing = false;
-        self.arm_publish(now, now);
-    }
-
-    /// The closest nodes are known: our record goes to all of them.
-    pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
-        let Some(record) = &self.publication.record else { return };
-        let record: Arc<[u8]> = record.bytes().into();
-        let interval = match self.publication.times {
-            1 => REPUBLISH_FIRST,
-            _ if self.is_calm() => REPUBLISH_INTERVAL_CALM,
-            _ => REPUBLISH_INTERVAL,
-        };
-        let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
-        self.timers.arm(Timer::Publish, at);
-        (self.publication.pending, self.publication.holders) = (closest.len() + 1, 0);
-        for contact in closest {
-            let question = Question::Store { record: Arc::clone(&record) };
-            if !self.ask(now, *contact, Owner::Publish, question) {
-                self.handle_placed(now, false);
-            }
-        }
-        self.handle_placed_one(now);
-    }
-
-    /// One of the closest nodes took our record or did not.
-    pub(super) fn handle_placed(&mut self, now: Instant, stored: bool) {
-        self.publication.holders += usize::from(stored);
-        self.handle_placed_one(now);
-    }
-
-    fn handle_placed_one(&mut self, now: Instant) {
-        self.publication.pending = self.publication.pending.saturating_sub(1);
-        if self.publication.pending == 0 && self.publication.holders == 0 {
-            self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
-        }
-    }
-
-    fn arm_publish(&mut self, now: Instant, wanted: Instant) {
-        if self.publication.record.is_some() {
-            let soonest = self.publication.placed.map_or(now, |placed| placed + PUBLISH_GAP_MIN);
-            self.timers.arm(Timer::Publish, wanted.max(soonest));
-        }
-    }
-
-    /// Alone nothing is placed: joining arms the timer again.
-    fn publish_now(&mut self, now: Instant, wall: WallTime) {
-        let Some(record) = self.publication.record.as_ref().filter(|_| !self.table.is_alone()) else {
-            return;
-        };
-        let ttl = record.content().ttl;
-        let is_fresh = record.remaining(wall).is_ok_and(|left| left > ttl * 3 / 4);
-        if !is_fresh && !self.publication.is_signing {
-            self.publication.is_signing = true;
-            self.events.push_back(Event::RecordDue);
-            self.timers.arm(Timer::Publish, now + SIGNING_TIME);
-            return;
-        }
-        self.publication.is_signing = false;
-        self.publication.placed = Some(now);
-        self.publication.times = self.publication.times.saturating_add(1);
-        if self.is_calm() && !self.publication.times.is_multiple_of(3) {
-            // Who is closest is known; not every time, since a full network in the table may hide somebody.
-            let closest = self.table.closest(&self.position, K, None);
-            return self.place(now, &closest);
-        }
-        self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());
-    }
-
     fn look_up_self(&mut self, now: Instant) {
         if self.table.is_alone() {
             return;
@@ -428,7 +315,7 @@ impl Dht {
     }
 
     /// True once every member was found alive in turn and nobody came meanwhile.
-    fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
         self.upkeep.calm_checks > self.table.len()
     }
 
@@ -512,7 +399,7 @@ impl Dht {
     }
 
     /// `interval` give or take `percent`.
-    fn spread(&mut self, interval: Duration, percent: u32) -> Duration {
+    pub(super) fn spread(&mut self, interval: Duration, percent: u32) -> Duration {
         let width = interval * percent / 50;
         let nanos = u64::try_from(width.as_nanos()).unwrap_or(u64::MAX).max(1);
         interval - width / 2 + Duration::from_nanos(self.rng.next_u64() % nanos)
