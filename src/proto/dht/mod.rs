@@ -12,7 +12,7 @@
 //! publish ─────────▶ publish.rs  a lookup, then Store ─────────▶ rpc.rs ──▶ poll_transmit
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
-//!                      one member checked every 10 s · idle buckets refreshed after 15 min
+//!                      one member checked every 10 s · idle buckets refreshed after an hour
 //!                      3 known nodes outside of the table asked every 60 s: heals partitions
 //! ```
 //!

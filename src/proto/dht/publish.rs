@@ -27,7 +27,7 @@ const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// The first republication comes sooner: our view of who is closest is still young when we first publish.
 const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
 /// When to try again after nobody took the record.
-const PUBLISH_RETRY: Duration = Duration::from_secs(30);
+const PUBLISH_RETRY: Duration = Duration::from_secs(10);
 /// Shortest time between publications of changing records.
 pub const PUBLISH_GAP_MIN: Duration = Duration::from_secs(10);
 /// How long the caller has for signing a fresh record.
@@ -123,8 +123,8 @@ impl Dht {
         self.publication.is_signing = false;
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
-        if self.is_calm() && !self.publication.times.is_multiple_of(3) {
-            // Who is closest is known; not every time, since a full network in the table may hide somebody.
+        if self.is_calm() {
+            // Who is closest is known; the lookups of our own position meet whom a full network in the table may hide.
             let closest = self.table.closest(&self.position, K, None);
             return self.place(now, &closest);
         }

@@ -48,8 +48,8 @@ const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 /// Time between later ones.
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// The same while nobody comes or goes: every third publication does the same.
-const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
+/// The same while nobody comes or goes.
+const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(2 * 60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
 const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
