@@ -1,17 +1,22 @@
-//! One lookup: an iterative walk towards a point of the key space (Kademlia paper §2.3).
+//! One lookup: an iterative walk towards a point of the key space (Kademlia paper §2.3), along disjoint paths
+//! (S/Kademlia paper §4.4).
 //!
 //! ```text
-//! Seed(our closest contacts) ─▶ Walk(paths) ─▶ Decide(highest sequence) ─▶ WriteBack(closest that lacked it)
-//!                                 │  ▲ answer: nearer contacts, perhaps a record
-//!                                 └──┘ α at a time; a slow node frees its slot and may still answer
+//! Seed(split between the paths) ─▶ Walk(paths) ─▶ Region ─▶ Decide(highest sequence) ─▶ WriteBack(closest that lacked it)
+//!                                   │  ▲ answer: nearer contacts for that path only, perhaps a record
+//!                                   └──┘ a slow node frees its slot and may still answer
 //! ```
 //!
-//! The walk ends when the k closest nodes that can be reached have answered. A search for a record ends sooner: with
-//! the first valid one nobody new is asked, and those already asked may still bring a newer one. What cannot be
-//! verified never ends a walk. A node is asked once; when it stays silent and someone else named another endpoint
-//! for it, it is asked there too, so that one liar cannot hide a node behind a wrong address.
+//! A node is asked on one path only, and what it answers is followed on that path only: liars lead those astray that
+//! meet them. When no path knows anybody nearer, everybody of the region is asked, wherever he was named: at least the k
+//! closest, and all that are as near as the k closest of an honest network would be, so that keys made to stand nearer
+//! than all others cannot hide those. The closest and any other are asked in turn: of a region that is full of liars, who
+//! is asked cannot be foreseen.
 //!
-//! There is one path now. The candidates live in a list of paths, so that disjoint ones can be added.
+//! A search for a record ends with the first valid one: nobody new is asked, and those already asked may still bring a
+//! newer one. When there was none, more paths start from nodes farther away. What cannot be verified never ends a walk. A
+//! node is asked once; when it stays silent and someone else named another endpoint for it, it is asked there too, so
+//! that one liar cannot hide a node behind a wrong address.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,14 +27,23 @@ use crate::proto::timer::Instant;
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
 
-/// How many nodes are asked at once (Kademlia paper §2.3).
+/// How many nodes are asked at once (Kademlia paper §2.3) on the only path of a lookup for the table.
 pub const ALPHA: usize = 3;
+/// Disjoint paths of a search, each with one node asked at once: of a network with liars, more paths find more than more
+/// nodes asked on one.
+pub const PATHS: usize = 4;
+/// Disjoint paths of a search that has found nothing with fewer, and to place our record.
+pub const PATHS_MAX: usize = 8;
+/// Most nodes of a region that are asked, or that hold a record.
+pub const REGION_MAX: usize = 64;
 /// Most questions that one lookup sends, repetitions not counted.
 pub const LOOKUP_RPCS_MAX: u32 = 96;
 /// Longest time that a lookup takes.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
-/// Most candidates that a path remembers: the closest ones.
-const CANDIDATES_MAX: usize = 128;
+/// Most candidates that all paths of a lookup remember: the closest ones of each.
+const CANDIDATES_MAX: usize = 256;
+/// The closest candidates of a path that must have answered before it ends, where there are several paths.
+const PATH_WINDOW_MIN: usize = 3;
 /// Nodes remembered that named a candidate.
 const NAMED_BY_MAX: usize = 8;
 /// Unanswered sendings after which the walk does not wait for a node any more.
@@ -86,6 +100,17 @@ pub(super) enum Purpose {
     Publish,
 }
 
+impl Purpose {
+    /// Paths to start with, and nodes asked at once on each.
+    const fn breadth(self) -> (usize, usize) {
+        match self {
+            Self::Caller => (PATHS, 1),
+            Self::Upkeep => (1, ALPHA),
+            Self::Publish => (PATHS_MAX, 1),
+        }
+    }
+}
+
 /// A lookup on its way.
 #[derive(Debug)]
 pub(super) struct Lookup {
@@ -93,23 +118,27 @@ pub(super) struct Lookup {
     want: Want,
     purpose: Purpose,
     started: Instant,
-    paths: Vec<Path>,
+    candidates: BTreeMap<Distance, Candidate>,
+    paths: usize,
+    /// How many nodes are asked at once on each path.
+    alpha: usize,
+    /// Whoever is nearer belongs to the region.
+    region: Distance,
+    /// Nodes asked since no path knew anybody nearer.
+    region_asked: usize,
+    /// What those of a region that are asked next are drawn by: nobody else knows it.
+    salt: u64,
     steps: Vec<Step>,
     record: Option<NodeRecord>,
     /// Who held a valid record, and of which sequence.
     holders: Vec<(NodeId, u64)>,
 }
 
-/// Candidates by distance, and how many of them may be asked at once.
-#[derive(Debug)]
-struct Path {
-    candidates: BTreeMap<Distance, Candidate>,
-    alpha: usize,
-}
-
 #[derive(Debug)]
 struct Candidate {
     contact: Contact,
+    /// The path that it is asked on.
+    path: usize,
     /// Another endpoint that somebody named for the node, for the case that the first is wrong.
     alternative: Option<Contact>,
     /// Who named it, the latest last.
@@ -127,22 +156,68 @@ enum State {
 }
 
 impl Lookup {
-    /// A walk that starts from `seeds`. `held` is the record that we hold ourselves: it competes, but as it may be
-    /// old it does not save the walk.
+    /// A walk that starts from `seeds`, to all that are nearer than `region`, at least the k closest. `held` is the record
+    /// that we hold ourselves: it competes, but as it may be old it does not save the walk. `salt` is random.
+    #[expect(clippy::too_many_arguments, reason = "each is known to the caller alone")]
     pub(super) fn new(
         now: Instant,
         target: Position,
         want: Want,
         purpose: Purpose,
         seeds: Vec<Contact>,
+        region: Distance,
         held: Option<NodeRecord>,
+        salt: u64,
     ) -> Self {
-        let mut path = Path { candidates: BTreeMap::new(), alpha: ALPHA };
-        for contact in seeds {
-            path.offer(contact.node_id.position().distance(&target), contact, 1, None);
+        let (paths, alpha) = purpose.breadth();
+        let mut lookup = Self {
+            target,
+            want,
+            purpose,
+            started: now,
+            candidates: BTreeMap::new(),
+            paths,
+            alpha,
+            region,
+            region_asked: 0,
+            salt,
+            steps: Vec::new(),
+            record: held,
+            holders: Vec::new(),
+        };
+        lookup.seed(0, seeds);
+        lookup
+    }
+
+    /// One that asks nobody.
+    pub(super) fn refused(now: Instant, target: Position, want: Want) -> Self {
+        Self::new(now, target, want, Purpose::Caller, Vec::new(), Distance([0; 32]), None, 0)
+    }
+
+    /// Shares seeds out between the paths from `first` on, those next to each other to different ones.
+    fn seed(&mut self, first: usize, seeds: Vec<Contact>) {
+        let fresh = self.paths - first;
+        for (i, contact) in seeds.into_iter().enumerate() {
+            let distance = contact.node_id.position().distance(&self.target);
+            self.offer(first + i % fresh, distance, contact, 1, None);
         }
-        let (paths, steps, holders) = (vec![path], Vec::new(), Vec::new());
-        Self { target, want, purpose, started: now, paths, steps, record: held, holders }
+    }
+
+    /// True when a search found nothing on as many paths as it began with.
+    pub(super) fn may_widen(&self) -> bool {
+        let is_search = self.purpose == Purpose::Caller && self.want == Want::Record;
+        is_search && self.paths < PATHS_MAX && self.holders.is_empty()
+    }
+
+    /// Adds paths that start from `seeds`, of which those are left out that are known to a path already.
+    pub(super) fn widen(&mut self, seeds: Vec<Contact>) {
+        let first = self.paths;
+        self.paths = PATHS_MAX;
+        let known = |contact: &Contact| {
+            self.candidates.contains_key(&contact.node_id.position().distance(&self.target))
+        };
+        let fresh: Vec<_> = seeds.into_iter().filter(|contact| !known(contact)).collect();
+        self.seed(first, fresh);
     }
 
     pub(super) const fn target(&self) -> &Position {
@@ -167,12 +242,43 @@ impl Lookup {
         if self.is_confirming() || self.steps.len() >= LOOKUP_RPCS_MAX as usize {
             return None;
         }
-        self.paths.iter().find_map(Path::next)
+        let chosen = (0..self.paths).find_map(|path| self.next_of(path)).or_else(|| self.next_of_region());
+        chosen.map(|candidate| candidate.contact)
+    }
+
+    fn next_of(&self, path: usize) -> Option<&Candidate> {
+        if self.in_flight(path) >= self.alpha {
+            return None;
+        }
+        self.window(path).find(|candidate| candidate.state == State::New)
+    }
+
+    /// When no path knows anybody nearer: the closest and any other of the region in turn.
+    fn next_of_region(&self) -> Option<&Candidate> {
+        let in_flight: usize = (0..self.paths).map(|path| self.in_flight(path)).sum();
+        let is_walking = |path| self.window(path).any(|candidate| candidate.state == State::New);
+        if (0..self.paths).any(is_walking) || in_flight >= self.alpha * self.paths {
+            return None;
+        }
+        let mut left = self.region().filter(|(_, candidate)| candidate.state == State::New);
+        if self.region_asked.is_multiple_of(2) {
+            return left.next().map(|(_, candidate)| candidate);
+        }
+        left.min_by_key(|(distance, _)| self.draw(distance)).map(|(_, candidate)| candidate)
+    }
+
+    /// Puts candidates into an order that nobody can foresee.
+    fn draw(&self, distance: &Distance) -> u64 {
+        let mut tail = [0; 8];
+        tail.copy_from_slice(&distance.0[24..]);
+        u64::from_be_bytes(tail) ^ self.salt
     }
 
     /// The node was asked.
     pub(super) fn handle_asked(&mut self, now: Instant, node_id: NodeId) {
         let step = self.steps.len();
+        let is_walk = (0..self.paths).any(|path| self.next_of(path).is_some());
+        self.region_asked += usize::from(!is_walk);
         let Some(candidate) = self.candidate(node_id) else { return };
         candidate.state = State::Asked { at: now, step, timeouts: 0 };
         let round = candidate.round;
@@ -190,7 +296,7 @@ impl Lookup {
         let Some(candidate) = self.candidate(from) else { return };
         let State::Asked { at, step, .. } = candidate.state else { return };
         candidate.state = State::Answered;
-        let round = candidate.round + 1;
+        let (path, round) = (candidate.path, candidate.round + 1);
         if let Some(step) = self.steps.get_mut(step) {
             step.answered = Some(now.saturating_since(at));
             step.held = record.is_some();
@@ -203,10 +309,7 @@ impl Lookup {
             }
         }
         for (position, contact) in contacts {
-            let distance = position.distance(&self.target);
-            // A candidate stays on the path that has it.
-            let own = self.paths.iter().position(|path| path.candidates.contains_key(&distance)).unwrap_or(0);
-            self.paths[own].offer(distance, *contact, round, Some(from));
+            self.offer(path, position.distance(&self.target), *contact, round, Some(from));
         }
     }
 
@@ -219,10 +322,7 @@ impl Lookup {
 
     /// Who named a node, the latest first.
     pub(super) fn named_by(&self, node_id: NodeId) -> Vec<Contact> {
-        let find = |node_id: NodeId| {
-            let distance = node_id.position().distance(&self.target);
-            self.paths.iter().find_map(|path| path.candidates.get(&distance))
-        };
+        let find = |node_id: NodeId| self.candidates.get(&node_id.position().distance(&self.target));
         let named_by = find(node_id).into_iter().flat_map(|candidate| candidate.named_by.iter().rev());
         named_by.filter_map(|by| find(*by)).map(|candidate| candidate.contact).collect()
     }
@@ -238,25 +338,28 @@ impl Lookup {
     /// True when nothing more is to be learnt.
     pub(super) fn is_done(&self) -> bool {
         let stopped = self.is_confirming() || self.steps.len() >= LOOKUP_RPCS_MAX as usize;
-        self.paths.iter().all(|path| if stopped { path.in_flight() == 0 } else { path.is_done() })
+        match stopped {
+            true => (0..self.paths).all(|path| self.in_flight(path) == 0),
+            false => self.is_converged(),
+        }
     }
 
     /// True when the walk went all the way, so that the closest nodes are really the closest.
     pub(super) fn is_converged(&self) -> bool {
-        self.paths.iter().all(Path::is_done)
+        let answered = |candidate: &Candidate| candidate.state == State::Answered;
+        (0..self.paths).all(|path| self.window(path).all(answered))
+            && self.region().all(|(_, candidate)| answered(candidate))
     }
 
-    /// The result, and the closest node that answered without having the record found.
-    pub(super) fn finish(self, now: Instant) -> (Outcome, Option<Contact>) {
-        let answered = self.paths.iter().flat_map(|path| &path.candidates);
-        let answered = answered.filter(|(_, candidate)| candidate.state == State::Answered);
-        let mut closest: Vec<_> =
-            answered.map(|(distance, candidate)| (*distance, candidate.contact)).collect();
-        closest.sort_unstable_by_key(|(distance, _)| *distance);
+    /// The result; all of the region that answered, closest first; and the closest of them without the record found.
+    pub(super) fn finish(self, now: Instant) -> (Outcome, Vec<Contact>, Option<Contact>) {
+        let answered = self.candidates.iter().filter(|(_, candidate)| candidate.state == State::Answered);
+        let within = answered.enumerate().take_while(|(i, (distance, _))| *i < K || **distance < self.region);
+        let region: Vec<_> = within.map(|(_, (_, candidate))| candidate.contact).take(REGION_MAX).collect();
         let sequence = self.record.as_ref().map(|record| record.content().sequence);
         let is_holder = |(_, held): &&(NodeId, u64)| Some(*held) == sequence;
         let holders: Vec<_> = self.holders.iter().filter(is_holder).map(|(id, _)| *id).collect();
-        let closest: Vec<_> = closest.into_iter().map(|(_, contact)| contact).take(K).collect();
+        let closest: Vec<_> = region.iter().take(K).copied().collect();
         let lacking = closest.iter().find(|contact| !holders.contains(&contact.node_id)).copied();
         let outcome = Outcome {
             target: self.target,
@@ -268,7 +371,7 @@ impl Lookup {
             elapsed: now.saturating_since(self.started),
             steps: self.steps,
         };
-        (outcome, lacking)
+        (outcome, region, lacking)
     }
 
     /// True from the first valid record of another node on.
@@ -277,14 +380,11 @@ impl Lookup {
     }
 
     fn candidate(&mut self, node_id: NodeId) -> Option<&mut Candidate> {
-        let distance = node_id.position().distance(&self.target);
-        self.paths.iter_mut().find_map(|path| path.candidates.get_mut(&distance))
+        self.candidates.get_mut(&node_id.position().distance(&self.target))
     }
-}
 
-impl Path {
-    /// Takes in a contact that `by` named, or that we know ourselves.
-    fn offer(&mut self, distance: Distance, contact: Contact, round: u32, by: Option<NodeId>) {
+    /// Takes in a contact that `by` named, or that we know ourselves. It stays on the path that had it first.
+    fn offer(&mut self, path: usize, distance: Distance, contact: Contact, round: u32, by: Option<NodeId>) {
         if let Some(candidate) = self.candidates.get_mut(&distance) {
             candidate.named_by.extend(by.filter(|_| candidate.named_by.len() < NAMED_BY_MAX));
             if candidate.contact != contact && candidate.alternative.is_none() {
@@ -296,35 +396,35 @@ impl Path {
             return;
         }
         let named_by = by.into_iter().collect();
-        let candidate = Candidate { contact, alternative: None, named_by, round, state: State::New };
+        let candidate = Candidate { contact, path, alternative: None, named_by, round, state: State::New };
         self.candidates.insert(distance, candidate);
-        if self.candidates.len() > CANDIDATES_MAX {
-            let farthest = self.candidates.iter().rev().find(|(_, c)| c.state == State::New);
-            if let Some(distance) = farthest.map(|(distance, _)| *distance) {
-                self.candidates.remove(&distance);
-            }
+        if self.of_path(path).count() > CANDIDATES_MAX / self.paths {
+            let own = self.candidates.iter().rev().filter(|(_, candidate)| candidate.path == path);
+            let farthest = own.filter(|(_, candidate)| candidate.state == State::New).map(|(d, _)| *d).next();
+            farthest.map(|distance| self.candidates.remove(&distance));
         }
     }
 
-    fn next(&self) -> Option<Contact> {
-        if self.in_flight() >= self.alpha {
-            return None;
-        }
-        self.window().find(|candidate| candidate.state == State::New).map(|candidate| candidate.contact)
+    fn of_path(&self, path: usize) -> impl Iterator<Item = &Candidate> {
+        self.candidates.values().filter(move |candidate| candidate.path == path)
     }
 
-    fn is_done(&self) -> bool {
-        self.window().all(|candidate| candidate.state == State::Answered)
+    /// The closest candidates of a path for which there is hope, as many as must answer before it ends.
+    fn window(&self, path: usize) -> impl Iterator<Item = &Candidate> {
+        let width = K.div_ceil(self.paths).max(PATH_WINDOW_MIN);
+        self.of_path(path).filter(|candidate| candidate.is_hopeful()).take(width)
     }
 
-    /// The k closest candidates for which there is hope.
-    fn window(&self) -> impl Iterator<Item = &Candidate> {
-        self.candidates.values().filter(|candidate| candidate.is_hopeful()).take(K)
+    /// The candidates of the region for which there is hope: the k closest, and all that are near enough.
+    fn region(&self) -> impl Iterator<Item = (&Distance, &Candidate)> {
+        let hopeful = self.candidates.iter().filter(|(_, candidate)| candidate.is_hopeful());
+        let near = hopeful.enumerate().take_while(|(i, (distance, _))| *i < K || **distance < self.region);
+        near.map(|(_, candidate)| candidate)
     }
 
-    fn in_flight(&self) -> usize {
+    fn in_flight(&self, path: usize) -> usize {
         let asked = |c: &&Candidate| matches!(c.state, State::Asked { timeouts: 0, .. });
-        self.candidates.values().filter(asked).count()
+        self.of_path(path).filter(asked).count()
     }
 }
 

@@ -19,7 +19,7 @@
 //! A node that lies can deny, never redirect: a record counts only when its key hashes to the address sought and
 //! signed it. A node enters the table only after it answered us, and keys of one network find few places in it.
 //!
-//! Deliberately left out for now: disjoint paths, region store and region lookup, the key puzzle of servers.
+//! Deliberately left out for now: the key puzzle of servers.
 
 mod diversity;
 mod known;
@@ -41,7 +41,9 @@ use rand_core::SeedableRng;
 
 pub use diversity::{PER_NETWORK_IN_ANSWER_MAX, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
 pub use known::KNOWN_MAX;
-pub use lookup::{ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, Step};
+pub use lookup::{
+    ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, PATHS, PATHS_MAX, REGION_MAX, Step,
+};
 pub use publish::{PUBLISH_GAP_MIN, REPUBLISH_INTERVAL};
 pub use records::{RECORD_TTL, RECORDS_BYTES_MAX, RECORDS_PER_SOURCE_MAX};
 pub use rpc::{RPC_ATTEMPTS_MAX, RPC_TIMEOUT_FIRST, RPC_TIMEOUT_MAX, RPC_TIMEOUT_MIN, RPCS_MAX};
@@ -291,7 +293,7 @@ impl Dht {
         }
         self.counters.lookups_refused += 1;
         let id = self.next_lookup_id();
-        self.lookups.insert(id, Lookup::new(now, target, want, Purpose::Caller, Vec::new(), None));
+        self.lookups.insert(id, Lookup::refused(now, target, want));
         self.finish_lookup(now, id);
         id
     }

@@ -10,8 +10,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lookup::Purpose;
+use super::lookup::{Purpose, REGION_MAX};
 use super::rpc::{Owner, Question};
+use super::size::STORED_AMONG;
 use super::upkeep::Timer;
 use super::{Dht, Event, K};
 use crate::proto::timer::{Instant, WallTime};
@@ -66,8 +67,12 @@ impl Dht {
         self.arm_publish(now, now);
     }
 
-    /// The closest nodes are known: our record goes to all of them.
+    /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region.
     pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
+        let (own, end) = (self.position, self.size.region(STORED_AMONG));
+        let near = |(i, c): &(usize, &Contact)| *i < K || c.node_id.position().distance(&own) < end;
+        let region: Vec<_> =
+            closest.iter().enumerate().take_while(near).map(|(_, contact)| *contact).collect();
         let Some(record) = &self.publication.record else { return };
         let record: Arc<[u8]> = record.bytes().into();
         let interval = match self.publication.times {
@@ -77,8 +82,8 @@ impl Dht {
         };
         let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
         self.timers.arm(Timer::Publish, at);
-        (self.publication.pending, self.publication.holders) = (closest.len() + 1, 0);
-        for contact in closest {
+        (self.publication.pending, self.publication.holders) = (region.len() + 1, 0);
+        for contact in &region {
             let question = Question::Store { record: Arc::clone(&record) };
             if !self.ask(now, *contact, Owner::Publish, question) {
                 self.handle_placed(now, false);
@@ -125,7 +130,7 @@ impl Dht {
         self.publication.times = self.publication.times.saturating_add(1);
         if self.is_calm() {
             // Who is closest is known; the lookups of our own position meet whom a full network in the table may hide.
-            let closest = self.table.closest(&self.position, K, None);
+            let closest = self.table.closest(&self.position, REGION_MAX, None);
             return self.place(now, &closest);
         }
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());

@@ -9,6 +9,10 @@ use super::table::K;
 use crate::proto::identity::{Distance, Position};
 use crate::proto::wire::control::Contact;
 
+/// Nodes expected in the region of a record, all of which are to hold it.
+pub(super) const STORED_AMONG: f64 = K as f64;
+/// Nodes expected where it is searched for: a quarter more, since the estimates of two nodes differ.
+pub(super) const SEARCHED_AMONG: f64 = 1.25 * K as f64;
 /// How many lookups count.
 const LOOKUPS_COUNTED: usize = 32;
 
@@ -50,6 +54,16 @@ impl NetworkSize {
         }
         let mean = self.slopes.iter().map(|(_, slope)| slope).sum::<f64>() / self.slopes.len() as f64;
         (mean > 0.0).then(|| (1.0 / mean).round() as u64)
+    }
+
+    /// What is nearer to a point than this belongs to a region in which so many nodes are expected. Nothing does before the
+    /// first estimate.
+    pub(super) fn region(&self, expected: f64) -> Distance {
+        let part = self.estimate().map_or(0.0, |nodes| (expected / nodes.max(1) as f64).min(1.0));
+        let mut region = Distance([0xff; 32]);
+        // Saturates at the whole key space.
+        region.0[..16].copy_from_slice(&((part * u128::MAX as f64) as u128).to_be_bytes());
+        region
     }
 
     /// How many nodes are expected to be nearer than that.

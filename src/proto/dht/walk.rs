@@ -7,10 +7,11 @@ use rand_core::Rng;
 use super::diversity::{PER_NETWORK_IN_ANSWER_MAX, Tally};
 use super::lookup::{ALPHA, LOOKUP_TIME_MAX, Lookup, LookupId, Purpose, matches_target};
 use super::rpc::{FORWARDERS_MAX, Owner, Question, Rpc};
+use super::size::SEARCHED_AMONG;
 use super::table::K;
 use super::upkeep::Timer;
 use super::{Dht, Event, Query, TRANSMITS_MAX};
-use crate::proto::identity::{NodeId, Position};
+use crate::proto::identity::{Distance, NodeId, Position};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
@@ -90,7 +91,10 @@ impl Dht {
         }
         let held = if want == Want::Record { self.held(now, &target) } else { None };
         let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
-        self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, held));
+        let region =
+            if purpose == Purpose::Upkeep { Distance([0; 32]) } else { self.size.region(SEARCHED_AMONG) };
+        let salt = self.rng.next_u64();
+        self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, region, held, salt));
         self.timers.arm(Timer::Lookup(id), now + LOOKUP_TIME_MAX);
         self.drive_lookup(now, id);
         id
@@ -103,6 +107,19 @@ impl Dht {
 
     /// Asks whom the lookup wants to ask, and ends it when nothing is left.
     pub(super) fn drive_lookup(&mut self, now: Instant, id: LookupId) {
+        self.ask_next(now, id);
+        if self.lookups.get(&id).is_some_and(|lookup| lookup.is_converged() && lookup.may_widen())
+            && let Some(lookup) = self.lookups.get_mut(&id)
+        {
+            lookup.widen(self.table.seeds(lookup.target(), 2 * K));
+            self.ask_next(now, id);
+        }
+        if self.lookups.get(&id).is_some_and(Lookup::is_done) {
+            self.finish_lookup(now, id);
+        }
+    }
+
+    fn ask_next(&mut self, now: Instant, id: LookupId) {
         let Some(lookup) = self.lookups.get(&id) else { return };
         let question = Question::Find { want: lookup.want(), target: *lookup.target() };
         while let Some(contact) = self.lookups.get(&id).and_then(Lookup::next) {
@@ -114,9 +131,6 @@ impl Dht {
             } else {
                 lookup.handle_failed(contact.node_id);
             }
-        }
-        if self.lookups.get(&id).is_some_and(Lookup::is_done) {
-            self.finish_lookup(now, id);
         }
     }
 
@@ -131,7 +145,7 @@ impl Dht {
         self.timers.disarm(&Timer::Lookup(id));
         self.rpcs.detach(id);
         let (purpose, converged) = (lookup.purpose(), lookup.is_converged());
-        let (outcome, lacking) = lookup.finish(now);
+        let (outcome, region, lacking) = lookup.finish(now);
         if converged && !outcome.closest.is_empty() {
             self.size.handle_lookup(&outcome.target, &outcome.closest);
         }
@@ -143,7 +157,7 @@ impl Dht {
                 }
                 self.events.push_back(Event::LookupDone { id, outcome });
             }
-            Purpose::Publish => self.place(now, &outcome.closest),
+            Purpose::Publish => self.place(now, &region),
             Purpose::Upkeep => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use super::swarm::*;
 use crate::proto::dht::*;
+use crate::proto::identity::Identity;
 use std::time::Duration;
 
 /// Looks up `n` random pairs of living nodes one after the other; the number found, and a summary.
@@ -113,4 +114,60 @@ fn churn_is_survived() {
         }
     }
     assert!(found * 100 >= tried * 95, "{found} of {tried}");
+}
+
+/// Every second node lies: it names only liars, and shows no record.
+#[test]
+fn liars_do_not_lead_all_paths_astray() {
+    let mut swarm = Swarm::grown(7, 400);
+    swarm.run_for(Duration::from_secs(90));
+    (0..400).step_by(2).for_each(|i| swarm.nodes[i].liar = true);
+    let honest = |swarm: &mut Swarm| loop {
+        let i = swarm.random_alive();
+        if !swarm.nodes[i].liar {
+            return i;
+        }
+    };
+    let (mut found, mut rpcs) = (0, Vec::new());
+    for _ in 0..400 {
+        let (from, whom) = (honest(&mut swarm), honest(&mut swarm));
+        let outcome = swarm.find(from, whom);
+        found += usize::from(outcome.record.is_some());
+        rpcs.push(outcome.rpcs);
+    }
+    rpcs.sort_unstable();
+    let text = format!("{found} of 400, questions {} {}", rpcs[200], rpcs[380]);
+    println!("{text}");
+    assert!(found >= 398, "{text}");
+}
+
+/// Keys made to be nearer to a node than any honest one, as many as could hold its record three times over.
+#[test]
+fn nobody_is_hidden_by_keys_made_to_be_nearest() {
+    const LIARS: usize = 60;
+    let mut swarm = Swarm::grown(8, 300);
+    let victim = 123;
+    let position = swarm.nodes[victim].identity.node_id().position();
+    let near = |identity: &Identity| identity.node_id().position().distance(&position).leading_zeros() >= 10;
+    let ground: Vec<_> = (1_000_000..).map(identity).filter(near).take(LIARS).collect();
+    for identity in ground {
+        let i = swarm.add_as(identity, Mode::Server);
+        let other = swarm.random(300);
+        swarm.introduce(i, other);
+        swarm.nodes[i].liar = true;
+        swarm.run_for(Duration::from_millis(50));
+    }
+    // Until the victim has placed its record anew, with all of them there.
+    swarm.run_for(Duration::from_secs(30 * 60));
+    let (mut found, mut rpcs) = (0, Vec::new());
+    for _ in 0..100 {
+        let from = swarm.random(300);
+        let outcome = swarm.find(from, victim);
+        found += usize::from(outcome.record.is_some());
+        rpcs.push(outcome.rpcs);
+    }
+    rpcs.sort_unstable();
+    let text = format!("{found} of 100, questions {} {}", rpcs[50], rpcs[95]);
+    println!("{text}");
+    assert_eq!(found, 100, "{text}");
 }

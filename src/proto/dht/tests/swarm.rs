@@ -62,6 +62,8 @@ pub(super) struct Node {
     pub(super) dht: Dht,
     pub(super) alive: bool,
     pub(super) group: u8,
+    /// Names nobody but liars, shows no record, and keeps none.
+    pub(super) liar: bool,
     pub(super) sequence: u64,
     contact: Contact,
     wake: Option<Instant>,
@@ -128,15 +130,29 @@ impl Swarm {
 
     /// A new node that knows nobody.
     pub(super) fn add(&mut self, mode: Mode) -> usize {
+        self.add_as(identity(self.nodes.len()), mode)
+    }
+
+    /// The same, with a key of its own.
+    pub(super) fn add_as(&mut self, identity: Identity, mode: Mode) -> usize {
         let i = self.nodes.len();
-        let (identity, endpoint) = (identity(i), private_endpoint(i));
+        let endpoint = private_endpoint(i);
         let mut seed = [7; 32];
         seed[..8].copy_from_slice(&self.rng.next_u64().to_be_bytes());
         let mut dht = Dht::new(identity.node_id(), mode, seed, self.now);
         dht.publish(self.now, record_of(&identity, 1, self.now, endpoint));
         let contact = contact_of(&identity, endpoint);
         self.by_id.insert(identity.node_id(), i);
-        self.nodes.push(Node { identity, dht, alive: true, group: 0, sequence: 1, contact, wake: None });
+        self.nodes.push(Node {
+            identity,
+            dht,
+            alive: true,
+            group: 0,
+            liar: false,
+            sequence: 1,
+            contact,
+            wake: None,
+        });
         self.settle(i);
         i
     }
@@ -224,6 +240,11 @@ impl Swarm {
                 }
                 let name = self.nodes[from].identity.node_id();
                 let request = &Control::parse_all(&bytes).unwrap()[0];
+                if self.nodes[to_index].liar {
+                    let mut bytes = Vec::new();
+                    self.lie(to_index, request).emit(&mut bytes);
+                    return self.send(self.one_way, Delivery::Reply { from: to_index, to: from, bytes });
+                }
                 let dht = &mut self.nodes[to_index].dht;
                 if let Some(reply) = dht.handle_request(now, wall(now), name, request) {
                     let mut bytes = Vec::new();
@@ -241,6 +262,19 @@ impl Swarm {
                 }
             }
         }
+    }
+
+    /// What a liar says: it took the record, and only its like are near.
+    fn lie(&self, liar: usize, request: &Control) -> Control {
+        let others = self.nodes.iter().enumerate().filter(|(i, node)| *i != liar && node.liar && node.alive);
+        if let Control::Find { request, target, .. } = request {
+            let mut others: Vec<_> = others.map(|(_, node)| node.contact).collect();
+            others.sort_by_cached_key(|contact| contact.node_id.position().distance(target));
+            others.truncate(K);
+            return Control::Found { request: *request, record: None, contacts: others };
+        }
+        let Control::Store { request, .. } = request else { panic!("{request:?} is no question") };
+        Control::Stored { request: *request, outcome: StoreOutcome::Stored }
     }
 
     fn reaches(&self, from: usize, to: usize) -> bool {

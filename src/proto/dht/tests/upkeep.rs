@@ -99,7 +99,8 @@ fn a_record_is_placed_at_the_k_closest_and_again() {
     closest.sort_by_key(|i| swarm.nodes[*i].identity.node_id().position().distance(&position));
     let placed = holders(&swarm);
     assert!(closest[..K].iter().all(|i| placed.contains(i)), "{:?} {placed:?}", &closest[..K]);
-    assert_eq!(swarm.nodes[7].dht.status().publish_holders, K);
+    assert_eq!(swarm.nodes[7].dht.status().publish_holders, placed.len());
+    assert!((K..K * 2).contains(&placed.len()), "the k closest, and those of the region");
     swarm.run_for(Duration::from_secs(4000));
     assert!(swarm.nodes[7].sequence > 2, "fresh records were asked for");
     assert!(closest[..K].iter().all(|i| holders(&swarm).contains(i)));
@@ -129,9 +130,7 @@ fn nobody_to_place_a_record_at_means_another_try() {
     dht.handle_peer_up(at(0), contact(1), true);
     dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
     pass(&mut dht, at(0), Duration::from_secs(12));
-    dht.handle_peer_up(at(12), contact(1), true);
-    let next = dht.timers.deadline(&Timer::Publish).unwrap();
-    assert!(next < at(60), "{next:?}");
+    assert!(dht.publication.placed > Some(at(10)), "{:?}", dht.publication.placed);
 }
 
 /// With many in its nearest bucket and nobody nearer, a node misses some, and its neighbours may miss the same ones: it asks
