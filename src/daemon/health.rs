@@ -191,6 +191,12 @@ impl Facts {
             }
         } else if status.dht.contacts > 0 {
             return None;
+        } else if status.unauthenticated > 0 {
+            let text = format!(
+                "no other node is known yet, but {} came that do not authenticate: nodes with another network secret, perhaps",
+                counted(status.unauthenticated, "datagram")
+            );
+            ("no-contacts", text, SAME_SECRET.into())
         } else {
             let fix = match self.lan_discovery {
                 true => "azora peers add NODEID@IP:PORT, or start another node on this network",

@@ -126,7 +126,7 @@ pub enum Error {
         name: String,
     },
     /// Not allowed to make the TUN.
-    #[error("not permitted to open the interface {name}: start as root; or with CAP_NET_ADMIN (`setcap cap_net_admin+ep`, or AmbientCapabilities= in the unit); or prepare it once, as root: `{}`", prepare(.name, *.mtu, .address))]
+    #[error("not permitted to open the interface {name}: start as root; or with CAP_NET_ADMIN as an ambient capability (AmbientCapabilities= in a systemd unit, setpriv --inh-caps +net_admin --ambient-caps +net_admin) and the right to open /dev/net/tun; or prepare it once, as root: `{}`, and set lan_guard = false under [policy], since the guard needs the capability, too", prepare(.name, *.mtu, .address))]
     NotPermitted {
         /// The interface.
         name: String,

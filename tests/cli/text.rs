@@ -143,10 +143,7 @@ fn probe_names_the_fix() {
     assert_eq!(lines[2], "try: open UDP port 5747 there");
     let out = Fake::healthy().azora(&["probe", &node_id(PEER).to_string()]).exits(0).out;
     let last = out.lines().last().unwrap();
-    assert!(
-        last.contains("on that node, `azora firewall list`") && last.contains("refused by its rules"),
-        "{out}"
-    );
+    assert!(last.contains("on that node, `azora status`") && last.contains("refused by its rules"), "{out}");
 }
 
 #[test]

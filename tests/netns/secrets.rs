@@ -71,3 +71,23 @@ fn nodes_with_different_secrets_never_answer_each_other() {
         assert!(!said.contains("horse"), "{said}");
     }
 }
+
+/// Neighbours that find each other by themselves, and cannot read what the other says.
+#[test]
+fn neighbours_with_different_secrets_are_told_what_may_be_the_matter() {
+    let lab = Lab::new();
+    let neighbour = |secret| {
+        let mut node = with_secret(lab.node(Underlay::V4), secret).without("--no-lan-discovery");
+        node.launch();
+        node
+    };
+    for node in [neighbour("a secret of one network"), neighbour("a secret of another")] {
+        eventually(Duration::from_secs(20), "it says that something comes which it cannot read", || {
+            let status: serde_json::Value =
+                serde_json::from_str(&node.azora(&["status", "--json"]).out).ok()?;
+            let entry = status["health"].as_array()?.first()?.clone();
+            (entry["code"] == "no-contacts" && entry["text"].as_str()?.contains("network secret"))
+                .then_some(())
+        });
+    }
+}

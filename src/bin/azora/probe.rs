@@ -9,8 +9,8 @@ use crate::output::{Outcome, milliseconds, show, table};
 use crate::socket::Socket;
 
 /// What a probe cannot see: refused packets get no answer.
-const REFUSED: &str = "the mesh works up to that node; a program that still gets no answer may be refused by its rules: \
-    on that node, `azora firewall list` shows them and `azora firewall add in allow -p tcp --port N --peer NODEID` lets one node in\n";
+const REFUSED: &str = "the mesh works up to that node; a program that still gets no answer may be refused by its rules, or \
+    its interface may be down: on that node, `azora status` and `azora firewall trace` tell, and `azora firewall add in allow -p tcp --port N --peer NODEID` lets one node in\n";
 
 pub(crate) async fn run(socket: &Socket, target: Target, format: Format) -> Outcome {
     let report = socket.connect().await?.probe(target).await?;

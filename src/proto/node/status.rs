@@ -110,6 +110,8 @@ pub struct Status {
     pub has_network: bool,
     /// Contacts that the owner configured.
     pub configured: usize,
+    /// Datagrams that did not authenticate.
+    pub unauthenticated: u64,
     /// Datagrams that a packet filter of this machine has refused to send.
     pub filtered: u64,
     /// Where another machine with our key was heard on the LAN lately.
@@ -146,6 +148,7 @@ impl Node {
             endpoints: self.endpoints.clone(),
             has_network: !self.local.is_empty(),
             configured: self.bootstrap.len(),
+            unauthenticated: self.shared.drops.of(DropReason::Unauthenticated),
             filtered: self.shared.drops.of(DropReason::Filtered),
             mapped: seen.iter().copied().find(|seen| self.mapped && !self.is_own(seen.ip())),
             firewalled: self.mapped && seen.iter().any(|seen| self.is_own(seen.ip())),
