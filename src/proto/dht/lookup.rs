@@ -7,11 +7,11 @@
 //!                                   └──┘ a slow node frees its slot and may still answer
 //! ```
 //!
-//! A node is asked on one path only, and what it answers is followed on that path only: liars lead those astray that
-//! meet them. When no path knows anybody nearer, everybody of the region is asked, wherever he was named: at least the k
-//! closest, and all that are as near as the k closest of an honest network would be, so that keys made to stand nearer
-//! than all others cannot hide those. The closest and any other are asked in turn: of a region that is full of liars, who
-//! is asked cannot be foreseen.
+//! A node is asked on one path only, the first that comes to it, and whom it names is followed on that path only: liars
+//! lead those astray that meet them. No path has more than its share of the questions. When half of them know nobody
+//! nearer, everybody of the region is asked, wherever he was named: at least the k closest, and all that are as near as
+//! the k closest of an honest network would be, so that keys made to stand nearer than all others cannot hide those. The
+//! closest and any other are asked in turn: of a region that is full of liars, who is asked cannot be foreseen.
 //!
 //! A search for a record ends with the first valid one: nobody new is asked, and those already asked may still bring a
 //! newer one. When there was none, more paths start from nodes farther away. What cannot be verified never ends a walk. A
@@ -34,14 +34,15 @@ pub const ALPHA: usize = 3;
 pub const PATHS: usize = 4;
 /// Disjoint paths of a search that has found nothing with fewer, and to place our record.
 pub const PATHS_MAX: usize = 8;
-/// Most nodes of a region that are asked, or that hold a record.
-pub const REGION_MAX: usize = 64;
 /// Most questions that one lookup sends, repetitions not counted.
 pub const LOOKUP_RPCS_MAX: u32 = 96;
 /// Longest time that a lookup takes.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
-/// Most candidates that all paths of a lookup remember: the closest ones of each.
+/// Most candidates that were named on one path alone, over all paths: the closest ones of each. Those that several paths
+/// have are as many again at most.
 const CANDIDATES_MAX: usize = 256;
+/// Part of all questions that several paths may use up between them; the others are for the region.
+const WALK_PERCENT: usize = 60;
 /// The closest candidates of a path that must have answered before it ends, where there are several paths.
 const PATH_WINDOW_MIN: usize = 3;
 /// Nodes remembered that named a candidate.
@@ -120,6 +121,8 @@ pub(super) struct Lookup {
     started: Instant,
     candidates: BTreeMap<Distance, Candidate>,
     paths: usize,
+    /// Questions that each path has asked.
+    asked: [usize; PATHS_MAX],
     /// How many nodes are asked at once on each path.
     alpha: usize,
     /// Whoever is nearer belongs to the region.
@@ -134,11 +137,32 @@ pub(super) struct Lookup {
     holders: Vec<(NodeId, u64)>,
 }
 
+/// The closest candidates of a path or the region that must have answered before it ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stretch<'c> {
+    /// Those for which there is hope.
+    hopeful: usize,
+    /// Not all of them have answered.
+    is_open: bool,
+    /// The closest that was not asked.
+    next: Option<&'c Candidate>,
+    /// Of the region, any that was not asked.
+    drawn: Option<&'c Candidate>,
+    /// Of a path, questions on their way that are not slow.
+    in_flight: usize,
+}
+
+/// How far a lookup is.
+struct Survey<'c> {
+    paths: [Stretch<'c>; PATHS_MAX],
+    region: Stretch<'c>,
+}
+
 #[derive(Debug)]
 struct Candidate {
     contact: Contact,
-    /// The path that it is asked on.
-    path: usize,
+    /// The paths on which it was named, a bit each; once it is asked, the one that asked it.
+    paths: u8,
     /// Another endpoint that somebody named for the node, for the case that the first is wrong.
     alternative: Option<Contact>,
     /// Who named it, the latest last.
@@ -177,6 +201,7 @@ impl Lookup {
             started: now,
             candidates: BTreeMap::new(),
             paths,
+            asked: [0; PATHS_MAX],
             alpha,
             region,
             region_asked: 0,
@@ -238,33 +263,66 @@ impl Lookup {
     }
 
     /// Whom to ask next. Call [`Self::handle_asked`] or [`Self::handle_failed`] for it before calling again.
-    pub(super) fn next(&self) -> Option<Contact> {
+    pub(super) fn next(&mut self) -> Option<Contact> {
         if self.is_confirming() || self.steps.len() >= LOOKUP_RPCS_MAX as usize {
             return None;
         }
-        let chosen = (0..self.paths).find_map(|path| self.next_of(path)).or_else(|| self.next_of_region());
-        chosen.map(|candidate| candidate.contact)
-    }
-
-    fn next_of(&self, path: usize) -> Option<&Candidate> {
-        if self.in_flight(path) >= self.alpha {
+        let Survey { paths, region } = self.survey();
+        let paths = &paths[..self.paths];
+        let ready = |path: &&Stretch<'_>| path.in_flight < self.alpha;
+        if let Some(next) = paths.iter().filter(ready).find_map(|path| path.next) {
+            return Some(next.contact);
+        }
+        let in_flight: usize = paths.iter().map(|path| path.in_flight).sum();
+        let walking = paths.iter().filter(|path| path.next.is_some()).count();
+        if walking * 2 > self.paths || in_flight >= self.alpha * self.paths {
             return None;
         }
-        self.window(path).find(|candidate| candidate.state == State::New)
+        // The closest and any other of the region in turn.
+        let chosen = if self.region_asked.is_multiple_of(2) { region.next } else { region.drawn };
+        let contact = chosen?.contact;
+        self.region_asked += 1;
+        Some(contact)
     }
 
-    /// When no path knows anybody nearer: the closest and any other of the region in turn.
-    fn next_of_region(&self) -> Option<&Candidate> {
-        let in_flight: usize = (0..self.paths).map(|path| self.in_flight(path)).sum();
-        let is_walking = |path| self.window(path).any(|candidate| candidate.state == State::New);
-        if (0..self.paths).any(is_walking) || in_flight >= self.alpha * self.paths {
-            return None;
+    /// How far the paths and the region are, in one pass.
+    fn survey(&self) -> Survey<'_> {
+        let width = K.div_ceil(self.paths).max(PATH_WINDOW_MIN);
+        let mut survey = Survey { paths: [Stretch::default(); PATHS_MAX], region: Stretch::default() };
+        for (distance, candidate) in &self.candidates {
+            let is_asked = matches!(candidate.state, State::Asked { timeouts: 0, .. });
+            let is_hopeful = candidate.is_hopeful();
+            for (number, path) in survey.paths[..self.paths].iter_mut().enumerate() {
+                if candidate.paths >> number & 1 == 1 {
+                    path.in_flight += usize::from(is_asked);
+                    if is_hopeful && path.hopeful < width {
+                        path.add(candidate);
+                    }
+                }
+            }
+            if is_hopeful && (survey.region.hopeful < K || *distance < self.region) {
+                let drawn = survey.region.drawn.map(|other| self.draw(&other.distance(&self.target)));
+                survey.region.add(candidate);
+                let is_drawn = drawn.is_none_or(|other| self.draw(distance) < other);
+                if candidate.state == State::New && is_drawn {
+                    survey.region.drawn = Some(candidate);
+                }
+            }
         }
-        let mut left = self.region().filter(|(_, candidate)| candidate.state == State::New);
-        if self.region_asked.is_multiple_of(2) {
-            return left.next().map(|(_, candidate)| candidate);
+        for (path, asked) in survey.paths.iter_mut().zip(self.asked) {
+            if asked >= self.share() {
+                (path.next, path.is_open) = (None, false);
+            }
         }
-        left.min_by_key(|(distance, _)| self.draw(distance)).map(|(_, candidate)| candidate)
+        survey
+    }
+
+    /// Questions that one path may ask.
+    const fn share(&self) -> usize {
+        match self.paths {
+            1 => LOOKUP_RPCS_MAX as usize,
+            paths => LOOKUP_RPCS_MAX as usize * WALK_PERCENT / 100 / paths,
+        }
     }
 
     /// Puts candidates into an order that nobody can foresee.
@@ -274,14 +332,16 @@ impl Lookup {
         u64::from_be_bytes(tail) ^ self.salt
     }
 
-    /// The node was asked.
+    /// The node was asked, on the path that has asked least of those that it was named on.
     pub(super) fn handle_asked(&mut self, now: Instant, node_id: NodeId) {
         let step = self.steps.len();
-        let is_walk = (0..self.paths).any(|path| self.next_of(path).is_some());
-        self.region_asked += usize::from(!is_walk);
+        let asked = self.asked;
         let Some(candidate) = self.candidate(node_id) else { return };
-        candidate.state = State::Asked { at: now, step, timeouts: 0 };
+        let named = (0..PATHS_MAX).filter(|path| candidate.paths >> path & 1 == 1);
+        let path = named.min_by_key(|path| asked[*path]).unwrap_or(0);
+        (candidate.paths, candidate.state) = (1 << path, State::Asked { at: now, step, timeouts: 0 });
         let round = candidate.round;
+        self.asked[path] += 1;
         self.steps.push(Step { asked: node_id, round, answered: None, held: false, contacts: 0 });
     }
 
@@ -296,7 +356,7 @@ impl Lookup {
         let Some(candidate) = self.candidate(from) else { return };
         let State::Asked { at, step, .. } = candidate.state else { return };
         candidate.state = State::Answered;
-        let (path, round) = (candidate.path, candidate.round + 1);
+        let (path, round) = (candidate.path(), candidate.round + 1);
         if let Some(step) = self.steps.get_mut(step) {
             step.answered = Some(now.saturating_since(at));
             step.held = record.is_some();
@@ -311,6 +371,7 @@ impl Lookup {
         for (position, contact) in contacts {
             self.offer(path, position.distance(&self.target), *contact, round, Some(from));
         }
+        self.trim(path);
     }
 
     /// The node did not answer in time, for the `timeouts`th time.
@@ -339,23 +400,22 @@ impl Lookup {
     pub(super) fn is_done(&self) -> bool {
         let stopped = self.is_confirming() || self.steps.len() >= LOOKUP_RPCS_MAX as usize;
         match stopped {
-            true => (0..self.paths).all(|path| self.in_flight(path) == 0),
+            true => self.survey().paths.iter().all(|path| path.in_flight == 0),
             false => self.is_converged(),
         }
     }
 
     /// True when the walk went all the way, so that the closest nodes are really the closest.
     pub(super) fn is_converged(&self) -> bool {
-        let answered = |candidate: &Candidate| candidate.state == State::Answered;
-        (0..self.paths).all(|path| self.window(path).all(answered))
-            && self.region().all(|(_, candidate)| answered(candidate))
+        let Survey { paths, region } = self.survey();
+        paths.iter().chain([&region]).all(|stretch| !stretch.is_open)
     }
 
-    /// The result; all of the region that answered, closest first; and the closest of them without the record found.
+    /// The result; those of the region that answered, closest first; and the closest of them without the record found.
     pub(super) fn finish(self, now: Instant) -> (Outcome, Vec<Contact>, Option<Contact>) {
         let answered = self.candidates.iter().filter(|(_, candidate)| candidate.state == State::Answered);
         let within = answered.enumerate().take_while(|(i, (distance, _))| *i < K || **distance < self.region);
-        let region: Vec<_> = within.map(|(_, (_, candidate))| candidate.contact).take(REGION_MAX).collect();
+        let region: Vec<_> = within.map(|(_, (_, candidate))| candidate.contact).collect();
         let sequence = self.record.as_ref().map(|record| record.content().sequence);
         let is_holder = |(_, held): &&(NodeId, u64)| Some(*held) == sequence;
         let holders: Vec<_> = self.holders.iter().filter(is_holder).map(|(id, _)| *id).collect();
@@ -383,7 +443,7 @@ impl Lookup {
         self.candidates.get_mut(&node_id.position().distance(&self.target))
     }
 
-    /// Takes in a contact that `by` named, or that we know ourselves. It stays on the path that had it first.
+    /// Takes in a contact that `by` named on a path, or that we know ourselves. Who names others first does not get them.
     fn offer(&mut self, path: usize, distance: Distance, contact: Contact, round: u32, by: Option<NodeId>) {
         if let Some(candidate) = self.candidates.get_mut(&distance) {
             candidate.named_by.extend(by.filter(|_| candidate.named_by.len() < NAMED_BY_MAX));
@@ -393,42 +453,51 @@ impl Lookup {
                     candidate.turn_to_alternative();
                 }
             }
+            if candidate.state == State::New {
+                candidate.paths |= 1 << path;
+            }
             return;
         }
-        let named_by = by.into_iter().collect();
-        let candidate = Candidate { contact, path, alternative: None, named_by, round, state: State::New };
-        self.candidates.insert(distance, candidate);
-        if self.of_path(path).count() > CANDIDATES_MAX / self.paths {
-            let own = self.candidates.iter().rev().filter(|(_, candidate)| candidate.path == path);
-            let farthest = own.filter(|(_, candidate)| candidate.state == State::New).map(|(d, _)| *d).next();
-            farthest.map(|distance| self.candidates.remove(&distance));
+        if self.candidates.len() < 2 * CANDIDATES_MAX {
+            let (named_by, paths) = (by.into_iter().collect(), 1 << path);
+            let candidate =
+                Candidate { contact, paths, alternative: None, named_by, round, state: State::New };
+            self.candidates.insert(distance, candidate);
         }
     }
 
-    fn of_path(&self, path: usize) -> impl Iterator<Item = &Candidate> {
-        self.candidates.values().filter(move |candidate| candidate.path == path)
+    /// Forgets the farthest of those whom one path alone has, beyond its share.
+    fn trim(&mut self, path: usize) {
+        let own = |candidate: &Candidate| candidate.paths == 1 << path && candidate.state == State::New;
+        let count = self.candidates.values().filter(|candidate| own(candidate)).count();
+        let beyond = count.saturating_sub(CANDIDATES_MAX / self.paths);
+        let farthest = self.candidates.iter().rev().filter(|(_, candidate)| own(candidate));
+        let farthest: Vec<_> = farthest.take(beyond).map(|(distance, _)| *distance).collect();
+        farthest.iter().for_each(|distance| drop(self.candidates.remove(distance)));
     }
+}
 
-    /// The closest candidates of a path for which there is hope, as many as must answer before it ends.
-    fn window(&self, path: usize) -> impl Iterator<Item = &Candidate> {
-        let width = K.div_ceil(self.paths).max(PATH_WINDOW_MIN);
-        self.of_path(path).filter(|candidate| candidate.is_hopeful()).take(width)
-    }
-
-    /// The candidates of the region for which there is hope: the k closest, and all that are near enough.
-    fn region(&self) -> impl Iterator<Item = (&Distance, &Candidate)> {
-        let hopeful = self.candidates.iter().filter(|(_, candidate)| candidate.is_hopeful());
-        let near = hopeful.enumerate().take_while(|(i, (distance, _))| *i < K || **distance < self.region);
-        near.map(|(_, candidate)| candidate)
-    }
-
-    fn in_flight(&self, path: usize) -> usize {
-        let asked = |c: &&Candidate| matches!(c.state, State::Asked { timeouts: 0, .. });
-        self.of_path(path).filter(asked).count()
+impl<'c> Stretch<'c> {
+    /// Counts a candidate for which there is hope.
+    fn add(&mut self, candidate: &'c Candidate) {
+        self.hopeful += 1;
+        self.is_open |= candidate.state != State::Answered;
+        if candidate.state == State::New {
+            self.next.get_or_insert(candidate);
+        }
     }
 }
 
 impl Candidate {
+    /// The path that asked it.
+    const fn path(&self) -> usize {
+        self.paths.trailing_zeros() as usize % PATHS_MAX
+    }
+
+    fn distance(&self, target: &Position) -> Distance {
+        self.contact.node_id.position().distance(target)
+    }
+
     const fn is_hopeful(&self) -> bool {
         match self.state {
             State::New | State::Answered => true,

@@ -41,10 +41,8 @@ use rand_core::SeedableRng;
 
 pub use diversity::{PER_NETWORK_IN_ANSWER_MAX, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
 pub use known::KNOWN_MAX;
-pub use lookup::{
-    ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, PATHS, PATHS_MAX, REGION_MAX, Step,
-};
-pub use publish::{PUBLISH_GAP_MIN, REPUBLISH_INTERVAL};
+pub use lookup::{ALPHA, LOOKUP_RPCS_MAX, LOOKUP_TIME_MAX, LookupId, Outcome, PATHS, PATHS_MAX, Step};
+pub use publish::{PUBLISH_GAP_MIN, REGION_MAX, REPUBLISH_INTERVAL};
 pub use records::{RECORD_TTL, RECORDS_BYTES_MAX, RECORDS_PER_SOURCE_MAX};
 pub use rpc::{RPC_ATTEMPTS_MAX, RPC_TIMEOUT_FIRST, RPC_TIMEOUT_MAX, RPC_TIMEOUT_MIN, RPCS_MAX};
 pub use status::{BucketStatus, Counters, Status};
@@ -298,7 +296,7 @@ impl Dht {
         id
     }
 
-    /// Keeps `record` as our own and places it at the k closest nodes, now (but not more often than every
+    /// Keeps `record` as our own and places it at the k closest nodes and all of its region, now (but not more often than every
     /// [`PUBLISH_GAP_MIN`]) and again and again.
     pub fn publish(&mut self, now: Instant, record: NodeRecord) {
         self.replace_publication(now, record);

@@ -10,7 +10,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lookup::{Purpose, REGION_MAX};
+use rand_core::Rng as _;
+
+use super::lookup::Purpose;
 use super::rpc::{Owner, Question};
 use super::size::STORED_AMONG;
 use super::upkeep::Timer;
@@ -27,8 +29,14 @@ const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(25 * 60);
 const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// The first republication comes sooner: our view of who is closest is still young when we first publish.
 const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
-/// When to try again after nobody took the record.
+/// When to try again after nobody took the record; twice as long each time.
 const PUBLISH_RETRY: Duration = Duration::from_secs(10);
+/// How often it is doubled, at most.
+const REFUSED_DOUBLINGS: u32 = 7;
+/// While nobody comes or goes, one publication of so many walks to our own position.
+const WALK_EVERY: u32 = 12;
+/// Most nodes that are told our record: half of them the closest, the others drawn from our region.
+pub const REGION_MAX: usize = 64;
 /// Shortest time between publications of changing records.
 pub const PUBLISH_GAP_MIN: Duration = Duration::from_secs(10);
 /// How long the caller has for signing a fresh record.
@@ -45,6 +53,8 @@ pub(super) struct Publication {
     is_signing: bool,
     pending: usize,
     holders: usize,
+    /// Times in a row that nobody took it.
+    refused: u32,
 }
 
 impl Publication {
@@ -67,12 +77,18 @@ impl Dht {
         self.arm_publish(now, now);
     }
 
-    /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region.
+    /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region. Of more than
+    /// can be told, half are drawn: there may be keys made to be nearer than all others.
     pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
-        let (own, end) = (self.position, self.size.region(STORED_AMONG));
+        let (own, end) = (self.position, self.size.region(STORED_AMONG, &self.position));
         let near = |(i, c): &(usize, &Contact)| *i < K || c.node_id.position().distance(&own) < end;
-        let region: Vec<_> =
+        let mut region: Vec<_> =
             closest.iter().enumerate().take_while(near).map(|(_, contact)| *contact).collect();
+        for chosen in REGION_MAX / 2..region.len().min(REGION_MAX) {
+            let left = (region.len() - chosen) as u64;
+            region.swap(chosen, chosen + (self.rng.next_u64() % left) as usize);
+        }
+        region.truncate(REGION_MAX);
         let Some(record) = &self.publication.record else { return };
         let record: Arc<[u8]> = record.bytes().into();
         let interval = match self.publication.times {
@@ -100,9 +116,16 @@ impl Dht {
 
     fn handle_placed_one(&mut self, now: Instant) {
         self.publication.pending = self.publication.pending.saturating_sub(1);
-        if self.publication.pending == 0 && self.publication.holders == 0 {
-            self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
+        if self.publication.pending > 0 {
+            return;
         }
+        if self.publication.holders > 0 {
+            self.publication.refused = 0;
+            return;
+        }
+        let wait = PUBLISH_RETRY * (1 << self.publication.refused.min(REFUSED_DOUBLINGS));
+        self.publication.refused += 1;
+        self.timers.arm(Timer::Publish, now + wait);
     }
 
     pub(super) fn arm_publish(&mut self, now: Instant, wanted: Instant) {
@@ -128,9 +151,9 @@ impl Dht {
         self.publication.is_signing = false;
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
-        if self.is_calm() {
-            // Who is closest is known; the lookups of our own position meet whom a full network in the table may hide.
-            let closest = self.table.closest(&self.position, REGION_MAX, None);
+        if self.is_calm() && !self.publication.times.is_multiple_of(WALK_EVERY) {
+            // Who is closest is known; not every time, since a full network in the table may hide somebody.
+            let closest = self.table.closest(&self.position, 2 * REGION_MAX, None);
             return self.place(now, &closest);
         }
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());

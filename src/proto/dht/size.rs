@@ -57,9 +57,15 @@ impl NetworkSize {
     }
 
     /// What is nearer to a point than this belongs to a region in which so many nodes are expected. Nothing does before the
-    /// first estimate.
-    pub(super) fn region(&self, expected: f64) -> Distance {
-        let part = self.estimate().map_or(0.0, |nodes| (expected / nodes.max(1) as f64).min(1.0));
+    /// first estimate. What was seen around `own` counts only as long as nothing else was: keys made to be near us make
+    /// the network look larger there, and our region smaller.
+    pub(super) fn region(&self, expected: f64, own: &Position) -> Distance {
+        let elsewhere: Vec<f64> =
+            self.slopes.iter().filter(|(target, _)| target != own).map(|(_, slope)| *slope).collect();
+        let mean = elsewhere.iter().sum::<f64>() / elsewhere.len() as f64;
+        let nodes = if self.counted.is_none() && mean > 0.0 { Some(1.0 / mean) } else { None };
+        let nodes = nodes.or(self.estimate().map(|nodes| nodes as f64));
+        let part = nodes.map_or(0.0, |nodes| (expected / nodes.max(1.0)).min(1.0));
         let mut region = Distance([0xff; 32]);
         // Saturates at the whole key space.
         region.0[..16].copy_from_slice(&((part * u128::MAX as f64) as u128).to_be_bytes());

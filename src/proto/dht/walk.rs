@@ -91,8 +91,11 @@ impl Dht {
         }
         let held = if want == Want::Record { self.held(now, &target) } else { None };
         let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
-        let region =
-            if purpose == Purpose::Upkeep { Distance([0; 32]) } else { self.size.region(SEARCHED_AMONG) };
+        let region = if purpose == Purpose::Upkeep {
+            Distance([0; 32])
+        } else {
+            self.size.region(SEARCHED_AMONG, &self.position)
+        };
         let salt = self.rng.next_u64();
         self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, region, held, salt));
         self.timers.arm(Timer::Lookup(id), now + LOOKUP_TIME_MAX);
@@ -122,7 +125,7 @@ impl Dht {
     fn ask_next(&mut self, now: Instant, id: LookupId) {
         let Some(lookup) = self.lookups.get(&id) else { return };
         let question = Question::Find { want: lookup.want(), target: *lookup.target() };
-        while let Some(contact) = self.lookups.get(&id).and_then(Lookup::next) {
+        while let Some(contact) = self.lookups.get_mut(&id).and_then(Lookup::next) {
             let asked =
                 self.is_usable(&contact) && self.ask(now, contact, Owner::Lookup(id), question.clone());
             let Some(lookup) = self.lookups.get_mut(&id) else { return };

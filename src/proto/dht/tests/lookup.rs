@@ -281,9 +281,11 @@ fn answers_bring_few_of_one_network_and_never_ourselves() {
     let contacts = crowd.chain([contact(0)]).collect();
     walker.answer(asked[0], None, contacts);
     let mut named = Vec::new();
-    while let Some(next) = walker.asked(target).pop() {
-        named.push(next.0.node_id);
-        walker.answer(next, None, Vec::new());
+    while let asked = walker.asked(target)
+        && !asked.is_empty()
+    {
+        named.extend(asked.iter().map(|(to, _)| to.node_id));
+        asked.into_iter().for_each(|next| walker.answer(next, None, Vec::new()));
     }
     assert_eq!(named.len(), PER_NETWORK_IN_ANSWER_MAX);
     assert!(!named.contains(&identity(0).node_id()));

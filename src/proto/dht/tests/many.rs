@@ -141,15 +141,13 @@ fn liars_do_not_lead_all_paths_astray() {
     assert!(found >= 398, "{text}");
 }
 
-/// Keys made to be nearer to a node than any honest one, as many as could hold its record three times over.
-#[test]
-fn nobody_is_hidden_by_keys_made_to_be_nearest() {
-    const LIARS: usize = 60;
-    let mut swarm = Swarm::grown(8, 300);
+/// Keys made to be nearer to a node than any honest one, in such number; how many of 100 searches find it.
+fn besieged(seed: u8, liars: usize, drip: bool) -> (usize, String) {
+    let mut swarm = Swarm::grown(seed, 300);
     let victim = 123;
     let position = swarm.nodes[victim].identity.node_id().position();
     let near = |identity: &Identity| identity.node_id().position().distance(&position).leading_zeros() >= 10;
-    let ground: Vec<_> = (1_000_000..).map(identity).filter(near).take(LIARS).collect();
+    let ground: Vec<_> = (1_000_000..).map(identity).filter(near).take(liars).collect();
     for identity in ground {
         let i = swarm.add_as(identity, Mode::Server);
         let other = swarm.random(300);
@@ -157,6 +155,7 @@ fn nobody_is_hidden_by_keys_made_to_be_nearest() {
         swarm.nodes[i].liar = true;
         swarm.run_for(Duration::from_millis(50));
     }
+    swarm.liars_drip = drip;
     // Until the victim has placed its record anew, with all of them there.
     swarm.run_for(Duration::from_secs(30 * 60));
     let (mut found, mut rpcs) = (0, Vec::new());
@@ -167,7 +166,16 @@ fn nobody_is_hidden_by_keys_made_to_be_nearest() {
         rpcs.push(outcome.rpcs);
     }
     rpcs.sort_unstable();
-    let text = format!("{found} of 100, questions {} {}", rpcs[50], rpcs[95]);
+    let text = format!("{liars} liars: {found} of 100, questions {} {}", rpcs[50], rpcs[95]);
     println!("{text}");
-    assert_eq!(found, 100, "{text}");
+    (found, text)
+}
+
+/// As many as could hold its record three times over, and twice as many as can be told it.
+#[test]
+fn nobody_is_hidden_by_keys_made_to_be_nearest() {
+    for (liars, drip) in [(60, false), (60, true), (128, false)] {
+        let (found, text) = besieged(8, liars, drip);
+        assert!(found >= 99, "{text}");
+    }
 }

@@ -78,6 +78,7 @@ pub(super) struct Swarm {
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
     pub(super) loss_percent: u64,
+    pub(super) liars_drip: bool,
     pub(super) messages: u64,
     one_way: Duration,
     rng: ChaCha12Rng,
@@ -95,6 +96,7 @@ impl Swarm {
             now: Instant::ZERO,
             nodes: Vec::new(),
             loss_percent: 0,
+            liars_drip: false,
             messages: 0,
             one_way: Duration::from_millis(15),
             rng: ChaCha12Rng::from_seed([seed; 32]),
@@ -270,6 +272,13 @@ impl Swarm {
         if let Control::Find { request, target, .. } = request {
             let mut others: Vec<_> = others.map(|(_, node)| node.contact).collect();
             others.sort_by_cached_key(|contact| contact.node_id.position().distance(target));
+            if self.liars_drip {
+                // Two at a time, and always others, the farthest first: each looks like progress.
+                let asked = usize::try_from(request >> 2).unwrap() % (others.len().max(4) / 2);
+                others.reverse();
+                others.drain(..asked * 2);
+                others.truncate(2);
+            }
             others.truncate(K);
             return Control::Found { request: *request, record: None, contacts: others };
         }
