@@ -54,8 +54,7 @@ pub(super) struct Answers {
 impl Handler for Answers {
     fn handle(&self, request: Request, origin: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
         Box::pin(async move {
-            // As it was asked: what a change was must be found in the log later.
-            let asked = request.changes().then(|| serde_json::to_string(&request).unwrap_or_default());
+            let asked = request.changes().then(|| told(&request));
             let answer = self.answer(request).await;
             if let (Some(request), Ok(_)) = (asked, &answer) {
                 tracing::info!(user = origin.uid, request, "changed by azora");
@@ -63,6 +62,15 @@ impl Handler for Answers {
             answer
         })
     }
+}
+
+/// A request as the log tells of it: as it was asked, without addresses of the underlay.
+fn told(request: &Request) -> String {
+    let mut asked = serde_json::to_value(request).unwrap_or_default();
+    if let Some(fields) = asked.as_object_mut() {
+        fields.remove("endpoint");
+    }
+    asked.to_string()
 }
 
 fn stopped(error: AskError) -> Failure {

@@ -152,7 +152,8 @@ impl Facts {
         [filtered, streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
     }
 
-    /// That a packet filter of this machine has refused to send something lately, and what to do.
+    /// That a packet filter of this machine has refused to send something lately, and what to do; `None` while somebody
+    /// answers: filters for some destinations are common, and harmless.
     fn filtered(&self, status: &Status) -> Option<(String, String)> {
         let now = clock::now();
         let mut seen = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,12 +161,13 @@ impl Facts {
             *seen = (status.filtered, Some(now));
         }
         let lately = seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE);
-        lately.then(|| {
+        let connected = status.peers.iter().any(|peer| peer.state != PeerState::Known);
+        (lately && !connected).then(|| {
             let text = format!(
                 "the packet filter of this machine refuses to let UDP out ({} so far)",
                 counted(status.filtered, "datagram")
             );
-            (text, format!("look at nft list ruleset, and let UDP from port {} out", self.port))
+            (text, format!("let UDP from port {} out: nft list ruleset, or IPAddressDeny= of a systemd unit, shows what keeps it in", self.port))
         })
     }
 
@@ -193,10 +195,12 @@ impl Facts {
             return None;
         } else if status.unauthenticated > 0 {
             let text = format!(
-                "no other node is known yet, but {} came that do not authenticate: nodes with another network secret, perhaps",
+                "no other node is known yet, and {} came that did not authenticate: strangers, or nodes with another network \
+                 secret",
                 counted(status.unauthenticated, "datagram")
             );
-            ("no-contacts", text, SAME_SECRET.into())
+            let fix = "azora peers add NODEID@IP:PORT; nodes of one network have the same [net] secret or secret_file";
+            ("unauthenticated", text, fix.into())
         } else {
             let fix = match self.lan_discovery {
                 true => "azora peers add NODEID@IP:PORT, or start another node on this network",
@@ -330,21 +334,24 @@ fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
     Some((silence?, address))
 }
 
-/// That nobody is left who answers, of those who did, and one of them; `None` as long as it may be that nobody was asked.
+/// That nobody is left who answers, of those who did, and the one that answered last; `None` as long as it may be that
+/// nobody was asked, and when that one said that it stops.
 fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
-    let given_up = status.peers.iter().any(|peer| peer.gone == Some(Lost::NoAnswer));
-    let connected = status.peers.iter().any(|peer| peer.state != PeerState::Known);
-    if connected || !(given_up || status.dht.alone && status.dht.contacts > 0) {
+    if status.peers.iter().any(|peer| peer.state != PeerState::Known) {
         return None;
     }
-    let last = status.peers.iter().filter(|peer| peer.last_heard.is_some()).min_by_key(|p| p.last_heard);
-    let peer = last.or(status.peers.first())?;
+    let last = status.peers.iter().filter(|peer| peer.last_heard.is_some()).min_by_key(|p| p.last_heard)?;
+    let in_vain = match last.gone {
+        Some(Lost::Stopped) => false,
+        Some(Lost::NoAnswer) => true,
+        None => status.dht.alone && status.dht.contacts > 0,
+    };
     let whom = match status.dht.contacts.max(status.peers.len()) {
         1 => "the only node that is known here does not answer".into(),
         n => format!("none of the {n} nodes that are known here answers"),
     };
-    let since = peer.last_heard.map(|since| format!(", since {} s", since.as_secs()));
-    Some((whom + &since.unwrap_or_default(), peer.address))
+    let since = last.last_heard.map_or_else(String::new, |since| format!(", since {} s", since.as_secs()));
+    in_vain.then_some((whom + &since, last.address))
 }
 
 /// That there is nothing by which anybody could be reached.

@@ -91,10 +91,16 @@ fn path_change(change: &node::Change, now: Instant) -> PathChange {
     }
 }
 
+/// What was refused so long ago is not told any more.
+pub(super) const REFUSED_LIFE: Duration = Duration::from_secs(3600);
+
 /// What was not let in and would not be by `rules`, the last first.
 pub(super) fn refused(peers: &[node::PeerStatus], rules: &Rules, now: Instant) -> Vec<RefusedFlow> {
     let all = peers.iter().flat_map(|peer| peer.refused.iter().map(|refused| (peer.node_id, refused)));
-    let mut all: Vec<_> = all.filter(|(peer, refused)| !rules.lets_in(peer, refused)).collect();
+    let is_told = |(peer, refused): &(NodeId, &Refused)| {
+        now.saturating_since(refused.last) < REFUSED_LIFE && !rules.lets_in(peer, refused)
+    };
+    let mut all: Vec<_> = all.filter(is_told).collect();
     all.sort_by_key(|(_, refused)| Reverse(refused.last));
     let flow = |(peer, refused): (NodeId, &Refused)| {
         let (proto, rule) = match (refused.protocol, refused.port) {
@@ -102,13 +108,17 @@ pub(super) fn refused(peers: &[node::PeerStatus], rules: &Rules, now: Instant) -
             (17, Some(port)) => ("udp".into(), format!(" -p udp --port {port}")),
             (number, _) => (number.to_string(), String::new()),
         };
+        let fix = match refused.port {
+            Some(_) => format!("azora firewall add in allow{rule} --peer {peer}"),
+            None => "no rule lets in this protocol and nothing else".into(),
+        };
         RefusedFlow {
             peer,
             proto,
             port: refused.port,
             times: refused.times,
             ago_s: now.saturating_since(refused.last).as_secs(),
-            fix: format!("azora firewall add in allow{rule} --peer {peer}"),
+            fix,
         }
     };
     all.into_iter().map(flow).collect()

@@ -5,29 +5,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::answers::Answers;
 use super::health::GRACE;
+use super::status::REFUSED_LIFE;
 use crate::config::DEFAULT_SOCKET;
 use crate::control::hint::with_socket;
 use crate::control::message::{Health, RefusedFlow};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
-/// Lines about refused flows that one look may write: peers can try as many ports as they like.
-const REFUSED_TOLD_MAX: usize = 3;
+/// Lines about refused flows that one look may write, of as many peers: each can try as many ports as it likes.
+const REFUSED_A_LOOK_MAX: usize = 3;
+/// Lines about refused flows in [`REFUSED_LIFE`], in which none is told twice.
+const REFUSED_TOLD_MAX: usize = 128;
 
 /// What the log knows already.
 struct Watch {
     socket: PathBuf,
     problems: BTreeMap<String, String>,
-    refused: BTreeSet<String>,
+    /// What was not let in, and when that was told.
+    refused: BTreeMap<String, Instant>,
 }
 
 /// Looks until the node has stopped. `socket` is the daemon's own, for hints.
 pub(super) async fn run(answers: Arc<Answers>, socket: PathBuf) {
-    let mut watch = Watch { socket, problems: BTreeMap::new(), refused: BTreeSet::new() };
+    let mut watch = Watch { socket, problems: BTreeMap::new(), refused: BTreeMap::new() };
     sleep(GRACE).await;
     while let (Ok(health), Ok(refused)) = (answers.health().await, answers.refused().await) {
         watch.tell_health(&health);
@@ -58,14 +62,17 @@ impl Watch {
         });
     }
 
-    /// Tells of each protocol and port of a peer once, as long as it is remembered.
     fn tell_refused(&mut self, refused: &[RefusedFlow]) {
-        self.refused.retain(|told| refused.iter().any(|flow| flow.to_string() == *told));
-        let new = refused.iter().filter(|flow| !self.refused.contains(&flow.to_string()));
-        let new: Vec<_> = new.take(REFUSED_TOLD_MAX).collect();
-        for flow in &new {
-            tracing::info!(packets = flow.times, fix = self.hint(&flow.fix), "not let in: {flow}");
+        let now = Instant::now();
+        self.refused.retain(|_, told| now.saturating_duration_since(*told) < REFUSED_LIFE);
+        let mut peers = BTreeSet::new();
+        for flow in refused {
+            let line = flow.to_string();
+            let has_room = self.refused.len() < REFUSED_TOLD_MAX && peers.len() < REFUSED_A_LOOK_MAX;
+            if has_room && !self.refused.contains_key(&line) && peers.insert(flow.peer) {
+                tracing::info!(packets = flow.times, fix = self.hint(&flow.fix), "not let in: {flow}");
+                self.refused.insert(line, now);
+            }
         }
-        self.refused.extend(new.iter().map(ToString::to_string));
     }
 }

@@ -192,7 +192,7 @@ fn a_node_that_is_cut_off_says_so_and_names_its_own_packet_filter() {
         node.must(&format!("nft 'table ip filter {{ {chain}; }}'"));
     };
     filter("output");
-    eventually(Duration::from_secs(30), "the filter is named", || {
+    eventually(Duration::from_secs(60), "the filter is named", || {
         (codes(&node).first()? == "udp-filtered").then_some(())
     });
     let said = node.azora(&["ping", &other.id, "-c", "1"]).out;

@@ -86,7 +86,7 @@ fn neighbours_with_different_secrets_are_told_what_may_be_the_matter() {
             let status: serde_json::Value =
                 serde_json::from_str(&node.azora(&["status", "--json"]).out).ok()?;
             let entry = status["health"].as_array()?.first()?.clone();
-            (entry["code"] == "no-contacts" && entry["text"].as_str()?.contains("network secret"))
+            (entry["code"] == "unauthenticated" && entry["text"].as_str()?.contains("network secret"))
                 .then_some(())
         });
     }

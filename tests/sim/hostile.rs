@@ -517,6 +517,12 @@ fn only_a_newer_record_of_our_key_is_a_second_machine() {
     world.run_for(Duration::from_secs(50));
     let newest = record(&mut world, 2);
     assert!(hear(&mut world, &announce(&newest, 5747)).0, "but again before the other machine forgets us");
+    // Its clock may be ahead: what we answer is newer all the same.
+    world.run_for(Duration::from_secs(50));
+    let ahead = record(&mut world, 3_600_000);
+    assert!(hear(&mut world, &announce(&ahead, 5747)).0);
+    world.run_for(Duration::from_secs(50));
+    assert!(!hear(&mut world, &announce(&ahead, 5747)).0, "and the same record, sent again, says nothing");
     world.run_for(Duration::from_secs(200));
     assert_eq!(twin(&mut world, others), None, "gone");
 }

@@ -130,7 +130,13 @@ impl Node {
 
     /// Signs our record anew and spreads it.
     pub(super) fn renew_record(&mut self, now: Instant, wall: WallTime) {
-        let sequence = self.record.as_ref().map_or(0, |record| record.content().sequence) + 1;
+        self.renew_record_after(now, wall, 0);
+    }
+
+    /// The same, with a higher sequence than another record of our key has.
+    pub(super) fn renew_record_after(&mut self, now: Instant, wall: WallTime, other: u64) {
+        let own = self.record.as_ref().map_or(0, |record| record.content().sequence);
+        let sequence = own.max(other).saturating_add(1);
         let serves_dht = self.dht.mode() == dht::Mode::Server;
         let capabilities = [(serves_dht, CAPABILITY_DHT_SERVER), (self.hops, CAPABILITY_HOPS)];
         let capabilities = capabilities.iter().map(|(can, bit)| if *can { *bit } else { 0 }).sum();

@@ -79,7 +79,7 @@ impl Node {
         let answered = answered.filter(|_| !due).unwrap_or(now);
         self.twin = Some(Twin { ip, heard: now, answered });
         if due {
-            self.renew_record(now, wall);
+            self.renew_record_after(now, wall, record.content().sequence);
         }
         due
     }

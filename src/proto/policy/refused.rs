@@ -33,12 +33,13 @@ struct Slot {
     last_ns: AtomicU64,
 }
 
-/// A short table without locks. Two threads that note at once can lose a count.
+/// A short table without locks. Of two threads that note at once one may be lost, or a port be there twice.
 #[derive(Debug, Default)]
 pub struct Refusals([Slot; REFUSED_MAX]);
 
 impl Refusals {
-    /// Notes a refused packet, if it could have started a flow: late segments of old ones say nothing.
+    /// Notes a refused packet, if it could have started a flow: late segments of old TCP connections say nothing. Of
+    /// UDP nothing tells late replies from first datagrams.
     pub(super) fn note(&self, traffic: &Traffic, now: Instant) {
         let (protocol, port) = match *traffic {
             Traffic::Tcp { destination, opens: true, .. } => (TCP, destination),
