@@ -148,27 +148,35 @@ impl Facts {
             let text = "others are told no address of this node: it listens at none but those of a link or of this machine";
             entry("no-endpoints", text.into(), "compare ip address with where azora status says that it listens".into())
         });
-        let filtered = self.filtered(status).map(|(text, fix)| entry("udp-filtered", text, fix));
+        // Filters for some destinations are common, and harmless while others answer.
+        let answers = |peer: &PeerStatus| {
+            peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE)
+        };
+        let is_filtered = self.is_filtered(status) && !status.peers.iter().any(answers);
+        let filtered = is_filtered.then(|| self.filter(status));
+        let filtered = filtered.map(|(text, fix)| entry("udp-filtered", text, fix));
         [filtered, streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
     }
 
-    /// That a packet filter of this machine has refused to send something lately, and what to do; `None` while somebody
-    /// answers: filters for some destinations are common, and harmless.
-    fn filtered(&self, status: &Status) -> Option<(String, String)> {
+    /// True when a packet filter of this machine has refused to send something lately.
+    fn is_filtered(&self, status: &Status) -> bool {
         let now = clock::now();
         let mut seen = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
         if status.filtered > seen.0 {
             *seen = (status.filtered, Some(now));
         }
-        let lately = seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE);
-        let connected = status.peers.iter().any(|peer| peer.state != PeerState::Known);
-        (lately && !connected).then(|| {
-            let text = format!(
-                "the packet filter of this machine refuses to let UDP out ({} so far)",
-                counted(status.filtered, "datagram")
-            );
-            (text, format!("let UDP from port {} out: nft list ruleset, or IPAddressDeny= of a systemd unit, shows what keeps it in", self.port))
-        })
+        seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE)
+    }
+
+    /// That it does, and what to do.
+    fn filter(&self, status: &Status) -> (String, String) {
+        let refused = counted(status.filtered, "datagram");
+        let text = format!("the packet filter of this machine refuses to let UDP out ({refused} so far)");
+        let fix = format!(
+            "let UDP from port {} out: nft list ruleset, or IPAddressDeny= of a systemd unit, shows what keeps it in",
+            self.port
+        );
+        (text, fix)
     }
 
     /// Why nobody can be asked for anything; `None` when somebody can.
@@ -214,7 +222,7 @@ impl Facts {
     /// Why the node at `address` does not answer, and what to do; `None` when others could be asked for it, or when it was
     /// heard from just now.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
-        if let Some(nowhere) = no_network(status).or_else(|| self.filtered(status)) {
+        if let Some(nowhere) = no_network(status) {
             return Some(nowhere);
         }
         let peer = status.peers.iter().find(|peer| peer.address == address);
@@ -225,6 +233,8 @@ impl Facts {
             Some((Some(Lost::Stopped), _)) => {
                 return Some(("its daemon has stopped, as it said itself".into(), START_IT.into()));
             }
+            // Whatever else may be the matter.
+            Some(_) if self.is_filtered(status) => return Some(self.filter(status)),
             Some((_, Some(since))) if since >= UNHEARD => {
                 let text = format!("nothing has come from it for {} s", since.as_secs());
                 return Some((text, IS_IT_RUNNING.into()));

@@ -16,7 +16,7 @@ use crate::control::message::{Health, RefusedFlow};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
-/// Lines about refused flows that one look may write, of as many peers: each can try as many ports as it likes.
+/// Lines about refused flows that one look may write: peers can try as many ports as they like.
 const REFUSED_A_LOOK_MAX: usize = 3;
 /// Lines about refused flows in [`REFUSED_LIFE`], in which none is told twice.
 const REFUSED_TOLD_MAX: usize = 128;
@@ -66,12 +66,15 @@ impl Watch {
         let now = Instant::now();
         self.refused.retain(|_, told| now.saturating_duration_since(*told) < REFUSED_LIFE);
         let mut peers = BTreeSet::new();
-        for flow in refused {
+        // One of each peer first: who tries much keeps nobody else out.
+        let (first, others): (Vec<_>, Vec<_>) = refused.iter().partition(|flow| peers.insert(flow.peer));
+        let mut room = REFUSED_A_LOOK_MAX.min(REFUSED_TOLD_MAX - self.refused.len());
+        for flow in first.into_iter().chain(others) {
             let line = flow.to_string();
-            let has_room = self.refused.len() < REFUSED_TOLD_MAX && peers.len() < REFUSED_A_LOOK_MAX;
-            if has_room && !self.refused.contains_key(&line) && peers.insert(flow.peer) {
+            if room > 0 && !self.refused.contains_key(&line) {
                 tracing::info!(packets = flow.times, fix = self.hint(&flow.fix), "not let in: {flow}");
                 self.refused.insert(line, now);
+                room -= 1;
             }
         }
     }

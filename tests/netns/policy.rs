@@ -81,7 +81,7 @@ fn inbound_flows_are_refused_without_any_answer_and_a_rule_opens_one_port_for_on
     let hint = server.azora(&["firewall", "trace"]).out;
     let as_typed = format!("azora --socket {} firewall add {let_in}\n", server.socket().display());
     assert!(hint.contains(&as_typed), "{hint}");
-    eventually(Duration::from_secs(15), "the log tells of it", || {
+    eventually(Duration::from_secs(40), "the log tells of it", || {
         let log = server.log();
         (log.contains(&format!("not let in: tcp port 7001 from {}", client.id)) && log.contains(&let_in))
             .then_some(())
