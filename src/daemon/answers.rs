@@ -135,7 +135,7 @@ impl Answers {
             }
             Request::Trace { target } => answer(&self.trace(target).await?),
             Request::FirewallList => answer(&self.firewall.list()),
-            Request::FirewallTrace => answer(&self.refused().await?),
+            Request::FirewallTrace => answer(&self.refused(&self.node_status().await?)),
             Request::FirewallAdd(matches) if matches.peer == Some(self.handle.node_id()) => {
                 let next = "name the node that is to be let in: `azora id` there shows its ID";
                 Err(Failure::new(probe::OURSELVES, next))
@@ -153,15 +153,15 @@ impl Answers {
         self.handle.with(|node, now, _| node.status(now)).await.map_err(stopped)
     }
 
-    /// What is wrong, worst first.
-    pub(super) async fn health(&self) -> Result<Vec<Health>, Failure> {
+    /// What is wrong, worst first; and what was not let in lately and would not be now, the last first.
+    pub(super) async fn look(&self) -> Result<(Vec<Health>, Vec<RefusedFlow>), Failure> {
         let interface = self.keeper.inspect().await.ok();
-        Ok(self.facts.judge(&self.node_status().await?, interface.as_ref()))
+        let status = self.node_status().await?;
+        Ok((self.facts.judge(&status, interface.as_ref()), self.refused(&status)))
     }
 
-    /// What was not let in lately and would not be now, the last first.
-    pub(super) async fn refused(&self) -> Result<Vec<RefusedFlow>, Failure> {
-        Ok(status::refused(&self.node_status().await?.peers, &self.firewall.rules(), clock::now()))
+    fn refused(&self, status: &node::Status) -> Vec<RefusedFlow> {
+        status::refused(&status.peers, &self.firewall.rules(), clock::now())
     }
 
     pub(super) async fn shared(&self) -> Result<Arc<Shared>, Failure> {

@@ -33,7 +33,7 @@ struct Watch {
 pub(super) async fn run(answers: Arc<Answers>, socket: PathBuf) {
     let mut watch = Watch { socket, problems: BTreeMap::new(), refused: BTreeMap::new() };
     sleep(GRACE).await;
-    while let (Ok(health), Ok(refused)) = (answers.health().await, answers.refused().await) {
+    while let Ok((health, refused)) = answers.look().await {
         watch.tell_health(&health);
         watch.tell_refused(&refused);
         sleep(LOOK).await;

@@ -194,22 +194,31 @@ fn without_descriptors_the_pair_stays_on_its_relay() {
     assert!(ping(&mut pair.world, hard, pair.easy, 2, PATIENCE).is_some(), "by a relay");
 }
 
-/// Large packets are cut on paths that lose much, which costs throughput: checks that hit nothing are no loss.
+/// Large packets are cut on paths that lose much, which costs throughput: checks that hit nothing are no loss. A pair that
+/// goes back to a faster relay meanwhile says nothing of that: what is under way by two ways arrives out of order.
 #[test]
 fn what_was_sent_to_find_the_way_does_not_make_it_a_bad_one() {
-    for (seed, hard_first) in [(447, true), (448, false)] {
-        let mut pair = Pair::new(seed);
-        let (from, to) = if hard_first { (pair.hard, pair.easy) } else { (pair.easy, pair.hard) };
-        assert!(ping(&mut pair.world, from, to, 1, PATIENCE).is_some());
-        assert!(pair.direct(GUESSED).is_some());
-        let mut worst = 0;
-        for _ in 0..4 {
-            steady(&mut pair.world, from, to, Duration::from_millis(4), Duration::from_secs(1));
-            let losses =
-                [(from, to), (to, from)].map(|(a, b)| peer(&pair.world, a, b).unwrap().loss_per_mille);
-            worst = losses.into_iter().flatten().fold(worst, u64::max);
+    for hard_first in [true, false] {
+        let mut stayed = 0;
+        for seed in 447..457 {
+            let mut pair = Pair::new(seed);
+            let (from, to) = if hard_first { (pair.hard, pair.easy) } else { (pair.easy, pair.hard) };
+            assert!(ping(&mut pair.world, from, to, 1, PATIENCE).is_some());
+            assert!(pair.direct(GUESSED).is_some());
+            let mut worst = 0;
+            for _ in 0..4 {
+                steady(&mut pair.world, from, to, Duration::from_millis(4), Duration::from_secs(1));
+                let losses =
+                    [(from, to), (to, from)].map(|(a, b)| peer(&pair.world, a, b).unwrap().loss_per_mille);
+                worst = losses.into_iter().flatten().fold(worst, u64::max);
+            }
+            let ways = [(from, to), (to, from)].map(|(a, b)| peer(&pair.world, a, b).unwrap().via);
+            if ways == [None, None] {
+                stayed += 1;
+                assert!(worst < CUT_ABOVE_PER_MILLE, "{hard_first}, seed {seed}: {worst} of a thousand");
+            }
         }
-        assert!(worst < CUT_ABOVE_PER_MILLE, "{hard_first}: {worst} of a thousand");
+        assert!(stayed >= 3, "{hard_first}: only {stayed} of 10 stayed on the way that was found");
     }
 }
 
