@@ -127,7 +127,7 @@ pub(super) struct Lookup {
     alpha: usize,
     /// Whoever is nearer belongs to the region.
     region: Distance,
-    /// Nodes asked since no path knew anybody nearer.
+    /// Nodes asked for standing in the region, not on a path.
     region_asked: usize,
     /// What those of a region that are asked next are drawn by: nobody else knows it.
     salt: u64,

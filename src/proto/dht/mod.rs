@@ -9,7 +9,7 @@
 //!                └─▶ known.rs    all who ever answered ┴──────▶ lookup.rs ──▶ Event::LookupDone
 //! remember ────────▶ known.rs                                     │  ▲
 //! handle_request ──▶ records.rs  held for the network    walk.rs  ▼  │ handle_reply
-//! publish ─────────▶ publish.rs  a lookup, then Store ─────────▶ rpc.rs ──▶ poll_transmit
+//! publish ─────────▶ publish.rs  who is near, Store ──────────▶ rpc.rs ──▶ poll_transmit
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
 //!                      one member checked every 10 s · idle buckets refreshed after an hour
@@ -296,8 +296,8 @@ impl Dht {
         id
     }
 
-    /// Keeps `record` as our own and places it at the k closest nodes and all of its region, now (but not more often than every
-    /// [`PUBLISH_GAP_MIN`]) and again and again.
+    /// Keeps `record` as our own and places it at the k closest nodes and all of its region, now (but not more often than
+    /// every [`PUBLISH_GAP_MIN`]) and again and again.
     pub fn publish(&mut self, now: Instant, record: NodeRecord) {
         self.replace_publication(now, record);
     }
