@@ -9,7 +9,7 @@
 //!                └─▶ known.rs    all who ever answered ┴──────▶ lookup.rs ──▶ Event::LookupDone
 //! remember ────────▶ known.rs                                     │  ▲
 //! handle_request ──▶ records.rs  held for the network    walk.rs  ▼  │ handle_reply
-//! publish ─────────▶ publish.rs  who is near, Store ──────────▶ rpc.rs ──▶ poll_transmit
+//! publish ─────────▶ publish.rs  who is near, Store ───────────▶ rpc.rs ──▶ poll_transmit
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
 //!                      one member checked every 10 s · idle buckets refreshed after an hour
