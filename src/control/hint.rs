@@ -3,7 +3,8 @@
 use std::path::Path;
 
 /// Commands that ask the daemon of this machine.
-const ASKING: [&str; 9] = ["down", "dht", "firewall", "netcheck", "peers", "ping", "probe", "status", "up"];
+const ASKING: [&str; 11] =
+    ["down", "dht", "firewall", "netcheck", "peers", "ping", "probe", "status", "trace", "up", "wait"];
 
 /// Puts `--socket PATH` into every command that asks the daemon; for a socket that is not the default.
 pub fn with_socket(text: &str, path: &Path) -> String {
