@@ -20,7 +20,6 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use curve25519_dalek::edwards::CompressedEdwardsY;
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use data_encoding::{BitOrder, Encoding, Specification};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -111,12 +110,13 @@ impl NodeId {
     }
 
     fn key(&self) -> Option<VerifyingKey> {
-        let point = CompressedEdwardsY(self.0).decompress()?;
-        // Decompression reduces y modulo p: without this a key would have two spellings, hence two addresses.
-        if point.compress().0 != self.0 {
+        // Decompression reduces y modulo p: without this a key would have two spellings, hence two addresses. A wrong sign
+        // of x = 0 would be another, but only points of small order have that x. Compressing again would tell as well, for
+        // an inversion more.
+        if !is_reduced(&self.0) {
             return None;
         }
-        Some(VerifyingKey::from(point)).filter(|key| !key.is_weak())
+        VerifyingKey::from_bytes(&self.0).ok().filter(|key| !key.is_weak())
     }
 
     /// Checks an Ed25519 signature by this node, strictly (no small-order keys, no malleable encodings).
@@ -129,6 +129,12 @@ impl NodeId {
     pub fn agree(&self, secret: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
         non_zero(self.key()?.to_montgomery().mul_clamped(*secret))
     }
+}
+
+/// True when the y of an encoded point is below p = 2^255 - 19 (RFC 8032 §5.1.3); the highest bit is the sign of x.
+fn is_reduced(point: &[u8; 32]) -> bool {
+    let [low, middle @ .., high] = point;
+    *low < 0xed || *high & 0x7f != 0x7f || middle.iter().any(|byte| *byte != 0xff)
 }
 
 fn non_zero(point: MontgomeryPoint) -> Option<Zeroizing<[u8; 32]>> {

@@ -35,6 +35,25 @@ fn weak_and_impossible_keys_are_refused() {
     }
 }
 
+/// Every y around p, with both signs of x: usable is what compressing the point again gives back, weak points aside.
+#[test]
+fn a_key_has_one_spelling() {
+    let (mut usable, mut respelled) = (0, 0);
+    for low in 0x80..=0xff {
+        for high in [0x7f, 0xff] {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (low, high);
+            let point = curve25519_dalek::edwards::CompressedEdwardsY(bytes).decompress();
+            let strong = point.filter(|point| !point.is_small_order());
+            let again = strong.map(|point| point.compress().0);
+            assert_eq!(NodeId(bytes).is_usable(), again == Some(bytes), "{bytes:?}");
+            usable += u32::from(again == Some(bytes));
+            respelled += u32::from(again.is_some_and(|again| again != bytes));
+        }
+    }
+    assert!(usable > 50 && respelled > 5, "{usable} usable, {respelled} have another spelling");
+}
+
 #[test]
 fn address_shows_120_bits_of_the_position() {
     let id = Identity::from_seed([1; 32]).node_id();
