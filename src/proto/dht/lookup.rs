@@ -21,6 +21,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::region::{DEPTHS, depth};
 use super::table::K;
 use crate::proto::identity::{ADDRESS_POSITION_BITS, Distance, NodeId, Position};
 use crate::proto::timer::Instant;
@@ -146,8 +147,6 @@ struct Stretch<'c> {
     is_open: bool,
     /// The closest that was not asked.
     next: Option<&'c Candidate>,
-    /// Of the region, any that was not asked.
-    drawn: Option<&'c Candidate>,
     /// Of a path, questions on their way that are not slow.
     in_flight: usize,
 }
@@ -156,6 +155,8 @@ struct Stretch<'c> {
 struct Survey<'c> {
     paths: [Stretch<'c>; PATHS_MAX],
     region: Stretch<'c>,
+    /// Of each depth of the region, any that was not asked.
+    drawn: [Option<&'c Candidate>; DEPTHS],
 }
 
 #[derive(Debug)]
@@ -262,12 +263,17 @@ impl Lookup {
         self.record.as_ref()
     }
 
+    /// Whoever is nearer to the target belongs to its region.
+    pub(super) const fn region(&self) -> &Distance {
+        &self.region
+    }
+
     /// Whom to ask next. Call [`Self::handle_asked`] or [`Self::handle_failed`] for it before calling again.
     pub(super) fn next(&mut self) -> Option<Contact> {
         if self.is_confirming() || self.steps.len() >= LOOKUP_RPCS_MAX as usize {
             return None;
         }
-        let Survey { paths, region } = self.survey();
+        let Survey { paths, region, drawn } = self.survey();
         let paths = &paths[..self.paths];
         let ready = |path: &&Stretch<'_>| path.in_flight < self.alpha;
         if let Some(next) = paths.iter().filter(ready).find_map(|path| path.next) {
@@ -278,9 +284,11 @@ impl Lookup {
         if walking * 2 > self.paths || in_flight >= self.alpha * self.paths {
             return None;
         }
-        // The closest and any other of the region in turn.
-        let chosen = if self.region_asked.is_multiple_of(2) { region.next } else { region.drawn };
-        let contact = chosen?.contact;
+        // The closest and any other of the region in turn, the others of each depth in turn.
+        let (turn, is_drawn) = (self.region_asked / 2, !self.region_asked.is_multiple_of(2));
+        let depths = (turn..turn + DEPTHS).map(|depth| depth % DEPTHS);
+        let other = depths.filter(|_| is_drawn).find_map(|depth| drawn[depth]);
+        let contact = other.or(region.next)?.contact;
         self.region_asked += 1;
         Some(contact)
     }
@@ -288,7 +296,11 @@ impl Lookup {
     /// How far the paths and the region are, in one pass.
     fn survey(&self) -> Survey<'_> {
         let width = K.div_ceil(self.paths).max(PATH_WINDOW_MIN);
-        let mut survey = Survey { paths: [Stretch::default(); PATHS_MAX], region: Stretch::default() };
+        let mut survey = Survey {
+            paths: [Stretch::default(); PATHS_MAX],
+            region: Stretch::default(),
+            drawn: [None; DEPTHS],
+        };
         for (distance, candidate) in &self.candidates {
             let is_asked = matches!(candidate.state, State::Asked { timeouts: 0, .. });
             let is_hopeful = candidate.is_hopeful();
@@ -301,11 +313,11 @@ impl Lookup {
                 }
             }
             if is_hopeful && (survey.region.hopeful < K || *distance < self.region) {
-                let drawn = survey.region.drawn.map(|other| self.draw(&other.distance(&self.target)));
                 survey.region.add(candidate);
-                let is_drawn = drawn.is_none_or(|other| self.draw(distance) < other);
-                if candidate.state == State::New && is_drawn {
-                    survey.region.drawn = Some(candidate);
+                let drawn = &mut survey.drawn[depth(distance, &self.region)];
+                let other = drawn.map(|other| self.draw(&other.distance(&self.target)));
+                if candidate.state == State::New && other.is_none_or(|other| self.draw(distance) < other) {
+                    *drawn = Some(candidate);
                 }
             }
         }
@@ -407,7 +419,7 @@ impl Lookup {
 
     /// True when the walk went all the way, so that the closest nodes are really the closest.
     pub(super) fn is_converged(&self) -> bool {
-        let Survey { paths, region } = self.survey();
+        let Survey { paths, region, .. } = self.survey();
         paths.iter().chain([&region]).all(|stretch| !stretch.is_open)
     }
 
@@ -466,14 +478,24 @@ impl Lookup {
         }
     }
 
-    /// Forgets the farthest of those whom one path alone has, beyond its share.
+    /// Forgets of those whom one path alone has what is beyond its share: the farthest, but inside of the region where most
+    /// are crowded.
     fn trim(&mut self, path: usize) {
-        let own = |candidate: &Candidate| candidate.paths == 1 << path && candidate.state == State::New;
-        let count = self.candidates.values().filter(|candidate| own(candidate)).count();
-        let beyond = count.saturating_sub(CANDIDATES_MAX / self.paths);
-        let farthest = self.candidates.iter().rev().filter(|(_, candidate)| own(candidate));
-        let farthest: Vec<_> = farthest.take(beyond).map(|(distance, _)| *distance).collect();
-        farthest.iter().for_each(|distance| drop(self.candidates.remove(distance)));
+        let is_own = |candidate: &Candidate| candidate.paths == 1 << path && candidate.state == State::New;
+        let own = self.candidates.iter().filter(|(_, candidate)| is_own(candidate));
+        let mut own: Vec<Distance> = own.map(|(distance, _)| *distance).collect();
+        let beyond = own.len().saturating_sub(CANDIDATES_MAX / self.paths);
+        if beyond == 0 {
+            return;
+        }
+        let inside = own.partition_point(|distance| *distance < self.region);
+        let mut forgotten = own.split_off(inside.max(own.len() - beyond));
+        let mut by_depth: [Vec<Distance>; DEPTHS] = Default::default();
+        own.into_iter().for_each(|distance| by_depth[depth(&distance, &self.region)].push(distance));
+        while forgotten.len() < beyond {
+            forgotten.extend(by_depth.iter_mut().max_by_key(|crowd| crowd.len()).and_then(Vec::pop));
+        }
+        forgotten.iter().for_each(|distance| drop(self.candidates.remove(distance)));
     }
 }
 

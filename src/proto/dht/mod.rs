@@ -11,6 +11,8 @@
 //! handle_request ──▶ records.rs  held for the network    walk.rs  ▼  │ handle_reply
 //! publish ─────────▶ publish.rs  who is near, Store ───────────▶ rpc.rs ──▶ poll_transmit
 //!
+//! region.rs: who is chosen near a point, to ask, to tell and to name, where keys may have been made to stand there
+//!
 //! upkeep.rs, by time:  alone ─a node answers─▶ self lookup at 0, 15, 60 s ─▶ every 10 min
 //!                      one member checked every 10 s · idle buckets refreshed after an hour
 //!                      3 known nodes outside of the table asked every 60 s: heals partitions
@@ -26,6 +28,7 @@ mod known;
 mod lookup;
 mod publish;
 mod records;
+pub mod region;
 mod rpc;
 mod size;
 mod status;
@@ -239,7 +242,7 @@ impl Dht {
         if let Control::Find { request, want, target } = request {
             let record = self.held(now, target).filter(|_| *want == Want::Record).map(<[u8]>::to_vec);
             let contacts = match want {
-                Want::Contacts | Want::Record => self.table.closest(target, K, Some(from)),
+                Want::Contacts | Want::Record => self.name(target, from),
                 Want::Nothing => Vec::new(),
             };
             return Some(Control::Found { request: *request, record, contacts });
@@ -247,6 +250,13 @@ impl Dht {
         let Control::Store { request, record } = request else { return None };
         let outcome = self.store(now, wall, from, record);
         Some(Control::Stored { request: *request, outcome })
+    }
+
+    /// Whom we name to somebody who searches there: the k closest, but where more stand near, others among them.
+    fn name(&mut self, target: &Position, to: NodeId) -> Vec<Contact> {
+        let region = self.size.region(region::SEARCHED_AMONG, &self.position);
+        let near = self.table.near(target, K, &region, Some(to));
+        region::choose(&mut self.rng, near, target, &region, K)
     }
 
     /// Takes a [`Control::Found`] or [`Control::Stored`] of an authenticated peer. The endpoints in it are those that

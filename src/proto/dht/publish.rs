@@ -10,13 +10,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand_core::Rng as _;
-
 use super::lookup::Purpose;
+use super::region::STORED_AMONG;
 use super::rpc::{Owner, Question};
-use super::size::STORED_AMONG;
 use super::upkeep::Timer;
-use super::{Dht, Event, K};
+use super::{Dht, Event, K, region};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
@@ -79,16 +77,10 @@ impl Dht {
 
     /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region. Of more than
     /// can be told, half are drawn: there may be keys made to be nearer than all others.
-    pub(super) fn place(&mut self, now: Instant, closest: &[Contact]) {
+    pub(super) fn place(&mut self, now: Instant, closest: Vec<Contact>) {
         let (own, end) = (self.position, self.size.region(STORED_AMONG, &self.position));
-        let near = |(i, c): &(usize, &Contact)| *i < K || c.node_id.position().distance(&own) < end;
-        let mut region: Vec<_> =
-            closest.iter().enumerate().take_while(near).map(|(_, contact)| *contact).collect();
-        for chosen in REGION_MAX / 2..region.len().min(REGION_MAX) {
-            let left = (region.len() - chosen) as u64;
-            region.swap(chosen, chosen + (self.rng.next_u64() % left) as usize);
-        }
-        region.truncate(REGION_MAX);
+        let region = region::within(closest, &own, &end, K);
+        let region = region::choose(&mut self.rng, region, &own, &end, REGION_MAX);
         let Some(record) = &self.publication.record else { return };
         let record: Arc<[u8]> = record.bytes().into();
         let interval = match self.publication.times {
@@ -153,8 +145,9 @@ impl Dht {
         self.publication.times = self.publication.times.saturating_add(1);
         if self.is_calm() && !self.publication.times.is_multiple_of(WALK_EVERY) {
             // Who is closest is known; not every time, since a full network in the table may hide somebody.
-            let closest = self.table.closest(&self.position, 2 * REGION_MAX, None);
-            return self.place(now, &closest);
+            let end = self.size.region(STORED_AMONG, &self.position);
+            let near = self.table.near(&self.position, K, &end, None);
+            return self.place(now, near);
         }
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());
     }

@@ -5,14 +5,11 @@
 
 use std::collections::VecDeque;
 
+use super::region;
 use super::table::K;
 use crate::proto::identity::{Distance, Position};
 use crate::proto::wire::control::Contact;
 
-/// Nodes expected in the region of a record, all of which are to hold it.
-pub(super) const STORED_AMONG: f64 = K as f64;
-/// Nodes expected where it is searched for: a quarter more, since the estimates of two nodes differ.
-pub(super) const SEARCHED_AMONG: f64 = 1.25 * K as f64;
 /// How many lookups count.
 const LOOKUPS_COUNTED: usize = 32;
 
@@ -65,11 +62,12 @@ impl NetworkSize {
         let mean = elsewhere.iter().sum::<f64>() / elsewhere.len() as f64;
         let nodes = if self.counted.is_none() && mean > 0.0 { Some(1.0 / mean) } else { None };
         let nodes = nodes.or(self.estimate().map(|nodes| nodes as f64));
-        let part = nodes.map_or(0.0, |nodes| (expected / nodes.max(1.0)).min(1.0));
-        let mut region = Distance([0xff; 32]);
-        // Saturates at the whole key space.
-        region.0[..16].copy_from_slice(&((part * u128::MAX as f64) as u128).to_be_bytes());
-        region
+        nodes.map_or(Distance([0; 32]), |nodes| region::end(expected, nodes))
+    }
+
+    /// True once the network was seen around another point than `own`, or counted.
+    pub(super) fn is_known_elsewhere(&self, own: &Position) -> bool {
+        self.counted.is_some() || self.slopes.iter().any(|(target, _)| target != own)
     }
 
     /// How many nodes are expected to be nearer than that.

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::diversity::{Network, PER_NETWORK_IN_BUCKET_MAX, PER_NETWORK_IN_TABLE_MAX};
-use crate::proto::identity::{NodeId, Position};
+use crate::proto::identity::{Distance, NodeId, Position};
 use crate::proto::timer::Instant;
 use crate::proto::wire::control::Contact;
 
@@ -183,20 +183,41 @@ impl Table {
 
     /// Up to `n` members that are not silent, closest to `target` first, without `except`.
     pub(super) fn closest(&self, target: &Position, n: usize, except: Option<NodeId>) -> Vec<Contact> {
-        self.closest_where(target, n, |member| member.is_live() && Some(member.contact.node_id) != except)
+        let mut closest = self.near(target, n, &Distance([0; 32]), except);
+        closest.truncate(n);
+        closest
     }
 
-    /// Like [`Self::closest`], with silent ones when there are no others.
-    pub(super) fn seeds(&self, target: &Position, n: usize) -> Vec<Contact> {
-        let live = self.closest(target, n, None);
-        if live.is_empty() { self.closest_where(target, n, |_| true) } else { live }
+    /// At least `n` members that are not silent, if there are so many, and all that stand in a region, closest to `target`
+    /// first, without `except`.
+    pub(super) fn near(
+        &self,
+        target: &Position,
+        n: usize,
+        region: &Distance,
+        except: Option<NodeId>,
+    ) -> Vec<Contact> {
+        let wanted = |member: &Member| member.is_live() && Some(member.contact.node_id) != except;
+        self.near_where(target, n, region, wanted)
+    }
+
+    /// Like [`Self::near`], with silent ones when there are no others.
+    pub(super) fn seeds(&self, target: &Position, n: usize, region: &Distance) -> Vec<Contact> {
+        let live = self.near(target, n, region, None);
+        if live.is_empty() { self.near_where(target, n, region, |_| true) } else { live }
     }
 
     /// Buckets come in order of distance from the target: its own, then all nearer to us than that one (they
     /// differ from the target in the same first bit), then the farther ones one by one.
-    fn closest_where(&self, target: &Position, n: usize, wanted: impl Fn(&Member) -> bool) -> Vec<Contact> {
+    fn near_where(
+        &self,
+        target: &Position,
+        n: usize,
+        region: &Distance,
+        wanted: impl Fn(&Member) -> bool,
+    ) -> Vec<Contact> {
         let own = self.index(target).unwrap_or(BUCKETS);
-        let mut out = Vec::with_capacity(n);
+        let mut out = Vec::with_capacity(2 * n);
         let mut add = |buckets: &mut dyn Iterator<Item = &Bucket>| {
             let mut group: Vec<_> = buckets
                 .flat_map(|bucket| &bucket.members)
@@ -204,8 +225,10 @@ impl Table {
                 .map(|member| (member.position.distance(target), member.contact))
                 .collect();
             group.sort_unstable_by_key(|(distance, _)| *distance);
-            out.extend(group.into_iter().map(|(_, contact)| contact).take(n - out.len()));
-            out.len() == n
+            let inside = group.partition_point(|(distance, _)| distance < region);
+            let taken = inside.max(group.len().min(n.saturating_sub(out.len())));
+            out.extend(group.drain(..taken).map(|(_, contact)| contact));
+            out.len() >= n && !group.is_empty()
         };
         if add(&mut self.buckets.get(&own).into_iter())
             || add(&mut self.buckets.range(own.saturating_add(1)..).map(|(_, bucket)| bucket))

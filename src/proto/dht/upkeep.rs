@@ -292,6 +292,11 @@ impl Dht {
         self.upkeep.self_lookups += 1;
         self.timers.arm(Timer::SelfLookup, now + next);
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
+        if first.is_none() && !self.size.is_known_elsewhere(&self.position) {
+            // Keys made to be near us make the network look larger than it is, but not everywhere.
+            let elsewhere = self.random_position(0);
+            self.start_lookup(now, elsewhere, Want::Contacts, Purpose::Upkeep, Vec::new());
+        }
     }
 
     /// The question is for a random point of the member's bucket, so the answer may fill it; while nobody comes or goes

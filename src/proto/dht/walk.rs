@@ -6,8 +6,8 @@ use rand_core::Rng;
 
 use super::diversity::{PER_NETWORK_IN_ANSWER_MAX, Tally};
 use super::lookup::{ALPHA, LOOKUP_TIME_MAX, Lookup, LookupId, Purpose, matches_target};
+use super::region::SEARCHED_AMONG;
 use super::rpc::{FORWARDERS_MAX, Owner, Question, Rpc};
-use super::size::SEARCHED_AMONG;
 use super::table::K;
 use super::upkeep::Timer;
 use super::{Dht, Event, Query, TRANSMITS_MAX};
@@ -85,17 +85,18 @@ impl Dht {
         mut seeds: Vec<Contact>,
     ) -> LookupId {
         let id = self.next_lookup_id();
-        seeds.extend(self.table.seeds(&target, K));
-        if seeds.len() < ALPHA {
-            seeds.extend(self.known.best_first().into_iter().take(K));
-        }
-        let held = if want == Want::Record { self.held(now, &target) } else { None };
-        let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
         let region = if purpose == Purpose::Upkeep {
             Distance([0; 32])
         } else {
             self.size.region(SEARCHED_AMONG, &self.position)
         };
+        // All that we know of the region: keys made to be nearest may fill the first places.
+        seeds.extend(self.table.seeds(&target, K, &region));
+        if seeds.len() < ALPHA {
+            seeds.extend(self.known.best_first().into_iter().take(K));
+        }
+        let held = if want == Want::Record { self.held(now, &target) } else { None };
+        let held = held.and_then(|bytes| NodeRecord::parse(bytes).ok());
         let salt = self.rng.next_u64();
         self.lookups.insert(id, Lookup::new(now, target, want, purpose, seeds, region, held, salt));
         self.timers.arm(Timer::Lookup(id), now + LOOKUP_TIME_MAX);
@@ -114,7 +115,7 @@ impl Dht {
         if self.lookups.get(&id).is_some_and(|lookup| lookup.is_converged() && lookup.may_widen())
             && let Some(lookup) = self.lookups.get_mut(&id)
         {
-            lookup.widen(self.table.seeds(lookup.target(), 2 * K));
+            lookup.widen(self.table.seeds(lookup.target(), 2 * K, lookup.region()));
             self.ask_next(now, id);
         }
         if self.lookups.get(&id).is_some_and(Lookup::is_done) {
@@ -160,7 +161,7 @@ impl Dht {
                 }
                 self.events.push_back(Event::LookupDone { id, outcome });
             }
-            Purpose::Publish => self.place(now, &region),
+            Purpose::Publish => self.place(now, region),
             Purpose::Upkeep => {}
         }
     }

@@ -2,6 +2,7 @@ mod guards;
 mod lookup;
 mod many;
 mod records;
+mod region;
 mod rpc;
 mod swarm;
 mod table;
