@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::control::message::{
-    self, Bucket, DhtRole, DhtStatus, DhtSummary, LookupReport, NatStatus, PathChange, PathKind, PathStatus,
-    PeerState, PeerStatus, PortMappingStatus, RefusedFlow, RelayStatus, StreamsStatus,
+    self, Bucket, DhtRefused, DhtRole, DhtStatus, DhtSummary, LookupReport, LookupStep, NatStatus,
+    PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus, RefusedFlow, RelayStatus,
+    StreamsStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
@@ -209,13 +210,31 @@ pub(super) fn dht_status(status: &dht::Status) -> DhtStatus {
         contacts: status.contacts as u64,
         network_size_estimate: size(status),
         buckets: status.buckets.iter().rev().map(bucket).collect(),
+        network_size_error_percent: status.network_size_error.map(|part| (part * 100.0).round() as u32),
         records_stored: status.records as u64,
+        records_bytes: status.records_bytes as u64,
+        record_holders: status.publish_holders as u64,
+        refused: DhtRefused {
+            crowded: status.counters.crowded,
+            records_invalid: status.counters.records_invalid,
+            records_full: status.counters.records_full,
+            unsolicited: status.counters.unsolicited,
+            lookups: status.counters.lookups_refused,
+        },
     }
 }
 
 pub(super) fn lookup(target: Target, outcome: &Outcome, wall: WallTime) -> LookupReport {
     let record = outcome.record.as_ref();
     let content = record.map(|record| record.content());
+    let step = |step: &dht::Step| LookupStep {
+        node_id: step.asked,
+        round: step.round,
+        shared_bits: step.asked.position().distance(&outcome.target).leading_zeros(),
+        answered_ms: step.answered.map(ms),
+        held: step.held,
+        contacts: u32::from(step.contacts),
+    };
     let age = |issued: WallTime| Duration::from_millis(wall.as_unix_ms().saturating_sub(issued.as_unix_ms()));
     LookupReport {
         target,
@@ -228,5 +247,6 @@ pub(super) fn lookup(target: Target, outcome: &Outcome, wall: WallTime) -> Looku
         holders: outcome.holders.clone(),
         record_age_s: content.map(|content| s(age(content.issued))),
         record_seq: content.map(|content| content.sequence),
+        steps: outcome.steps.iter().map(step).collect(),
     }
 }

@@ -279,6 +279,24 @@ fn lookup(target: Target, found: bool) -> LookupReport {
         holders: if found { vec![node_id(OWN)] } else { Vec::new() },
         record_age_s: found.then_some(40.0),
         record_seq: found.then_some(3),
+        steps: vec![
+            LookupStep {
+                node_id: node_id(OWN),
+                round: 1,
+                shared_bits: 3,
+                answered_ms: Some(1.2),
+                held: found,
+                contacts: 20,
+            },
+            LookupStep {
+                node_id: node_id(SILENT),
+                round: 2,
+                shared_bits: 11,
+                answered_ms: None,
+                held: false,
+                contacts: 0,
+            },
+        ],
     }
 }
 
@@ -288,7 +306,11 @@ fn dht() -> DhtStatus {
         contacts: 37,
         network_size_estimate: None,
         buckets: vec![Bucket { distance_bits: 256, contacts: 20, replacements: 4 }],
+        network_size_error_percent: None,
         records_stored: 11,
+        records_bytes: 3600,
+        record_holders: 20,
+        refused: DhtRefused { records_invalid: 2, crowded: 1, ..DhtRefused::default() },
     }
 }
 

@@ -134,12 +134,17 @@ fn dht_and_probe() {
     let ran = fake.azora(&["dht", "lookup", &address(PEER), "--json"]).exits(0);
     let expected = json!({
         "target": address(PEER), "found": true, "node_id": id(PEER), "endpoints": ["198.51.100.7:5747"],
-        "rounds": 2, "rpcs": 7, "elapsed_ms": 3.1, "holders": [id(OWN)], "record_age_s": 40.0, "record_seq": 3
+        "rounds": 2, "rpcs": 7, "elapsed_ms": 3.1, "holders": [id(OWN)], "record_age_s": 40.0, "record_seq": 3,
+        "steps": [
+            {"node_id": id(OWN), "round": 1, "shared_bits": 3, "answered_ms": 1.2, "held": true, "contacts": 20},
+            {"node_id": id(SILENT), "round": 2, "shared_bits": 11, "answered_ms": null, "held": false, "contacts": 0}
+        ]
     });
     assert_eq!(ran.json(), expected);
     assert_eq!(fake.azora(&["dht", "lookup", &id(SILENT), "--json"]).exits(1).json()["found"], false);
     let status = fake.azora(&["dht", "status", "--json"]).exits(0).json();
     assert_eq!(status["buckets"], json!([{"distance_bits": 256, "contacts": 20, "replacements": 4}]));
+    assert_eq!(status["refused"]["records_invalid"], 2);
     let probe = fake.azora(&["probe", &id(PEER), "--json"]).exits(0).json();
     assert_eq!(probe["stages"][0]["name"], "key");
     let failed = fake.azora(&["probe", &id(SILENT), "--json"]).exits(1).json();

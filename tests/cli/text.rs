@@ -167,10 +167,15 @@ fn lookups_and_inspections_say_what_is_known() {
     let found = fake.azora(&["dht", "lookup", &node_id(PEER).to_string()]).exits(0).out;
     assert!(found.starts_with("found      2 rounds, 7 requests, 3.100 ms\n"), "{found}");
     assert!(found.contains("record     number 3, signed 40.0 s ago\n"), "{found}");
+    let asked = found.split("\n\n").nth(1).unwrap();
+    assert!(asked.starts_with("ROUND  NODE        SHARED BITS  ANSWER\n1      "), "{found}");
+    assert!(asked.contains("  3            the record, 20 contacts, 1.200 ms\n2      "), "{found}");
+    assert!(asked.ends_with("  11           none\n"), "{found}");
     let missing = fake.azora(&["dht", "lookup", &node_id(SILENT).to_string()]).exits(1).out;
     assert!(missing.starts_with("not found  ") && missing.contains("azora.sock dht status"), "{missing}");
     let status = fake.azora(&["dht", "status"]).exits(0).out;
     assert!(status.contains("2^256     20        4\n"), "{status}");
+    assert!(status.contains("refused     1 node of a crowded network, 2 invalid records\n"), "{status}");
     let id = node_id(PEER).to_string();
     let offline = azora(&["inspect", &id]).exits(0).out;
     assert_eq!(offline, format!("node id  {id}\naddress  {}\n", node_id(PEER).address()));

@@ -4,6 +4,7 @@
 //! people.rs    keys in order of their positions, and keys ground to stand near one
 //! network.rs   what each node would answer: tables drawn when asked; who dies, who lies
 //! trial.rs     two real `Dht`s in it: one places its record, the other searches it
+//! live.rs      networks of nothing but real `Dht`s: who comes and goes, halves that meet again
 //! plain.rs     Kademlia as in the paper, in the same network
 //! ```
 //! The owner of a record is in nobody's table: it is found only where it is kept. The figures of a row come from its seed
@@ -11,14 +12,20 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
+mod live;
 mod network;
 mod people;
 mod plain;
+#[allow(dead_code, clippy::unwrap_used, reason = "part of the library's own tests, which use more of it")]
+#[path = "../../src/proto/dht/tests/swarm.rs"]
+mod swarm;
 mod trial;
 
 use std::cell::RefCell;
 use std::time::Duration;
 
+// `swarm.rs` is also part of the library's own tests.
+use auramesh::proto;
 use clap::Parser;
 
 use crate::network::{Kept, Network, Shares, mix};
@@ -67,19 +74,24 @@ struct Figures {
 /// Runs the DHT's real state machines in modelled networks and prints what became of each search.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Nodes of the network; may be given several times
+    /// Nodes of the network, 1,000 at least; may be given several times
     #[arg(long, default_values_t = [10_000, 100_000])]
     nodes: Vec<usize>,
     /// Records placed and searched, in each row
     #[arg(long, default_value_t = 1000)]
     trials: usize,
+    /// Nodes of the networks in which each is simulated whole; 0 leaves those out
+    #[arg(long, default_value_t = 1000)]
+    live: usize,
     /// The same seed gives the same figures
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 fn main() {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    args.nodes.iter_mut().for_each(|nodes| *nodes = (*nodes).max(1000));
+    args.trials = args.trials.max(1);
     let mut missed = 0;
     for nodes in args.nodes {
         println!("{nodes} nodes, {} trials a row, seed {}", args.trials, args.seed);
@@ -117,8 +129,23 @@ fn main() {
         }
         println!();
     }
+    if args.live > 0 {
+        let churn = live::churn(args.live, args.seed);
+        println!(
+            "{} nodes come and go, half stay 30 min or less: {:.1} % of {} searches find the record (wanted 99.5)",
+            args.live, churn.found, churn.searches
+        );
+        let [half, most] = churn.bytes_per_s;
+        println!("  half of the nodes send {half} B/s or less (wanted 50), 95 of a hundred {most}");
+        let merged = live::merge(args.live, args.trials, args.seed);
+        println!(
+            "{} nodes, cut in halves for 75 min, 120 s later: {merged:.1} % of searches in the other half (wanted 99)",
+            args.live
+        );
+        missed += u32::from(churn.found < 99.5) + u32::from(half > 50) + u32::from(merged < 99.0);
+    }
     if missed > 0 {
-        println!("{missed} rows found less than is wanted");
+        println!("{missed} figures are not as wanted");
         std::process::exit(1);
     }
 }
@@ -134,8 +161,15 @@ fn figures(people: &People, nodes: usize, row: &Row, trials: usize, seed: u64) -
     let results = parallel(trials, |i| {
         let seed = seeds[i];
         let kept = RefCell::new(Kept::default());
-        let mut network =
-            Network { people, sybils: &sybils[i], shares: row.shares, seed, later: false, kept };
+        let mut network = Network {
+            people,
+            sybils: &sybils[i],
+            shares: row.shares,
+            seed,
+            later: false,
+            plain: false,
+            kept,
+        };
         let ours = trial::run(&mut network, seed);
         let record = network.kept.borrow().record.clone();
         let (owner, stranger) = trial::both(seed);
@@ -171,10 +205,10 @@ mod tests {
     fn ten_thousand_nodes_half_dead_or_lying_hide_nothing() {
         let (nodes, trials) = (10_000, 40);
         let people = People::new(1, nodes);
-        for row in ROWS.iter().filter(|row| row.sybils <= 60) {
+        for row in &ROWS {
             let f = figures(&people, nodes, row, trials, 1);
             println!("{}: {f:?}", row.name);
-            assert!(f.found >= row.percent_min.min(97.5), "{}: {f:?}", row.name);
+            assert!(f.found >= row.percent_min, "{}: {f:?}", row.name);
         }
     }
 }

@@ -16,12 +16,14 @@ use auramesh::proto::wire::record::NodeRecord;
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 
-use crate::people::{People, Person, flipped, nearest, shared};
+use crate::people::{People, Person, flipped, lot, nearest, shared};
 
 /// Half of all pairs of nodes are nearer to each other than this, there and back.
 const RTT_MEDIAN_MS: f64 = 30.0;
 /// Spread of the logarithm of round trips: one pair in twenty has 80 ms or more.
 const RTT_SPREAD: f64 = 0.6;
+/// Spread of the logarithm of what each node takes the network's size for: one walk shows no more.
+const SIZE_SPREAD: f64 = 0.25;
 
 /// What becomes of the network's nodes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +42,8 @@ pub(crate) struct Network<'a> {
     pub(crate) sybils: &'a People,
     pub(crate) shares: Shares,
     pub(crate) seed: u64,
+    /// Whether nodes name the k closest and nobody else, as in the paper.
+    pub(crate) plain: bool,
     /// Whether the dead have died.
     pub(crate) later: bool,
     /// The record that the trial is about, and who keeps it.
@@ -118,10 +122,10 @@ impl Network<'_> {
     }
 
     fn role(&self, person: &Person) -> Role {
-        let lot = mix(person.lot() ^ self.seed) as f64 / u64::MAX as f64;
-        if lot < self.shares.colluding {
+        let part = mix(person.lot() ^ self.seed) as f64 / u64::MAX as f64;
+        if part < self.shares.colluding {
             Role::Colluder
-        } else if self.later && lot < self.shares.colluding + self.shares.dead {
+        } else if self.later && part < self.shares.colluding + self.shares.dead {
             Role::Dead
         } else {
             Role::Honest
@@ -130,10 +134,15 @@ impl Network<'_> {
 
     /// Whom a node names to somebody who searches at `target`.
     fn named(&self, owner: &Position, target: &Position) -> Vec<Contact> {
-        let end = region::end(region::SEARCHED_AMONG, self.people.len() as f64);
-        let near = region::within(self.near(owner, target, &end), target, &end, K);
+        let end = if self.plain {
+            Distance([0; 32])
+        } else {
+            let size = self.people.len() as f64 * (SIZE_SPREAD * normal(lot(owner))).exp();
+            region::end(region::SEARCHED_AMONG, size)
+        };
+        let near = self.near(owner, target, &end);
         let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&(person_lot(owner) ^ person_lot(target)).to_be_bytes());
+        seed[..8].copy_from_slice(&(lot(owner) ^ lot(target)).to_be_bytes());
         region::choose(&mut ChaCha12Rng::from_seed(seed), near, target, &end, K)
     }
 
@@ -179,12 +188,12 @@ impl Network<'_> {
         if all <= K {
             return out.extend((0..all).map(member));
         }
-        let mut lot = mix(u64::from_be_bytes(std::array::from_fn(|i| owner.0[24 + i])) ^ u64::from(bits));
+        let mut next = mix(lot(owner) ^ u64::from(bits));
         let mut drawn = [usize::MAX; K];
         for n in 0..K {
             drawn[n] = loop {
-                lot = mix(lot);
-                let i = (lot % all as u64) as usize;
+                next = mix(next);
+                let i = (next % all as u64) as usize;
                 if !drawn[..n].contains(&i) {
                     break i;
                 }
@@ -213,19 +222,19 @@ impl Network<'_> {
 
     /// How long a question and its answer take together.
     pub(crate) fn round_trip(&self, a: &Position, b: &Position) -> Duration {
-        let lot = mix(person_lot(a) ^ person_lot(b) ^ self.seed);
-        let (radius, angle) = (unit(lot), unit(mix(lot)));
-        let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
+        let normal = normal(mix(lot(a) ^ lot(b) ^ self.seed));
         Duration::from_secs_f64(RTT_MEDIAN_MS / 1000.0 * (RTT_SPREAD * normal).exp())
     }
 }
 
-fn person_lot(position: &Position) -> u64 {
-    u64::from_be_bytes(std::array::from_fn(|i| position.0[16 + i]))
+/// Normally distributed (Box, Muller 1958).
+fn normal(lot: u64) -> f64 {
+    let (radius, angle) = (unit(lot), unit(mix(lot)));
+    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 /// Above 0, at most 1.
-fn unit(lot: u64) -> f64 {
+pub(crate) fn unit(lot: u64) -> f64 {
     ((lot >> 11) + 1) as f64 / (1u64 << 53) as f64
 }
 

@@ -34,10 +34,15 @@ impl Person {
         Contact { node_id: self.id, x25519: self.position.0, endpoint }
     }
 
-    /// A number of its own, evenly spread and without relation to where it stands.
+    /// See [`lot`].
     pub(crate) fn lot(&self) -> u64 {
-        u64::from_be_bytes(std::array::from_fn(|i| self.position.0[16 + i]))
+        lot(&self.position)
     }
+}
+
+/// A number of its own for each position, evenly spread and without relation to where it is.
+pub(crate) fn lot(position: &Position) -> u64 {
+    u64::from_be_bytes(std::array::from_fn(|i| position.0[16 + i]))
 }
 
 /// Keys that follow each other on the curve: a hundred times faster than from seeds, and as good to be looked for.

@@ -26,6 +26,13 @@ enum State {
     Answered,
 }
 
+/// What of an answer arrives in a datagram.
+fn sent(answer: Control) -> Control {
+    let mut bytes = Vec::new();
+    answer.emit(&mut bytes);
+    Control::parse_all(&bytes).expect("answers are well formed").remove(0)
+}
+
 /// Walks from `own` towards `target`.
 fn walk(network: &Network<'_>, own: &Position, target: &Position, want: Want) -> Found {
     let mut nodes: BTreeMap<Distance, (Contact, State)> = BTreeMap::new();
@@ -52,8 +59,8 @@ fn walk(network: &Network<'_>, own: &Position, target: &Position, want: Want) ->
         for (distance, contact) in next {
             found.questions += 1;
             let question = Control::Find { request: 0, want, target: *target };
-            let Some(Control::Found { record, contacts, .. }) = network.answer(&contact.node_id, &question)
-            else {
+            let answer = network.answer(&contact.node_id, &question).map(sent);
+            let Some(Control::Found { record, contacts, .. }) = answer else {
                 nodes.remove(&distance);
                 failed.push(contact.node_id);
                 continue;
@@ -73,7 +80,7 @@ fn walk(network: &Network<'_>, own: &Position, target: &Position, want: Want) ->
 
 /// Places the record of the network's owner at the k closest, and searches it from elsewhere.
 pub(crate) fn run(network: &mut Network<'_>, owner: &Position, stranger: &Position, record: &[u8]) -> Found {
-    network.later = false;
+    (network.later, network.plain) = (false, true);
     network.kept.borrow_mut().holders.clear();
     for keeper in walk(network, owner, owner, Want::Contacts).closest {
         network.answer(&keeper, &Control::Store { request: 0, record: record.to_vec() });

@@ -12,7 +12,8 @@ use auramesh::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
 use crate::network::{Network, mix};
 use crate::people::Person;
 
-/// A node is given so long for joining: it looks itself up at once and after 15 and 60 s.
+/// A node is given so long for joining: it looks itself up at once and after 15 and 60 s, and places its record after 2 and
+/// about 60 s.
 const JOINING: Duration = Duration::from_secs(90);
 /// Longer than any lookup or publication.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +28,8 @@ struct Host {
     answers: BTreeMap<(Instant, u64), (Contact, Vec<u8>)>,
     sent: u64,
     done: BTreeMap<LookupId, Outcome>,
-    /// When the last answer to a Store came, and how many have come.
-    stored: Option<(Instant, u32)>,
+    /// When the last answer to a Store came.
+    stored: Option<Instant>,
 }
 
 /// What one trial gave.
@@ -41,7 +42,7 @@ pub(crate) struct Trial {
     pub(crate) get: Outcome,
 }
 
-pub(crate) fn owner(seed: u64) -> Identity {
+fn owner(seed: u64) -> Identity {
     Identity::from_seed(blake3::derive_key("azora simulate owner", &seed.to_be_bytes()))
 }
 
@@ -54,20 +55,20 @@ pub(crate) fn both(seed: u64) -> (Position, Position) {
     (owner(seed).node_id().position(), stranger(seed).node_id().position())
 }
 
-/// Places the record of [`owner`], lets happen what the network has in store, and searches.
+/// The owner joins and places its record, what the network has in store happens, and a stranger searches.
 pub(crate) fn run(network: &mut Network<'_>, seed: u64) -> Trial {
+    network.kept.borrow_mut().owner = Some(both(seed).0);
     let mut owner = Host::joined(network, owner(seed), seed);
-    network.kept.borrow_mut().owner = Some(owner.identity.node_id().position());
-    owner.stored = None;
-    let began = owner.now;
-    owner.publish(2);
-    owner.run(network, PATIENCE, |_| false);
-    let publish = owner.stored.map_or(PATIENCE, |(last, _)| last.saturating_since(began));
-
+    let holders = network.kept.borrow().holders.len();
     let mut stranger = Host::joined(network, stranger(seed), mix(seed));
     network.later = true;
     let get = stranger.search(network, owner.identity.address().position_prefix());
-    Trial { publish, holders: network.kept.borrow().holders.len(), get }
+
+    network.later = false;
+    let began = owner.now;
+    owner.publish(2);
+    owner.run(network, PATIENCE, |_| false);
+    Trial { publish: owner.stored.map_or(PATIENCE, |last| last.saturating_since(began)), holders, get }
 }
 
 impl Host {
@@ -148,8 +149,7 @@ impl Host {
         }
         for answer in Control::parse_all(&bytes).expect("answers are well formed") {
             if let Control::Stored { .. } = answer {
-                let before = self.stored.map_or(0, |(_, count)| count);
-                self.stored = Some((self.now, before + 1));
+                self.stored = Some(self.now);
             }
             self.dht.handle_reply(self.now, self.wall(), from.node_id, answer);
         }

@@ -2,10 +2,10 @@
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DhtStatus, LookupReport};
+use auramesh::control::message::{DhtRefused, DhtStatus, LookupReport, LookupStep};
 
 use crate::args::DhtCommand;
-use crate::output::{Outcome, age, joined, milliseconds, or_dash, show, table};
+use crate::output::{Outcome, age, bytes, joined, milliseconds, or_dash, short, show, table};
 use crate::socket::Socket;
 use crate::status::role;
 
@@ -47,10 +47,45 @@ fn lookup_text(report: &LookupReport) -> String {
         let alone = || "this node; nobody else showed it".into();
         let holders = if report.holders.is_empty() { alone() } else { joined(&report.holders) };
         rows.push(["held by".into(), holders]);
+        rows.push(["signature".into(), "valid".into()]);
     } else {
         rows.push(["try".into(), WHY_NOT_FOUND.into()]);
     }
-    table(&rows)
+    let mut text = table(&rows);
+    if !report.steps.is_empty() {
+        let head = ["ROUND", "NODE", "SHARED BITS", "ANSWER"].map(String::from);
+        let mut steps: Vec<_> = report.steps.iter().collect();
+        steps.sort_by_key(|step| step.round);
+        let steps = steps.into_iter().map(step);
+        text.push('\n');
+        text.push_str(&table(&std::iter::once(head).chain(steps).collect::<Vec<_>>()));
+    }
+    text
+}
+
+fn step(step: &LookupStep) -> [String; 4] {
+    let answer = step.answered_ms.map_or_else(
+        || "none".into(),
+        |ms| {
+            let record = if step.held { "the record, " } else { "" };
+            format!("{record}{}, {}", counted(step.contacts, "contact"), milliseconds(ms))
+        },
+    );
+    [step.round.to_string(), short(&step.node_id), step.shared_bits.to_string(), answer]
+}
+
+/// What was not taken in, and why.
+fn refused(refused: &DhtRefused) -> String {
+    let reasons = [
+        (refused.crowded, "node of a crowded network", "nodes of crowded networks"),
+        (refused.records_invalid, "invalid record", "invalid records"),
+        (refused.records_full, "record for want of room", "records for want of room"),
+        (refused.unsolicited, "answer to no question", "answers to no question"),
+        (refused.lookups, "lookup too many", "lookups too many"),
+    ];
+    let told = reasons.iter().filter(|(count, _, _)| *count > 0);
+    let told = told.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }));
+    Some(joined(told)).filter(|text| text != "-").unwrap_or_else(|| "nothing".into())
 }
 
 fn status_text(status: &DhtStatus) -> String {
@@ -59,9 +94,18 @@ fn status_text(status: &DhtStatus) -> String {
         ["contacts".into(), status.contacts.to_string()],
         [
             "network".into(),
-            or_dash(status.network_size_estimate, |n| format!("about {}", counted(n, "node"))),
+            or_dash(status.network_size_estimate, |n| {
+                let error =
+                    status.network_size_error_percent.map(|percent| format!(", give or take {percent} %"));
+                format!("about {}{}", counted(n, "node"), error.unwrap_or_default())
+            }),
         ],
-        ["records".into(), format!("{} held for others", status.records_stored)],
+        [
+            "records".into(),
+            format!("{} held for others, {}", status.records_stored, bytes(status.records_bytes)),
+        ],
+        ["our record".into(), format!("held by {}", counted(status.record_holders, "node"))],
+        ["refused".into(), refused(&status.refused)],
     ]);
     if !status.buckets.is_empty() {
         let head = ["DISTANCE", "CONTACTS", "REPLACEMENTS"].map(String::from);

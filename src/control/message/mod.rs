@@ -4,13 +4,13 @@ mod report;
 mod status;
 
 pub use report::{
-    LookupReport, NetcheckEntry, NetcheckReport, NetcheckVerdict, PingLoss, PingOutcome, PingReply,
-    ProbeReport, ProbeStage, RelayCheck, TraceHop, TraceReport,
+    LookupReport, LookupStep, NetcheckEntry, NetcheckReport, NetcheckVerdict, PingLoss, PingOutcome,
+    PingReply, ProbeReport, ProbeStage, RelayCheck, TraceHop, TraceReport,
 };
 pub use status::{
-    Bucket, Cause, DataStatus, DhtRole, DhtStatus, DhtSummary, Health, InterfaceStatus, NatStatus, NodeState,
-    PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus, RelayStatus, Status,
-    StreamStatus, StreamsStatus,
+    Bucket, Cause, DataStatus, DhtRefused, DhtRole, DhtStatus, DhtSummary, Health, InterfaceStatus,
+    NatStatus, NodeState, PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus,
+    RelayStatus, Status, StreamStatus, StreamsStatus,
 };
 
 use std::fmt;

@@ -84,6 +84,26 @@ pub struct LookupReport {
     pub record_age_s: Option<f64>,
     /// Its sequence number.
     pub record_seq: Option<u64>,
+    /// The walk in the order of asking.
+    pub steps: Vec<LookupStep>,
+}
+
+/// One question of a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LookupStep {
+    /// Who was asked.
+    #[serde(with = "text")]
+    pub node_id: NodeId,
+    /// Hops from our own table: 1 for a node that we knew.
+    pub round: u32,
+    /// How many leading bits its position shares with the target's.
+    pub shared_bits: u32,
+    /// How long the answer took, in milliseconds; `null` when none came.
+    pub answered_ms: Option<f64>,
+    /// Whether it showed a valid record.
+    pub held: bool,
+    /// Nodes that it named.
+    pub contacts: u32,
 }
 
 /// How far a connection gets.

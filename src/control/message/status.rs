@@ -334,8 +334,31 @@ pub struct DhtStatus {
     pub network_size_estimate: Option<u64>,
     /// Buckets that are not empty, nearest first.
     pub buckets: Vec<Bucket>,
+    /// Standard error of the estimate in percent; `null` while it was counted, or there is none.
+    pub network_size_error_percent: Option<u32>,
     /// Records held for others.
     pub records_stored: u64,
+    /// What they cost in bytes.
+    pub records_bytes: u64,
+    /// Nodes that took our own record when it was last placed.
+    pub record_holders: u64,
+    /// What was not taken in.
+    pub refused: DhtRefused,
+}
+
+/// What the DHT did not take in, since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtRefused {
+    /// Nodes, because there are enough of their network in the table.
+    pub crowded: u64,
+    /// Records that are malformed, badly signed, out of date or of another node.
+    pub records_invalid: u64,
+    /// Records for which there was no room.
+    pub records_full: u64,
+    /// Answers to nothing that was asked.
+    pub unsolicited: u64,
+    /// Lookups, because too many were running.
+    pub lookups: u64,
 }
 
 /// One k-bucket.

@@ -285,10 +285,10 @@ impl Lookup {
             return None;
         }
         // The closest and any other of the region in turn, the others of each depth in turn.
-        let (turn, is_drawn) = (self.region_asked / 2, !self.region_asked.is_multiple_of(2));
-        let depths = (turn..turn + DEPTHS).map(|depth| depth % DEPTHS);
-        let other = depths.filter(|_| is_drawn).find_map(|depth| drawn[depth]);
-        let contact = other.or(region.next)?.contact;
+        let turn = self.region_asked / 2;
+        let other = (turn..turn + DEPTHS).find_map(|depth| drawn[depth % DEPTHS]);
+        let chosen = if self.region_asked.is_multiple_of(2) { region.next } else { other.or(region.next) };
+        let contact = chosen?.contact;
         self.region_asked += 1;
         Some(contact)
     }
@@ -341,7 +341,9 @@ impl Lookup {
     fn draw(&self, distance: &Distance) -> u64 {
         let mut tail = [0; 8];
         tail.copy_from_slice(&distance.0[24..]);
-        u64::from_be_bytes(tail) ^ self.salt
+        // The second half of a SplitMix64 step: by XOR alone, keys could be made to come before a certain one.
+        let mixed = (u64::from_be_bytes(tail) ^ self.salt).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) ^ mixed >> 31
     }
 
     /// The node was asked, on the path that has asked least of those that it was named on.
@@ -491,6 +493,7 @@ impl Lookup {
         let inside = own.partition_point(|distance| *distance < self.region);
         let mut forgotten = own.split_off(inside.max(own.len() - beyond));
         let mut by_depth: [Vec<Distance>; DEPTHS] = Default::default();
+        own.sort_unstable_by_key(|distance| self.draw(distance));
         own.into_iter().for_each(|distance| by_depth[depth(&distance, &self.region)].push(distance));
         while forgotten.len() < beyond {
             forgotten.extend(by_depth.iter_mut().max_by_key(|crowd| crowd.len()).and_then(Vec::pop));

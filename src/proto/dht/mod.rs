@@ -254,7 +254,7 @@ impl Dht {
 
     /// Whom we name to somebody who searches there: the k closest, but where more stand near, others among them.
     fn name(&mut self, target: &Position, to: NodeId) -> Vec<Contact> {
-        let region = self.size.region(region::SEARCHED_AMONG, &self.position);
+        let region = self.size.region(region::SEARCHED_AMONG);
         let near = self.table.near(target, K, &region, Some(to));
         region::choose(&mut self.rng, near, target, &region, K)
     }

@@ -78,7 +78,7 @@ impl Dht {
     /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region. Of more than
     /// can be told, half are drawn: there may be keys made to be nearer than all others.
     pub(super) fn place(&mut self, now: Instant, closest: Vec<Contact>) {
-        let (own, end) = (self.position, self.size.region(STORED_AMONG, &self.position));
+        let (own, end) = (self.position, self.size.region(STORED_AMONG));
         let region = region::within(closest, &own, &end, K);
         let region = region::choose(&mut self.rng, region, &own, &end, REGION_MAX);
         let Some(record) = &self.publication.record else { return };
@@ -145,7 +145,7 @@ impl Dht {
         self.publication.times = self.publication.times.saturating_add(1);
         if self.is_calm() && !self.publication.times.is_multiple_of(WALK_EVERY) {
             // Who is closest is known; not every time, since a full network in the table may hide somebody.
-            let end = self.size.region(STORED_AMONG, &self.position);
+            let end = self.size.region(STORED_AMONG);
             let near = self.table.near(&self.position, K, &end, None);
             return self.place(now, near);
         }

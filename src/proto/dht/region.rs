@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! region  ├───────── depth 0 ─────────┼──── depth 1 ────┼─ depth 2 ─┼ … point      honest nodes: 10, 5, 2.5, …
-//!                                                             keys made for it:  ●●●●●●●●●●●●
+//!                                                                        ●●●●●●●●●●  keys made to be nearest
 //! ```
 //! Half of those chosen are the closest. The others are drawn, from each depth in turn: keys made to be nearer than all
-//! others crowd the last depths, and to crowd the first ones takes as many again for each of them.
+//! others are in the last depths only. Whoever crowds every depth instead leaves honest nodes their part of each.
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::Rng as _;
@@ -18,7 +18,7 @@ use crate::proto::wire::control::Contact;
 pub const STORED_AMONG: f64 = K as f64;
 /// Nodes expected where it is searched for: a quarter more, since the estimates of two nodes differ.
 pub const SEARCHED_AMONG: f64 = 1.25 * K as f64;
-/// Depths told apart. With so many, the last begins at a hundredth part of the region: an honest node in five.
+/// Depths told apart. With so many, the last begins at 1/128 of the region.
 pub const DEPTHS: usize = 8;
 
 /// The distance within which so many of the network's nodes are expected.
@@ -30,38 +30,47 @@ pub fn end(expected: f64, nodes: f64) -> Distance {
     region
 }
 
-/// How often what is left of the region has been halved at this distance, at most [`DEPTHS`] - 1.
+/// How often the region has to be halved to end at this distance, at most [`DEPTHS`] - 1.
 pub fn depth(distance: &Distance, region: &Distance) -> usize {
-    let halved = distance.leading_zeros().saturating_sub(region.leading_zeros());
-    usize::try_from(halved).unwrap_or(DEPTHS).min(DEPTHS - 1)
+    let times = head(region) / head(distance).max(1);
+    times.checked_ilog2().map_or(0, |halvings| (halvings as usize).min(DEPTHS - 1))
 }
 
-/// Of these, sorted by distance from `point`, at most `n`: the closest half, and others of the same region. `all` must not hold
-/// any that are out of it beyond the `n` closest.
+fn head(distance: &Distance) -> u128 {
+    u128::from_be_bytes(std::array::from_fn(|i| distance.0[i]))
+}
+
+/// Of these, sorted by distance from `point`, at most `n`: the closest half, and between them others that are drawn from the
+/// region. Where the region holds no more than `n`, the closest.
 pub fn choose(
     rng: &mut ChaCha12Rng,
-    all: Vec<Contact>,
+    mut all: Vec<Contact>,
     point: &Position,
     region: &Distance,
     n: usize,
 ) -> Vec<Contact> {
-    if all.len() <= n {
+    let distance = |contact: &Contact| contact.node_id.position().distance(point);
+    let inside = all.partition_point(|contact| distance(contact) < *region);
+    if inside <= n {
+        all.truncate(n);
         return all;
     }
-    let mut chosen = all;
     let mut by_depth: [Vec<Contact>; DEPTHS] = Default::default();
-    for contact in chosen.drain(n / 2..) {
-        by_depth[depth(&contact.node_id.position().distance(point), region)].push(contact);
+    for contact in all.drain(n / 2..inside) {
+        by_depth[depth(&distance(&contact), region)].push(contact);
     }
-    while chosen.len() < n {
+    let mut drawn = Vec::with_capacity(n);
+    while drawn.len() < n - n / 2 {
         for crowd in &mut by_depth {
-            if !crowd.is_empty() && chosen.len() < n {
-                let drawn = (rng.next_u64() % crowd.len() as u64) as usize;
-                chosen.push(crowd.swap_remove(drawn));
+            if !crowd.is_empty() && drawn.len() < n - n / 2 {
+                let i = (rng.next_u64() % crowd.len() as u64) as usize;
+                drawn.push(crowd.swap_remove(i));
             }
         }
     }
-    chosen
+    // In turn, since an answer is cut at what fits into a datagram.
+    let closest = all.into_iter().take(n / 2).map(Some).chain(std::iter::repeat(None));
+    closest.zip(drawn).flat_map(|(closest, drawn)| closest.into_iter().chain([drawn])).collect()
 }
 
 /// Of contacts sorted by distance from `point`, the `n` closest and all that stand in the region.

@@ -16,16 +16,25 @@ const LOOKUPS_COUNTED: usize = 32;
 /// The estimate.
 #[derive(Debug, Default)]
 pub(super) struct NetworkSize {
-    /// Target and slope of each lookup, oldest first. A target counts once: we often look for ourselves, and that
-    /// shows the same neighbourhood again.
-    slopes: VecDeque<(Position, f64)>,
+    /// Of each lookup, oldest first. A target counts once: we often look for ourselves, and that shows the same
+    /// neighbourhood again.
+    slopes: VecDeque<Seen>,
     /// Nodes counted one by one, while they are fewer than k.
     counted: Option<u64>,
 }
 
+/// What one lookup showed.
+#[derive(Debug)]
+struct Seen {
+    target: Position,
+    slope: f64,
+    /// The target was drawn by us from a large part of the key space.
+    drawn: bool,
+}
+
 impl NetworkSize {
-    /// A walk ended; these are the closest nodes to its target, closest first.
-    pub(super) fn handle_lookup(&mut self, target: &Position, closest: &[Contact]) {
+    /// A walk ended; these are the closest nodes to its target, closest first. `drawn`: nobody but us chose the target.
+    pub(super) fn handle_lookup(&mut self, target: &Position, drawn: bool, closest: &[Contact]) {
         if closest.len() < K {
             self.counted = Some(closest.len() as u64);
             return;
@@ -37,11 +46,11 @@ impl NetworkSize {
             products += rank * fraction(&contact.node_id.position().distance(target));
             squares += rank * rank;
         }
-        self.slopes.retain(|(other, _)| other != target);
+        self.slopes.retain(|seen| seen.target != *target);
         if self.slopes.len() == LOOKUPS_COUNTED {
             self.slopes.pop_front();
         }
-        self.slopes.push_back((*target, products / squares));
+        self.slopes.push_back(Seen { target: *target, slope: products / squares, drawn });
     }
 
     /// Nodes of the network beside ourselves; `None` before the first walk.
@@ -49,25 +58,32 @@ impl NetworkSize {
         if self.counted.is_some() {
             return self.counted;
         }
-        let mean = self.slopes.iter().map(|(_, slope)| slope).sum::<f64>() / self.slopes.len() as f64;
+        let mean = self.slopes.iter().map(|seen| seen.slope).sum::<f64>() / self.slopes.len() as f64;
         (mean > 0.0).then(|| (1.0 / mean).round() as u64)
     }
 
+    /// The standard error of the estimate as a part of it; `None` where there is none or everybody was counted. Distances of
+    /// nodes that stand at random are sums of exponential ones: the slope through k of them has a variance of 6/5k.
+    pub(super) fn error(&self) -> Option<f64> {
+        let among = (K * self.slopes.len()) as f64;
+        (self.counted.is_none() && among > 0.0).then(|| (1.2 / among).sqrt())
+    }
+
     /// What is nearer to a point than this belongs to a region in which so many nodes are expected. Nothing does before the
-    /// first estimate. What was seen around `own` counts only as long as nothing else was: keys made to be near us make
-    /// the network look larger there, and our region smaller.
-    pub(super) fn region(&self, expected: f64, own: &Position) -> Distance {
-        let elsewhere: Vec<f64> =
-            self.slopes.iter().filter(|(target, _)| target != own).map(|(_, slope)| *slope).collect();
-        let mean = elsewhere.iter().sum::<f64>() / elsewhere.len() as f64;
-        let nodes = if self.counted.is_none() && mean > 0.0 { Some(1.0 / mean) } else { None };
-        let nodes = nodes.or(self.estimate().map(|nodes| nodes as f64));
+    /// first estimate. What was seen at points that we drew counts alone, once there is any: keys made to be near us, or near
+    /// to whom we search, make the network look larger there, and its regions smaller.
+    pub(super) fn region(&self, expected: f64) -> Distance {
+        let mut drawn: Vec<f64> =
+            self.slopes.iter().filter(|seen| seen.drawn).map(|seen| seen.slope).collect();
+        drawn.sort_unstable_by(f64::total_cmp);
+        let median = drawn.get(drawn.len() / 2).filter(|slope| self.counted.is_none() && **slope > 0.0);
+        let nodes = median.map(|slope| 1.0 / slope).or(self.estimate().map(|nodes| nodes as f64));
         nodes.map_or(Distance([0; 32]), |nodes| region::end(expected, nodes))
     }
 
-    /// True once the network was seen around another point than `own`, or counted.
-    pub(super) fn is_known_elsewhere(&self, own: &Position) -> bool {
-        self.counted.is_some() || self.slopes.iter().any(|(target, _)| target != own)
+    /// True once the network was seen around a point that we drew, or counted.
+    pub(super) fn is_known_elsewhere(&self) -> bool {
+        self.counted.is_some() || self.slopes.iter().any(|seen| seen.drawn)
     }
 
     /// How many nodes are expected to be nearer than that.

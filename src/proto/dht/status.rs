@@ -31,7 +31,7 @@ pub struct Counters {
 }
 
 /// The state of the DHT as shown to people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// Server or client.
     pub mode: Mode,
@@ -43,6 +43,8 @@ pub struct Status {
     pub known: usize,
     /// Nodes that serve the DHT, ourselves included if we do.
     pub network_size_estimate: u64,
+    /// Standard error of that as a part of it; `None` where all were counted, or nothing is known.
+    pub network_size_error: Option<f64>,
     /// Farthest first.
     pub buckets: Vec<BucketStatus>,
     /// Records held for others.
@@ -74,6 +76,7 @@ impl Dht {
             alone: self.table.is_alone(),
             known: self.known.len(),
             network_size_estimate: others + u64::from(self.mode == Mode::Server),
+            network_size_error: self.size.error(),
             buckets: self.table.buckets().map(bucket).collect(),
             records: self.records.len(),
             records_bytes: self.records.bytes(),

@@ -226,9 +226,11 @@ impl Table {
                 .collect();
             group.sort_unstable_by_key(|(distance, _)| *distance);
             let inside = group.partition_point(|(distance, _)| distance < region);
-            let taken = inside.max(group.len().min(n.saturating_sub(out.len())));
-            out.extend(group.drain(..taken).map(|(_, contact)| contact));
-            out.len() >= n && !group.is_empty()
+            let is_past = inside < group.len();
+            group.truncate(inside.max(n.saturating_sub(out.len())));
+            out.extend(group.into_iter().map(|(_, contact)| contact));
+            // The next group is farther away than all of this one.
+            out.len() >= n && is_past
         };
         if add(&mut self.buckets.get(&own).into_iter())
             || add(&mut self.buckets.range(own.saturating_add(1)..).map(|(_, bucket)| bucket))

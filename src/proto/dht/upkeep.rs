@@ -292,8 +292,9 @@ impl Dht {
         self.upkeep.self_lookups += 1;
         self.timers.arm(Timer::SelfLookup, now + next);
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
-        if first.is_none() && !self.size.is_known_elsewhere(&self.position) {
-            // Keys made to be near us make the network look larger than it is, but not everywhere.
+        if self.upkeep.self_lookups > 1 && !self.size.is_known_elsewhere() {
+            // Keys made to be near us make the network look larger than it is, but not everywhere. Known before our record
+            // is placed the second time.
             let elsewhere = self.random_position(0);
             self.start_lookup(now, elsewhere, Want::Contacts, Purpose::Upkeep, Vec::new());
         }

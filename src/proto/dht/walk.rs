@@ -16,6 +16,8 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
 use crate::proto::wire::record::NodeRecord;
 
+/// Targets that share fewer leading bits with us are far enough away not to be crowded with keys made to be near us.
+const DRAWN_BITS_MAX: u32 = 4;
 /// Most records that one new member is handed.
 const HAND_OVER_MAX: usize = 8;
 
@@ -85,11 +87,8 @@ impl Dht {
         mut seeds: Vec<Contact>,
     ) -> LookupId {
         let id = self.next_lookup_id();
-        let region = if purpose == Purpose::Upkeep {
-            Distance([0; 32])
-        } else {
-            self.size.region(SEARCHED_AMONG, &self.position)
-        };
+        let region =
+            if purpose == Purpose::Upkeep { Distance([0; 32]) } else { self.size.region(SEARCHED_AMONG) };
         // All that we know of the region: keys made to be nearest may fill the first places.
         seeds.extend(self.table.seeds(&target, K, &region));
         if seeds.len() < ALPHA {
@@ -150,8 +149,12 @@ impl Dht {
         self.rpcs.detach(id);
         let (purpose, converged) = (lookup.purpose(), lookup.is_converged());
         let (outcome, region, lacking) = lookup.finish(now);
-        if converged && !outcome.closest.is_empty() {
-            self.size.handle_lookup(&outcome.target, &outcome.closest);
+        // Whoever knows more nodes than answered has lost the network, not counted it.
+        let is_all = outcome.closest.len() >= self.table.closest(&outcome.target, K, None).len();
+        if converged && is_all && !outcome.closest.is_empty() {
+            let far = outcome.target.distance(&self.position).leading_zeros() < DRAWN_BITS_MAX;
+            let drawn = purpose == Purpose::Upkeep && far;
+            self.size.handle_lookup(&outcome.target, drawn, &outcome.closest);
         }
         self.table.handle_lookup(now, &outcome.target);
         match purpose {

@@ -43,7 +43,7 @@ use crate::proto::identity::{NodeId, Position};
 pub const CONTROL_LEN_MAX: usize = 1200;
 /// Most messages that one plaintext may hold.
 pub const CONTROL_MESSAGES_MAX: usize = 16;
-/// Most contacts in one answer: Kademlia's k. As many as fit, closest first.
+/// Most contacts in one answer: Kademlia's k. As many as fit are sent, 14 with IPv6.
 pub const CONTACTS_MAX: usize = 20;
 
 /// Longest datagram in a [`Control::Bind`] or [`Control::Invite`], in bytes.

@@ -1,4 +1,5 @@
-//! Many `Dht`s that exchange messages on virtual time, through the real codec, without sessions or crypto.
+//! Many `Dht`s that exchange messages on virtual time, through the real codec, without sessions or crypto. Also part of
+//! `tests/simulate`, so it uses only what is public.
 //!
 //! The first message between two nodes takes a handshake's round trip longer; when it arrives both are up for each
 //! other, as `node` would report. Whoever is dead, elsewhere or at another endpoint than asked hears nothing.
@@ -11,8 +12,10 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::proto::dht::*;
-use crate::proto::identity::Identity;
-use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content};
+use crate::proto::identity::{Identity, NodeId};
+use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::control::{Contact, Control, StoreOutcome, Want};
+use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
 
 pub(super) const WALL_START_MS: u64 = 1_800_000_000_000;
 
@@ -67,6 +70,15 @@ pub(super) struct Node {
     pub(super) sequence: u64,
     contact: Contact,
     wake: Option<Instant>,
+    /// Messages sent, and their bytes.
+    sent: (u64, u64),
+}
+
+impl Node {
+    /// Bytes sent, with so many more for each message.
+    pub(super) const fn cost(&self, overhead: u64) -> u64 {
+        self.sent.0 * overhead + self.sent.1
+    }
 }
 
 enum Delivery {
@@ -154,6 +166,7 @@ impl Swarm {
             sequence: 1,
             contact,
             wake: None,
+            sent: (0, 0),
         });
         self.settle(i);
         i
@@ -162,7 +175,7 @@ impl Swarm {
     pub(super) fn introduce(&mut self, a: usize, b: usize) {
         let now = self.now;
         for (one, other) in [(a, b), (b, a)] {
-            let (contact, serves) = (self.nodes[other].contact, self.nodes[other].dht.mode == Mode::Server);
+            let (contact, serves) = (self.nodes[other].contact, self.nodes[other].dht.mode() == Mode::Server);
             self.nodes[one].dht.handle_peer_up(now, contact, serves);
         }
         self.sessions.insert((a.min(b), a.max(b)));
@@ -202,6 +215,12 @@ impl Swarm {
         let end = self.now + LOOKUP_TIME_MAX + Duration::from_secs(1);
         while !self.done.contains_key(&key) && self.step(end) {}
         self.done.remove(&key).expect("every lookup ends in time")
+    }
+
+    /// Whether it finds the record of `whom`.
+    pub(super) fn finds(&mut self, from: usize, whom: usize) -> bool {
+        let id = self.nodes[whom].identity.node_id();
+        self.find(from, whom).record.is_some_and(|record| record.node_id() == id)
     }
 
     pub(super) fn run_for(&mut self, time: Duration) {
@@ -292,6 +311,9 @@ impl Swarm {
 
     fn send(&mut self, delay: Duration, delivery: Delivery) {
         self.messages += 1;
+        let (Delivery::Request { from, bytes, .. } | Delivery::Reply { from, bytes, .. }) = &delivery;
+        let sent = &mut self.nodes[*from].sent;
+        *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
         if self.rng.next_u64() % 100 >= self.loss_percent {
             self.sent += 1;
             self.queue.insert((self.now + delay, self.sent), delivery);
