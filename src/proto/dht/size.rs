@@ -13,6 +13,9 @@ use crate::proto::wire::control::Contact;
 /// How many lookups count.
 const LOOKUPS_COUNTED: usize = 32;
 
+/// One network is not taken for so many times as large by chance: two standard errors of a walk.
+const DISAGREEING: f64 = 1.5;
+
 /// The estimate.
 #[derive(Debug, Default)]
 pub(super) struct NetworkSize {
@@ -70,15 +73,16 @@ impl NetworkSize {
     }
 
     /// What is nearer to a point than this belongs to a region in which so many nodes are expected. Nothing does before the
-    /// first estimate. What was seen at points that we drew counts alone, once there is any: keys made to be near us, or near
-    /// to whom we search, make the network look larger there, and its regions smaller.
+    /// first estimate. Keys made to be near us, or near to whom we search, make the network look larger there, and its regions
+    /// smaller: where all that was seen disagrees with what was seen at points that we drew, those count alone.
     pub(super) fn region(&self, expected: f64) -> Distance {
+        let Some(all) = self.estimate().map(|nodes| nodes as f64) else { return Distance([0; 32]) };
         let mut drawn: Vec<f64> =
             self.slopes.iter().filter(|seen| seen.drawn).map(|seen| seen.slope).collect();
         drawn.sort_unstable_by(f64::total_cmp);
         let median = drawn.get(drawn.len() / 2).filter(|slope| self.counted.is_none() && **slope > 0.0);
-        let nodes = median.map(|slope| 1.0 / slope).or(self.estimate().map(|nodes| nodes as f64));
-        nodes.map_or(Distance([0; 32]), |nodes| region::end(expected, nodes))
+        let nodes = median.map_or(all, |slope| if all * slope > DISAGREEING { 1.0 / slope } else { all });
+        region::end(expected, nodes)
     }
 
     /// True once the network was seen around a point that we drew, or counted.
