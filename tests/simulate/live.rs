@@ -19,8 +19,6 @@ const SEARCHING: Duration = Duration::from_secs(30 * 60);
 const AGE_MIN: Duration = Duration::from_secs(60);
 /// Longer than the records of the other half live in the own one.
 const CUT_FOR: Duration = Duration::from_secs(75 * 60);
-/// What a datagram costs beside its messages: headers of IPv6 and UDP, header and tag of a session packet.
-const OVERHEAD_BYTES: u64 = 40 + 8 + 16 + 16;
 
 /// What became of the searches in a network of changing nodes.
 #[derive(Debug)]
@@ -61,7 +59,7 @@ pub(crate) fn churn(nodes: usize, seed: u64) -> Churn {
             continue;
         }
         if before.is_empty() {
-            before = swarm.nodes.iter().map(|node| node.cost(OVERHEAD_BYTES)).collect();
+            before = swarm.nodes.iter().map(|node| node.cost()).collect();
         }
         let (from, whom) = (swarm.random_alive(), swarm.random_alive());
         if joined[from].max(joined[whom]) + AGE_MIN < swarm.now {
@@ -73,7 +71,7 @@ pub(crate) fn churn(nodes: usize, seed: u64) -> Churn {
     let there = (0..swarm.nodes.len()).filter(|i| swarm.nodes[*i].alive && joined[*i] + AGE_MIN < swarm.now);
     let bytes_per_s = crate::two(there.map(|i| {
         let since = joined[i].max(start + SETTLING);
-        let sent = swarm.nodes[i].cost(OVERHEAD_BYTES) - before.get(i).copied().unwrap_or(0);
+        let sent = swarm.nodes[i].cost() - before.get(i).copied().unwrap_or(0);
         sent / swarm.now.saturating_since(since).as_secs().max(1)
     }));
     Churn { found: found as f64 * 100.0 / searches as f64, searches, bytes_per_s }

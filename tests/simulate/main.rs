@@ -24,7 +24,7 @@ mod trial;
 use std::cell::RefCell;
 use std::time::Duration;
 
-// `swarm.rs` is also part of the library's own tests.
+// `swarm.rs` calls it `crate::proto`, as in the library.
 use auramesh::proto;
 use clap::Parser;
 
@@ -80,7 +80,7 @@ struct Args {
     /// Records placed and searched, in each row
     #[arg(long, default_value_t = 1000)]
     trials: usize,
-    /// Nodes of the networks in which each is simulated whole; 0 leaves those out
+    /// Nodes of the networks in which each is simulated whole, 100 at least; 0 leaves those out
     #[arg(long, default_value_t = 1000)]
     live: usize,
     /// The same seed gives the same figures
@@ -92,6 +92,7 @@ fn main() {
     let mut args = Args::parse();
     args.nodes.iter_mut().for_each(|nodes| *nodes = (*nodes).max(1000));
     args.trials = args.trials.max(1);
+    args.live = if args.live > 0 { args.live.max(100) } else { 0 };
     let mut missed = 0;
     for nodes in args.nodes {
         println!("{nodes} nodes, {} trials a row, seed {}", args.trials, args.seed);

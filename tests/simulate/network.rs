@@ -12,7 +12,6 @@ use auramesh::proto::dht::{K, region};
 use auramesh::proto::identity::{Distance, NodeId, Position};
 use auramesh::proto::wire::control::{Contact, Control, StoreOutcome, Want};
 use auramesh::proto::wire::record::NodeRecord;
-
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 

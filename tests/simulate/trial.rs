@@ -3,21 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use auramesh::proto::dht::{Dht, Event, LookupId, Mode, Outcome, RECORD_TTL};
+use auramesh::proto::dht::{Dht, Event, LookupId, Mode, Outcome};
 use auramesh::proto::identity::{Identity, NodeId, Position};
-use auramesh::proto::timer::{Instant, WallTime};
+use auramesh::proto::timer::Instant;
 use auramesh::proto::wire::control::{Contact, Control, Want};
-use auramesh::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
 
 use crate::network::{Network, mix};
 use crate::people::Person;
+use crate::swarm::{record_of, wall};
 
 /// A node is given so long for joining: it looks itself up at once and after 15 and 60 s, and places its record after 2 and
 /// about 60 s.
 const JOINING: Duration = Duration::from_secs(90);
 /// Longer than any lookup or publication.
 const PATIENCE: Duration = Duration::from_secs(30);
-const WALL_START_MS: u64 = 1_800_000_000_000;
 
 /// A node that is not part of the modelled network, with the messages on their way to it.
 struct Host {
@@ -97,26 +96,14 @@ impl Host {
     }
 
     fn publish(&mut self, sequence: u64) {
-        let content = Content {
-            sequence,
-            issued: self.wall(),
-            ttl: RECORD_TTL,
-            capabilities: CAPABILITY_DHT_SERVER,
-            endpoints: vec![Person::of(&self.identity).contact().endpoint],
-            relays: Vec::new(),
-            streams: Vec::new(),
-        };
-        self.dht.publish(self.now, NodeRecord::sign(&self.identity, content));
+        let endpoint = Person::of(&self.identity).contact().endpoint;
+        self.dht.publish(self.now, record_of(&self.identity, sequence, self.now, endpoint));
     }
 
     fn search(&mut self, network: &Network<'_>, target: Position) -> Outcome {
         let id = self.dht.lookup(self.now, target, Want::Record);
         self.run(network, PATIENCE, |host| host.done.contains_key(&id));
         self.done.remove(&id).expect("every lookup ends")
-    }
-
-    fn wall(&self) -> WallTime {
-        WallTime::from_unix_ms(WALL_START_MS + self.now.as_nanos() / 1_000_000)
     }
 
     /// Lets time pass until then, or until something is so.
@@ -137,7 +124,7 @@ impl Host {
             if answer == Some(next) {
                 self.hear();
             } else {
-                self.dht.handle_timeout(self.now, self.wall());
+                self.dht.handle_timeout(self.now, wall(self.now));
             }
         }
     }
@@ -151,7 +138,7 @@ impl Host {
             if let Control::Stored { .. } = answer {
                 self.stored = Some(self.now);
             }
-            self.dht.handle_reply(self.now, self.wall(), from.node_id, answer);
+            self.dht.handle_reply(self.now, wall(self.now), from.node_id, answer);
         }
     }
 

@@ -84,8 +84,9 @@ fn refused(refused: &DhtRefused) -> String {
         (refused.lookups, "lookup too many", "lookups too many"),
     ];
     let told = reasons.iter().filter(|(count, _, _)| *count > 0);
-    let told = told.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }));
-    Some(joined(told)).filter(|text| text != "-").unwrap_or_else(|| "nothing".into())
+    let told: Vec<_> =
+        told.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many })).collect();
+    if told.is_empty() { "nothing".into() } else { told.join(", ") }
 }
 
 fn status_text(status: &DhtStatus) -> String {

@@ -15,11 +15,11 @@ use crate::proto::identity::{Distance, Position};
 use crate::proto::wire::control::Contact;
 
 /// Nodes expected in the region of a record, all of which are to hold it.
-pub const STORED_AMONG: f64 = K as f64;
+pub(super) const STORED_AMONG: f64 = K as f64;
 /// Nodes expected where it is searched for: a quarter more, since the estimates of two nodes differ.
 pub const SEARCHED_AMONG: f64 = 1.25 * K as f64;
 /// Depths told apart. With so many, the last begins at 1/128 of the region.
-pub const DEPTHS: usize = 8;
+pub(super) const DEPTHS: usize = 8;
 
 /// The distance within which so many of the network's nodes are expected.
 pub fn end(expected: f64, nodes: f64) -> Distance {
@@ -31,7 +31,7 @@ pub fn end(expected: f64, nodes: f64) -> Distance {
 }
 
 /// How often the region has to be halved to end at this distance, at most [`DEPTHS`] - 1.
-pub fn depth(distance: &Distance, region: &Distance) -> usize {
+pub(super) fn depth(distance: &Distance, region: &Distance) -> usize {
     let times = head(region) / head(distance).max(1);
     times.checked_ilog2().map_or(0, |halvings| (halvings as usize).min(DEPTHS - 1))
 }
@@ -74,7 +74,12 @@ pub fn choose(
 }
 
 /// Of contacts sorted by distance from `point`, the `n` closest and all that stand in the region.
-pub fn within(mut sorted: Vec<Contact>, point: &Position, region: &Distance, n: usize) -> Vec<Contact> {
+pub(super) fn within(
+    mut sorted: Vec<Contact>,
+    point: &Position,
+    region: &Distance,
+    n: usize,
+) -> Vec<Contact> {
     let is_far = |contact: &Contact| contact.node_id.position().distance(point) >= *region;
     let beyond = sorted.iter().skip(n).position(is_far);
     sorted.truncate(beyond.map_or(sorted.len(), |more| n + more));

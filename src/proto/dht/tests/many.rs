@@ -70,7 +70,7 @@ fn half_of_all_contacts_may_be_stale() {
 fn an_idle_network_is_quiet() {
     let mut swarm = Swarm::grown(4, 60);
     swarm.run_for(Duration::from_secs(10 * 60));
-    let sent = |swarm: &Swarm| swarm.nodes.iter().map(|node| node.cost(80)).sum::<u64>();
+    let sent = |swarm: &Swarm| swarm.nodes.iter().map(|node| node.cost()).sum::<u64>();
     let before = (swarm.messages, sent(&swarm));
     swarm.run_for(Duration::from_secs(20 * 60));
     let messages_per_min = (swarm.messages - before.0) as f64 / 60.0 / 20.0;

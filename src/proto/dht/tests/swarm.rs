@@ -19,6 +19,9 @@ use crate::proto::wire::record::{CAPABILITY_DHT_SERVER, Content, NodeRecord};
 
 pub(super) const WALL_START_MS: u64 = 1_800_000_000_000;
 
+/// What a datagram costs beside its messages: headers of IPv6 and UDP, header and tag of a session packet.
+const OVERHEAD_BYTES: u64 = 40 + 8 + 16 + 16;
+
 pub(super) fn wall(now: Instant) -> WallTime {
     WallTime::from_unix_ms(WALL_START_MS + now.as_nanos() / 1_000_000)
 }
@@ -75,9 +78,9 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Bytes sent, with so many more for each message.
-    pub(super) const fn cost(&self, overhead: u64) -> u64 {
-        self.sent.0 * overhead + self.sent.1
+    /// Bytes sent, each message in a datagram of its own.
+    pub(super) const fn cost(&self) -> u64 {
+        self.sent.0 * OVERHEAD_BYTES + self.sent.1
     }
 }
 
