@@ -278,7 +278,7 @@ fn a_node_behind_a_firewall_finds_out_that_nobody_reaches_it() {
 fn a_flow_on_a_settled_way_leads_to_few_questions() {
     const TIME: Duration = Duration::from_secs(120);
     const GAP: Duration = Duration::from_millis(200);
-    for seed in 420..428 {
+    for seed in 420..450 {
         let mut world = World::new(seed, conditions());
         let public = backbone(&mut world, 3, true);
         let (a, _) = place(&mut world, Place::Behind(NatKind::PortRestricted), public[1]);
@@ -292,7 +292,7 @@ fn a_flow_on_a_settled_way_leads_to_few_questions() {
         for (id, before) in [a, b].into_iter().zip(before) {
             let more = world.host(id).sent - before - replies.len() as u64;
             println!("seed {seed}: {more} datagrams beside the flow in {TIME:?}");
-            assert!(more <= 200, "seed {seed}: {more}");
+            assert!(more <= 250, "seed {seed}: {more}");
         }
     }
 }

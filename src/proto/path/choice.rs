@@ -204,7 +204,9 @@ impl Choice {
     /// stays better.
     pub fn is_undecided(&self, now: Instant, current: Option<Hop>) -> bool {
         let is_new = current.and_then(|hop| self.of(hop)).is_some_and(|way| way.answers < SETTLED_AFTER);
-        self.standby(now, current).is_some() && (self.lead.is_some() || is_new)
+        let standby = self.standby(now, current);
+        // A lead of the way that is used by now, or of one that is not asked, decides nothing any more.
+        standby.is_some() && (self.lead.map(|(lead, _)| lead) == standby || is_new)
     }
 
     /// Smoothed round trip of a way.

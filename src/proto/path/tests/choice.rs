@@ -200,3 +200,15 @@ fn no_more_ways_are_remembered_than_there_is_room_for() {
     assert!(choice.is_known(T0, v4()), "what answered stays");
     assert_eq!(choice.rtt(v4()), Some(ms(5)));
 }
+
+/// Taken for another reason than its score, as soon as it was found: what it was ahead of is no question any more.
+#[test]
+fn a_way_that_led_and_is_in_use_leaves_nothing_undecided() {
+    let mut chooser = Chooser::new(relay());
+    (0..10).for_each(|_| chooser.round(&[(relay(), Some(ms(40)))]));
+    chooser.round(&[(relay(), Some(ms(40))), (v4(), Some(ms(30)))]);
+    assert_eq!((chooser.current, chooser.choice.is_undecided(chooser.now, Some(relay()))), (relay(), true));
+    chooser.current = v4();
+    (0..10).for_each(|_| chooser.round(&[(relay(), Some(ms(40))), (v4(), Some(ms(30)))]));
+    assert!(!chooser.choice.is_undecided(chooser.now, Some(v4())));
+}
