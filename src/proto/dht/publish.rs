@@ -3,8 +3,9 @@
 //! ```text
 //! a new record, or time ─▶ signed lately? ─no─▶ RecordDue, wait a second ─┐
 //!                              │ yes  ◀───────────────────────────────────┘
-//!       nobody came or went:   ▼                otherwise:
-//!       those known to be closest               a walk to our own position ─▶ Store, to all of our region
+//!                              ▼
+//!       those known to be closest, or a walk to our own position ─▶ Store, to all of our region
+//!            ▲ mostly           ▲ twice at first, then now and then, and when most of those known did not take it
 //! ```
 
 use std::sync::Arc;
@@ -31,8 +32,12 @@ const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
 const PUBLISH_RETRY: Duration = Duration::from_secs(10);
 /// How often it is doubled, at most.
 const REFUSED_DOUBLINGS: u32 = 7;
-/// While nobody comes or goes, one publication of so many walks to our own position.
-const WALK_EVERY: u32 = 12;
+/// The first publications walk to our own position, later ones once in so many times: whoever comes to stand near us meets us.
+const WALKS_FIRST: u32 = 2;
+/// See [`WALKS_FIRST`].
+const WALK_EVERY: u32 = 3;
+/// The same while nobody comes or goes.
+const WALK_EVERY_CALM: u32 = 12;
 /// Most nodes that are told our record: half of them the closest, the others drawn from our region.
 pub const REGION_MAX: usize = 64;
 /// Shortest time between publications of changing records.
@@ -46,11 +51,17 @@ pub(super) struct Publication {
     record: Option<NodeRecord>,
     /// When it was last about to be placed.
     pub(super) placed: Option<Instant>,
-    times: u32,
+    pub(super) times: u32,
     /// The caller was asked for a fresh one.
     is_signing: bool,
+    /// Asked to take it, and have not answered.
     pending: usize,
+    told: usize,
     holders: usize,
+    /// Placed without a walk.
+    pub(super) is_guessed: bool,
+    /// Most of those told so did not take it: the next publication walks.
+    wants_walk: bool,
     /// Times in a row that nobody took it.
     refused: u32,
 }
@@ -90,7 +101,8 @@ impl Dht {
         };
         let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
         self.timers.arm(Timer::Publish, at);
-        (self.publication.pending, self.publication.holders) = (region.len() + 1, 0);
+        (self.publication.pending, self.publication.told, self.publication.holders) =
+            (region.len() + 1, region.len(), 0);
         for contact in &region {
             let question = Question::Store { record: Arc::clone(&record) };
             if !self.ask(now, *contact, Owner::Publish, question) {
@@ -113,6 +125,10 @@ impl Dht {
         }
         if self.publication.holders > 0 {
             self.publication.refused = 0;
+            if self.publication.is_guessed && self.publication.holders * 2 < self.publication.told {
+                self.publication.wants_walk = true;
+                self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
+            }
             return;
         }
         let wait = PUBLISH_RETRY * (1 << self.publication.refused.min(REFUSED_DOUBLINGS));
@@ -143,12 +159,19 @@ impl Dht {
         self.publication.is_signing = false;
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
-        if self.is_calm() && !self.publication.times.is_multiple_of(WALK_EVERY) {
+        let walk_every = if self.is_calm() { WALK_EVERY_CALM } else { WALK_EVERY };
+        let is_guessed = self.publication.times > WALKS_FIRST
+            && !self.publication.times.is_multiple_of(walk_every)
+            && !self.publication.wants_walk;
+        self.publication.is_guessed = is_guessed;
+        if is_guessed {
             // Who is closest is known; not every time, since a full network in the table may hide somebody.
             let end = self.size.region(STORED_AMONG);
             let near = self.table.near(&self.position, K, &end, None);
             return self.place(now, near);
         }
+        self.publication.wants_walk = false;
+        self.handle_walk_to_us(now);
         self.start_lookup(now, self.position, Want::Contacts, Purpose::Publish, Vec::new());
     }
 }

@@ -233,10 +233,8 @@ impl Rpcs {
 impl Rpc {
     const fn attempts_max(&self) -> u8 {
         match self.owner {
-            Owner::Fill | Owner::Nobody => 2,
-            Owner::Lookup(_) | Owner::Liveness | Owner::Probe | Owner::Publish | Owner::WriteBack => {
-                RPC_ATTEMPTS_MAX
-            }
+            Owner::Fill | Owner::Probe | Owner::Nobody => 2,
+            Owner::Lookup(_) | Owner::Liveness | Owner::Publish | Owner::WriteBack => RPC_ATTEMPTS_MAX,
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::proto::wire::control::Contact;
 /// How many lookups count.
 const LOOKUPS_COUNTED: usize = 32;
 
+/// Where more than this are expected, fewer than α are there by chance once in a hundred times.
+const HARDLY_FEW: f64 = 8.0;
+
 /// One network is not taken for so many times as large by chance: two standard errors of a walk.
 const DISAGREEING: f64 = 1.5;
 
@@ -88,6 +91,18 @@ impl NetworkSize {
     /// True once the network was seen around a point that we drew, or counted.
     pub(super) fn is_known_elsewhere(&self) -> bool {
         self.counted.is_some() || self.slopes.iter().any(|seen| seen.drawn)
+    }
+
+    /// How many nodes are expected in the bucket of those that share exactly `index` leading bits with us; `None` before the
+    /// first walk, and where everybody was counted.
+    pub(super) fn expected_in_bucket(&self, index: u16) -> Option<f64> {
+        let nodes = self.estimate().filter(|_| self.counted.is_none())?;
+        Some(nodes as f64 * 0.5f64.powi(i32::from(index) + 1))
+    }
+
+    /// True where it is no wonder that a bucket is almost empty.
+    pub(super) fn may_be_few_in(&self, index: u16) -> bool {
+        self.expected_in_bucket(index).is_some_and(|expected| expected < HARDLY_FEW)
     }
 
     /// How many nodes are expected to be nearer than that.

@@ -265,15 +265,22 @@ impl Table {
         self.buckets.get(&index).is_none_or(|b| b.members.len() < K || b.members.iter().any(|m| !m.is_live()))
     }
 
-    /// Buckets farther away than our own neighbourhood with fewer than `n` members that answer, farthest first. Where the
-    /// nearest one that is not empty has many members, there are as many nearer to us, whom nobody has named yet.
-    pub(super) fn sparse(&self, n: usize) -> Vec<u16> {
-        let live = |bucket: &Bucket| bucket.members.iter().filter(|member| member.is_live()).count();
+    /// Buckets farther away than our own neighbourhood with fewer than `n` members that answer, farthest first, without
+    /// those that `may_be_few` says so of. Where the nearest one that is not empty has many members, there are as many
+    /// nearer to us, whom nobody has named yet.
+    pub(super) fn sparse(&self, n: usize, may_be_few: impl Fn(u16) -> bool) -> Vec<u16> {
         let nearest =
-            self.buckets.iter().rev().find(|(_, bucket)| live(bucket) > 0).map_or(0, |(index, _)| *index);
-        let is_lopsided = self.buckets.get(&nearest).is_some_and(|bucket| live(bucket) >= LOPSIDED);
+            self.buckets.keys().rev().find(|index| self.live_in(**index) > 0).map_or(0, |index| *index);
+        let is_lopsided = self.live_in(nearest) >= LOPSIDED;
         let end = if is_lopsided { (nearest + 2).min(BUCKETS) } else { nearest };
-        (0..end).filter(|index| self.buckets.get(index).is_none_or(|bucket| live(bucket) < n)).collect()
+        let is_sparse = |index: &u16| self.live_in(*index) < n && (*index > nearest || !may_be_few(*index));
+        (0..end).filter(is_sparse).collect()
+    }
+
+    /// Members of a bucket that answer.
+    pub(super) fn live_in(&self, index: u16) -> usize {
+        let members = self.buckets.get(&index).into_iter().flat_map(|bucket| &bucket.members);
+        members.filter(|member| member.is_live()).count()
     }
 
     /// A member that answers of each bucket farther away than this one, the `chance`th, farthest first.
@@ -314,9 +321,9 @@ impl Table {
         }
     }
 
-    /// The bucket that no lookup went through for the longest time, and since when.
-    pub(super) fn stalest(&self) -> Option<(u16, Instant)> {
-        self.buckets.iter().map(|(index, b)| (*index, b.refreshed)).min_by_key(|(index, at)| (*at, *index))
+    /// The buckets, and when a lookup last went through each.
+    pub(super) fn refreshed(&self) -> impl Iterator<Item = (u16, Instant)> {
+        self.buckets.iter().map(|(index, bucket)| (*index, bucket.refreshed))
     }
 
     /// The bucket of a position; `None` for our own.

@@ -15,7 +15,7 @@ use rand_core::Rng;
 
 use super::lookup::{ALPHA, LookupId, Purpose};
 use super::rpc::{Owner, Question};
-use super::{Dht, Mode};
+use super::{Dht, K, Mode};
 use crate::proto::identity::{NodeId, Position};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{Contact, Want};
@@ -40,14 +40,14 @@ const ALONE_ROUNDS_FAST: u32 = 10;
 const PROBES: usize = ALPHA;
 /// A bucket that no lookup went through for this long is refreshed (mainline DHT, BEP 5).
 pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// The same while nobody comes or goes: every member was found alive in turn.
+/// The same for a full one, and while nobody comes or goes: every member was found alive in turn.
 const BUCKET_REFRESH_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
 /// Shortest time between two refreshes.
 const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
-/// Times between the first lookups of our own position: others join while we do.
-const SELF_LOOKUPS_FIRST: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
-/// Time between later ones.
-const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Time from the lookup of our own position to the one elsewhere, which shows how large the network is.
+const LOOKUP_ELSEWHERE: Duration = Duration::from_secs(15);
+/// Longest time between walks to our own position, whether for the table or to place our record.
+const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(30 * 60);
 /// The same while nobody comes or goes.
 const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(2 * 60 * 60);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
@@ -57,7 +57,7 @@ const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(
 const FILL_GAP_MIN: Duration = Duration::from_secs(120);
 /// Most buckets filled at once.
 const FILLS_MAX: usize = 16;
-/// Shortest time between two lookups that fill up the table with strangers met in passing.
+/// Shortest time between two times that strangers who were named in passing are met or looked for.
 const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
 /// How long a node that nobody could reach is not tried again for the table's sake.
 const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
@@ -65,6 +65,8 @@ const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
 const AVOIDED_MAX: usize = 64;
 /// And when somebody came or went after all.
 const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
+/// The lookup for the table comes so much later than the walk that places our record.
+const SELF_LOOKUP_LATER: Duration = Duration::from_secs(2);
 /// Spread of all other intervals.
 const SPREAD_PERCENT: u32 = 10;
 /// Time from the first answer of anybody to the publication: the self lookup goes first.
@@ -191,7 +193,7 @@ impl Dht {
     /// Members that went may have been all of a bucket, as when the network is split.
     pub(super) fn fill_holes(&mut self, now: Instant) {
         let filled = self.upkeep.filled.is_some_and(|at| now.saturating_since(at) < FILL_GAP_MIN);
-        if !filled && self.timers.deadline(&Timer::Fill).is_none() && !self.table.sparse(ALPHA).is_empty() {
+        if !filled && self.timers.deadline(&Timer::Fill).is_none() && !self.sparse().is_empty() {
             (self.upkeep.filled, self.upkeep.fills) = (Some(now), 0);
             self.arm_fill(now);
         }
@@ -201,7 +203,7 @@ impl Dht {
     /// others.
     fn fill_sparse(&mut self, now: Instant) {
         self.arm_fill(now);
-        for index in self.table.sparse(ALPHA).into_iter().take(FILLS_MAX) {
+        for index in self.sparse().into_iter().take(FILLS_MAX) {
             let target = self.random_position(index);
             let mut asked = self.table.closest(&target, 1, None);
             // Our neighbours may miss the same ones: what we know of others is much like what they know.
@@ -212,6 +214,11 @@ impl Dht {
                 self.ask(now, contact, Owner::Fill, question);
             }
         }
+    }
+
+    /// Buckets with fewer members than there should be.
+    pub(super) fn sparse(&self) -> Vec<u16> {
+        self.table.sparse(ALPHA, |index| self.size.may_be_few_in(index))
     }
 
     /// Asks nodes that were named for a bucket that is almost empty: who answers finds a place there.
@@ -225,8 +232,7 @@ impl Dht {
         let strangers = named.iter().filter(is_welcome).filter(|(_, contact)| contact.node_id.is_usable());
         let strangers: Vec<Contact> = strangers.take(ALPHA).map(|(_, contact)| *contact).collect();
         for contact in strangers {
-            let question = Question::Find { want: Want::Contacts, target };
-            self.ask(now, contact, Owner::Nobody, question);
+            self.ask(now, contact, Owner::Nobody, Question::Find { want: Want::Nothing, target });
         }
     }
 
@@ -260,12 +266,14 @@ impl Dht {
         avoided.insert(node_id, now);
     }
 
-    /// A check was answered: strangers that would find a place start a lookup, which meets them.
+    /// A check was answered: strangers that would find a place are met. When a node outside of the table names mostly
+    /// strangers, there is a part of the network that we do not know, and a lookup meets it.
     pub(super) fn handle_upkeep_answer(
         &mut self,
         now: Instant,
         target: Position,
         contacts: &[(Position, Contact)],
+        is_probe: bool,
     ) {
         if self.upkeep.refilled.is_some_and(|at| now.saturating_since(at) < REFILL_GAP_MIN) {
             return;
@@ -275,10 +283,18 @@ impl Dht {
                 && self.table.has_room_for(position)
                 && !self.upkeep.avoids(now, contact.node_id)
         };
-        let strangers: Vec<Contact> = contacts.iter().filter(is_welcome).map(|(_, c)| *c).collect();
-        if !strangers.is_empty() {
-            self.upkeep.refilled = Some(now);
+        let mut strangers: Vec<Contact> = contacts.iter().filter(is_welcome).map(|(_, c)| *c).collect();
+        if strangers.is_empty() {
+            return;
+        }
+        self.upkeep.refilled = Some(now);
+        if is_probe && strangers.len() * 2 > contacts.len() {
             self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, strangers);
+            return;
+        }
+        strangers.retain(|contact| contact.node_id.is_usable());
+        for contact in strangers {
+            self.ask(now, contact, Owner::Nobody, Question::Find { want: Want::Nothing, target });
         }
     }
 
@@ -286,22 +302,34 @@ impl Dht {
         if self.table.is_alone() {
             return;
         }
-        let first = SELF_LOOKUPS_FIRST.get(self.upkeep.self_lookups).copied();
-        let interval = if self.is_calm() { SELF_LOOKUP_INTERVAL_CALM } else { SELF_LOOKUP_INTERVAL };
-        let next = first.unwrap_or_else(|| self.spread(interval, SPREAD_PERCENT));
         self.upkeep.self_lookups += 1;
-        self.timers.arm(Timer::SelfLookup, now + next);
-        self.start_lookup(now, self.position, Want::Contacts, Purpose::Upkeep, Vec::new());
-        if self.upkeep.self_lookups > 1 && !self.size.is_known_elsewhere() {
-            // Keys made to be near us make the network look larger than it is, but not everywhere. Known before our record
-            // is placed the second time.
-            let elsewhere = self.random_position(0);
-            self.start_lookup(now, elsewhere, Want::Contacts, Purpose::Upkeep, Vec::new());
+        self.arm_self_lookup(now);
+        let is_elsewhere = self.upkeep.self_lookups > 1 && !self.size.is_known_elsewhere();
+        // Keys made to be near us make the network look larger than it is, but not everywhere. Known before our record is
+        // placed the second time.
+        let target = if is_elsewhere { self.random_position(0) } else { self.position };
+        self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, Vec::new());
+    }
+
+    fn arm_self_lookup(&mut self, now: Instant) {
+        let interval = match self.upkeep.self_lookups {
+            0 | 1 => LOOKUP_ELSEWHERE,
+            _ if self.is_calm() => SELF_LOOKUP_INTERVAL_CALM,
+            _ => SELF_LOOKUP_INTERVAL,
+        };
+        let at = now + self.spread(interval, SPREAD_PERCENT);
+        self.timers.arm(Timer::SelfLookup, at);
+    }
+
+    /// Our record is about to be placed by a walk to our own position, so that none is needed for the table. When we have
+    /// just come, others come too, and both are needed.
+    pub(super) fn handle_walk_to_us(&mut self, now: Instant) {
+        if self.upkeep.self_lookups > 1 {
+            self.arm_self_lookup(now);
         }
     }
 
-    /// The question is for a random point of the member's bucket, so the answer may fill it; while nobody comes or goes
-    /// there is nothing to fill it with.
+    /// Where its bucket lacks members the question is for a random point of it, so the answer may fill it.
     fn check_member(&mut self, now: Instant) {
         let Some(contact) = self.table.next_to_check() else { return };
         self.upkeep.calm_checks = self.upkeep.calm_checks.saturating_add(1);
@@ -313,10 +341,18 @@ impl Dht {
             && !self.rpcs.is_asking(contact.node_id)
         {
             let target = self.random_position(index);
-            // A client is in nobody's table: who is new will not come to it.
-            let is_met = self.is_calm() && self.mode == Mode::Server;
-            let want = if is_met { Want::Nothing } else { Want::Contacts };
+            let want = if self.lacks_members(index) { Want::Contacts } else { Want::Nothing };
             self.ask(now, contact, Owner::Liveness, Question::Find { want, target });
+        }
+    }
+
+    /// True for a bucket with too few members for what is there: whoever is new comes to a server by itself, but a client
+    /// is in nobody's table.
+    fn lacks_members(&self, index: u16) -> bool {
+        let there = self.size.expected_in_bucket(index).map_or(K, |expected| K.min(expected as usize));
+        match self.mode {
+            Mode::Server => !self.is_calm() && self.table.live_in(index) < there / 2,
+            Mode::Client => self.table.live_in(index) < there,
         }
     }
 
@@ -332,8 +368,8 @@ impl Dht {
         if was_calm {
             self.arm_refresh(now);
             let at = now + self.spread(SELF_LOOKUP_SOON, SPREAD_PERCENT);
-            self.timers.arm(Timer::SelfLookup, at);
-            // Those who held our record may be among those who went.
+            // Those who held our record may be among those who went. If it is placed, that is the walk.
+            self.timers.arm(Timer::SelfLookup, at + SELF_LOOKUP_LATER);
             if self.timers.deadline(&Timer::Publish).is_some_and(|planned| planned > at) {
                 self.timers.arm(Timer::Publish, at);
             }
@@ -366,8 +402,9 @@ impl Dht {
     }
 
     fn refresh_bucket(&mut self, now: Instant) {
-        let Some((index, since)) = self.table.stalest() else { return };
-        if now.saturating_since(since) >= self.refresh_interval() {
+        if let Some((index, due)) = self.next_refresh()
+            && due <= now
+        {
             let target = self.random_position(index);
             self.table.handle_lookup(now, &target);
             self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, Vec::new());
@@ -375,15 +412,22 @@ impl Dht {
         self.arm_refresh(now);
     }
 
-    fn refresh_interval(&self) -> Duration {
-        if self.is_calm() { BUCKET_REFRESH_INTERVAL_CALM } else { BUCKET_REFRESH_INTERVAL }
+    /// The bucket that is to be refreshed next, and when. In a full one nobody new finds a place.
+    pub(super) fn next_refresh(&self) -> Option<(u16, Instant)> {
+        let is_calm = self.is_calm();
+        let due = self.table.refreshed().map(|(index, at)| {
+            let is_rare = is_calm || self.table.live_in(index) >= K;
+            let interval = if is_rare { BUCKET_REFRESH_INTERVAL_CALM } else { BUCKET_REFRESH_INTERVAL };
+            (index, at + interval)
+        });
+        due.min_by_key(|(index, due)| (*due, *index))
     }
 
     fn arm_refresh(&mut self, now: Instant) {
-        let next = self.table.stalest().map_or(now, |(_, since)| since);
-        let interval = self.refresh_interval();
-        let due = next + self.spread(interval, SPREAD_PERCENT).max(interval);
-        self.timers.arm(Timer::Refresh, due.max(now + REFRESH_GAP_MIN));
+        let Some((_, due)) = self.next_refresh() else { return };
+        let late =
+            self.spread(BUCKET_REFRESH_INTERVAL, SPREAD_PERCENT).saturating_sub(BUCKET_REFRESH_INTERVAL);
+        self.timers.arm(Timer::Refresh, due.max(now + REFRESH_GAP_MIN) + late);
     }
 
     fn arm_probe(&mut self, at: Instant) {

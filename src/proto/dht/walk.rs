@@ -39,8 +39,8 @@ impl Dht {
                 }
                 self.drive_lookup(now, id);
             }
-            (Owner::Liveness | Owner::Probe, Question::Find { target, .. }) => {
-                self.handle_upkeep_answer(now, target, &contacts);
+            (owner @ (Owner::Liveness | Owner::Probe), Question::Find { target, .. }) => {
+                self.handle_upkeep_answer(now, target, &contacts, owner == Owner::Probe);
             }
             (Owner::Fill, Question::Find { target, .. }) => self.meet(now, target, &contacts),
             (
@@ -223,7 +223,10 @@ impl Dht {
         let request = query.request();
         self.transmit(query);
         if let Owner::Lookup(id) = owner {
-            self.ask_by_others(id, node_id, request, timeouts);
+            // Who cannot be reached directly is of no use to the table.
+            if self.lookups.get(&id).is_some_and(|lookup| lookup.purpose() != Purpose::Upkeep) {
+                self.ask_by_others(id, node_id, request, timeouts);
+            }
             if let Some(lookup) = self.lookups.get_mut(&id) {
                 lookup.handle_slow(node_id, timeouts);
             }

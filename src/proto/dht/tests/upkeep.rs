@@ -133,6 +133,58 @@ fn nobody_to_place_a_record_at_means_another_try() {
     assert!(dht.publication.placed > Some(at(10)), "{:?}", dht.publication.placed);
 }
 
+/// Of those known to be closest most do not take the record: a walk finds out who does.
+#[test]
+fn a_record_that_most_do_not_take_is_placed_by_a_walk() {
+    for takers in [5, 15] {
+        let mut dht = lonely();
+        dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+        (1..=20).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+        pass(&mut dht, at(0), Duration::from_secs(120));
+        (1..=20).for_each(|i| dht.handle_peer_up(at(120), contact(i), true));
+        assert!(dht.publication.times <= 3, "{}", dht.publication.times);
+        dht.publication.times = 3;
+        dht.timers.arm(Timer::Publish, at(200));
+        (1..=20).for_each(|i| dht.handle_peer_up(at(199), contact(i), true));
+        let mut told = 0;
+        dht.handle_timeout(at(200), wall(at(200)));
+        for query in std::iter::from_fn(|| dht.poll_transmit()).collect::<Vec<_>>() {
+            let Control::Store { request, .. } = query.control else { continue };
+            told += 1;
+            if told <= takers {
+                let stored = Control::Stored { request, outcome: StoreOutcome::Stored };
+                dht.handle_reply(at(200), wall(at(200)), query.to.node_id, stored);
+            }
+        }
+        assert_eq!(told, 20, "without a walk");
+        pass(&mut dht, at(200), Duration::from_secs(40));
+        assert_eq!(dht.publication.times > 4, takers < 10, "{takers} took it: {:?}", dht.publication);
+        assert!(!dht.publication.is_guessed || takers > 10);
+    }
+}
+
+/// A bucket in which hardly anybody is expected is not searched for somebody again and again.
+#[test]
+fn a_bucket_that_may_well_be_empty_is_not_filled() {
+    let sparse = |walks: bool| {
+        let mut dht = lonely();
+        [sharing(0, 20), sharing(1, 20), sharing(2, 1), sharing(4, 1)].concat().into_iter().for_each(
+            |contact| {
+                dht.handle_peer_up(at(0), contact, true);
+            },
+        );
+        if walks {
+            // Forty nodes: one or two of them share four bits with us, five two.
+            let closest = dht.closest(&identity(0).node_id().position(), K);
+            dht.size.handle_lookup(&identity(0).node_id().position(), false, &closest);
+        }
+        (dht.sparse(), dht.size.estimate())
+    };
+    assert_eq!(sparse(false), (vec![2, 3], None), "nobody knows how many there are");
+    let (few, nodes) = sparse(true);
+    assert_eq!(few, Vec::<u16>::new(), "{nodes:?} nodes");
+}
+
 /// With many in its nearest bucket and nobody nearer, a node misses some, and its neighbours may miss the same ones: it asks
 /// those who are farther away for them.
 #[test]
@@ -223,7 +275,7 @@ fn a_stranger_met_in_passing_is_visited_once_a_minute() {
     let visits = |dht: &mut Dht, s: u64, strangers: &[usize]| -> usize {
         let running = dht.lookups.len();
         let contacts = strangers.iter().map(|i| (identity(*i).node_id().position(), contact(*i)));
-        dht.handle_upkeep_answer(at(s), Position([1; 32]), &contacts.collect::<Vec<_>>());
+        dht.handle_upkeep_answer(at(s), Position([1; 32]), &contacts.collect::<Vec<_>>(), true);
         dht.lookups.len() - running
     };
     assert_eq!(visits(&mut dht, 1, &[1, 2, 3]), 0, "no strangers");
@@ -233,6 +285,9 @@ fn a_stranger_met_in_passing_is_visited_once_a_minute() {
     assert_eq!(visits(&mut dht, 62, &[51]), 0, "nobody could reach it lately");
     assert_eq!(visits(&mut dht, 62, &[52]), 1);
     assert_eq!(visits(&mut dht, 1000, &[51]), 1);
+    let asked = dht.rpcs.len();
+    assert_eq!(visits(&mut dht, 1061, &[1, 2, 3, 53]), 0, "one among many is met without a lookup");
+    assert_eq!(dht.rpcs.len(), asked + 1);
 }
 
 #[test]
@@ -241,8 +296,8 @@ fn an_idle_bucket_is_refreshed() {
     swarm.run_for(Duration::from_secs(50 * 60));
     let now = swarm.now;
     for node in &swarm.nodes {
-        let (_, since) = node.dht.table.stalest().unwrap();
-        assert!(now.saturating_since(since) < BUCKET_REFRESH_INTERVAL * 2, "{since:?}");
+        let (_, due) = node.dht.next_refresh().unwrap();
+        assert!(now.saturating_since(due) < BUCKET_REFRESH_INTERVAL / 5, "{due:?}");
     }
 }
 
