@@ -114,7 +114,7 @@ fn report_within(limit: Duration, what: &str, mut gaps: Vec<Duration>) {
 
 #[test]
 fn a_flow_survives_the_death_of_its_relay() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::new(&lab, [Nat::Symmetric, Nat::Symmetric], "relay");
     let gaps = (0..rounds()).map(|_| {
         let gap = pair.through(|pair| {
@@ -141,7 +141,7 @@ fn a_flow_survives_the_death_of_its_relay() {
 
 #[test]
 fn a_flow_survives_the_cut_of_its_straight_way_and_returns_to_it() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
     let gaps = (0..rounds()).map(|_| {
         let gap = pair.through(|pair| lab.cut(pair.routers[0].ip, pair.routers[1].ip));
@@ -163,7 +163,7 @@ fn a_flow_survives_the_cut_of_its_straight_way_and_returns_to_it() {
 
 #[test]
 fn a_flow_survives_a_nat_that_forgets() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
     let gaps = (0..rounds()).map(|_| {
         let gap = pair.through(|pair| pair.routers[0].forget());
@@ -175,7 +175,7 @@ fn a_flow_survives_a_nat_that_forgets() {
 
 #[test]
 fn a_flow_survives_a_nat_with_a_new_address() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
     let gaps = (0..rounds()).map(|_| {
         let gap = pair.through(|pair| pair.routers[0].renumber());
@@ -187,7 +187,7 @@ fn a_flow_survives_a_nat_with_a_new_address() {
 
 #[test]
 fn a_flow_survives_a_move_to_another_network() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::new(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct");
     let networks = [Nat::FullCone, Nat::PortRestricted].map(|nat| lab.router(nat));
     let gaps = (0..rounds()).map(|round| {
@@ -200,7 +200,7 @@ fn a_flow_survives_a_move_to_another_network() {
 
 #[test]
 fn a_flow_survives_the_loss_of_ipv4_and_of_ipv6() {
-    let lab = Lab::alone();
+    let lab = Lab::for_figures();
     let mut pair = Pair::prepared(&lab, [Nat::PortRestricted, Nat::PortRestricted], "direct", |node| {
         node.plug_in(&lab, Underlay::V6);
     });
