@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use auramesh::proto::dht::Mode;
+use auramesh::proto::dht::{LOOKUP_TIME_MAX, Mode};
 use auramesh::proto::timer::Instant;
 
 use crate::network::{mix, unit};
@@ -19,6 +19,9 @@ const SEARCHING: Duration = Duration::from_secs(30 * 60);
 const AGE_MIN: Duration = Duration::from_secs(60);
 /// Longer than the records of the other half live in the own one.
 const CUT_FOR: Duration = Duration::from_secs(75 * 60);
+
+/// Searches from one half in the other.
+const MERGE_SEARCHES: usize = 1000;
 
 /// What became of the searches in a network of changing nodes.
 #[derive(Debug)]
@@ -78,18 +81,22 @@ pub(crate) fn churn(nodes: usize, seed: u64) -> Churn {
 }
 
 /// A network that was cut in halves for longer than records live, 120 s after the cut has ended: searches of a hundred in one
-/// half that find a node of the other.
-pub(crate) fn merge(nodes: usize, searches: usize, seed: u64) -> f64 {
+/// half, all begun at that moment, that find a node of the other.
+pub(crate) fn merge(nodes: usize, seed: u64) -> f64 {
     let mut swarm = Swarm::grown(seed as u8, nodes);
     swarm.run_for(Duration::from_secs(120));
     (0..nodes).for_each(|i| swarm.nodes[i].group = (i % 2) as u8);
     swarm.run_for(CUT_FOR);
     (0..nodes).for_each(|i| swarm.nodes[i].group = 0);
     swarm.run_for(Duration::from_secs(120));
-    let mut found = 0;
-    for i in 0..searches {
-        let (from, whom) = (2 * swarm.random(nodes / 2) + i % 2, 2 * swarm.random(nodes / 2) + 1 - i % 2);
-        found += usize::from(swarm.finds(from, whom));
-    }
-    found as f64 * 100.0 / searches as f64
+    let searches: Vec<_> = (0..MERGE_SEARCHES)
+        .map(|i| {
+            let (from, whom) = (2 * swarm.random(nodes / 2) + i % 2, 2 * swarm.random(nodes / 2) + 1 - i % 2);
+            (swarm.start_lookup(from, whom), swarm.nodes[whom].identity.node_id())
+        })
+        .collect();
+    swarm.run_for(LOOKUP_TIME_MAX + Duration::from_secs(1));
+    let record_of = |search| swarm.done.get(search).and_then(|outcome| outcome.record.as_ref());
+    let found = searches.iter().filter(|(search, id)| record_of(search).is_some_and(|r| r.node_id() == *id));
+    found.count() as f64 * 100.0 / MERGE_SEARCHES as f64
 }

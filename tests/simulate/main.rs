@@ -138,7 +138,7 @@ fn main() {
         );
         let [half, most] = churn.bytes_per_s;
         println!("  half of the nodes send {half} B/s or less (wanted 50), 95 of a hundred {most}");
-        let merged = live::merge(args.live, args.trials, args.seed);
+        let merged = live::merge(args.live, args.seed);
         println!(
             "{} nodes, cut in halves for 75 min, 120 s later: {merged:.1} % of searches in the other half (wanted 99)",
             args.live
