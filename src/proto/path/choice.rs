@@ -142,6 +142,7 @@ impl Choice {
         is_usable: impl Fn(Hop) -> bool,
     ) -> Option<Hop> {
         self.entry(hop).handle_answer(now, rtt);
+        self.lead = self.lead.filter(|(lead, _)| Some(*lead) != current && self.is_known(now, *lead));
         let current = self.of(current?).copied().filter(|way| way.answers > 0)?;
         if current.hop == hop || !is_usable(hop) {
             return None;
@@ -204,9 +205,9 @@ impl Choice {
     /// stays better.
     pub fn is_undecided(&self, now: Instant, current: Option<Hop>) -> bool {
         let is_new = current.and_then(|hop| self.of(hop)).is_some_and(|way| way.answers < SETTLED_AFTER);
-        let standby = self.standby(now, current);
-        // A lead of the way that is used by now, or of one that is not asked, decides nothing any more.
-        standby.is_some() && (self.lead.map(|(lead, _)| lead) == standby || is_new)
+        // A way that is used by now, or is silent, leads no more.
+        let leads = |(lead, _)| Some(lead) != current && self.is_known(now, lead);
+        self.standby(now, current).is_some() && (self.lead.is_some_and(leads) || is_new)
     }
 
     /// Smoothed round trip of a way.
