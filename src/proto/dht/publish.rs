@@ -5,7 +5,8 @@
 //!                              │ yes  ◀───────────────────────────────────┘
 //!                              ▼
 //!       those known to be closest, or a walk to our own position ─▶ Store, to all of our region
-//!            ▲ mostly           ▲ twice at first, then now and then, and when most of those known did not take it
+//!            ▲ every other      ▲ twice after joining, then every other time, and when most of those known did not
+//!              time              take it or members went
 //! ```
 
 use std::sync::Arc;
@@ -32,10 +33,11 @@ const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
 const PUBLISH_RETRY: Duration = Duration::from_secs(10);
 /// How often it is doubled, at most.
 const REFUSED_DOUBLINGS: u32 = 7;
-/// The first publications walk to our own position, later ones once in so many times: whoever comes to stand near us meets us.
+/// The first publications after joining walk to our own position.
 const WALKS_FIRST: u32 = 2;
-/// See [`WALKS_FIRST`].
-const WALK_EVERY: u32 = 3;
+/// Later ones do once in so many times: whoever comes to stand near us meets us, but a table can be filled with liars, and
+/// walks come closer together than records live.
+const WALK_EVERY: u32 = 2;
 /// The same while nobody comes or goes.
 const WALK_EVERY_CALM: u32 = 12;
 /// Most nodes that are told our record: half of them the closest, the others drawn from our region.
@@ -56,12 +58,11 @@ pub(super) struct Publication {
     is_signing: bool,
     /// Asked to take it, and have not answered.
     pending: usize,
+    /// How many were told without a walk.
     told: usize,
     holders: usize,
-    /// Placed without a walk.
-    pub(super) is_guessed: bool,
-    /// Most of those told so did not take it: the next publication walks.
-    wants_walk: bool,
+    /// The next publication walks.
+    pub(super) wants_walk: bool,
     /// Times in a row that nobody took it.
     refused: u32,
 }
@@ -88,7 +89,7 @@ impl Dht {
 
     /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region. Of more than
     /// can be told, half are drawn: there may be keys made to be nearer than all others.
-    pub(super) fn place(&mut self, now: Instant, closest: Vec<Contact>) {
+    pub(super) fn place(&mut self, now: Instant, closest: Vec<Contact>, walked: bool) {
         let (own, end) = (self.position, self.size.region(STORED_AMONG));
         let region = region::within(closest, &own, &end, K);
         let region = region::choose(&mut self.rng, region, &own, &end, REGION_MAX);
@@ -101,8 +102,8 @@ impl Dht {
         };
         let at = now + self.spread(interval, REPUBLISH_SPREAD_PERCENT);
         self.timers.arm(Timer::Publish, at);
-        (self.publication.pending, self.publication.told, self.publication.holders) =
-            (region.len() + 1, region.len(), 0);
+        (self.publication.pending, self.publication.holders) = (region.len() + 1, 0);
+        self.publication.told = if walked { 0 } else { region.len() };
         for contact in &region {
             let question = Question::Store { record: Arc::clone(&record) };
             if !self.ask(now, *contact, Owner::Publish, question) {
@@ -123,10 +124,11 @@ impl Dht {
         if self.publication.pending > 0 {
             return;
         }
+        let is_wrong = self.publication.holders * 2 < self.publication.told;
+        self.publication.wants_walk |= is_wrong;
         if self.publication.holders > 0 {
             self.publication.refused = 0;
-            if self.publication.is_guessed && self.publication.holders * 2 < self.publication.told {
-                self.publication.wants_walk = true;
+            if is_wrong {
                 self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
             }
             return;
@@ -160,15 +162,12 @@ impl Dht {
         self.publication.placed = Some(now);
         self.publication.times = self.publication.times.saturating_add(1);
         let walk_every = if self.is_calm() { WALK_EVERY_CALM } else { WALK_EVERY };
-        let is_guessed = self.publication.times > WALKS_FIRST
-            && !self.publication.times.is_multiple_of(walk_every)
-            && !self.publication.wants_walk;
-        self.publication.is_guessed = is_guessed;
-        if is_guessed {
+        let times = self.publication.times;
+        if times > WALKS_FIRST && !times.is_multiple_of(walk_every) && !self.publication.wants_walk {
             // Who is closest is known; not every time, since a full network in the table may hide somebody.
             let end = self.size.region(STORED_AMONG);
             let near = self.table.near(&self.position, K, &end, None);
-            return self.place(now, near);
+            return self.place(now, near, false);
         }
         self.publication.wants_walk = false;
         self.handle_walk_to_us(now);

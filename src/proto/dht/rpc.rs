@@ -50,7 +50,7 @@ pub(super) enum Owner {
     Publish,
     /// To place a record where a lookup missed it.
     WriteBack,
-    /// For something that is over; the answer only shows that the node lives.
+    /// For something that is over, or to meet a stranger; the answer only shows that the node lives.
     Nobody,
 }
 
@@ -233,7 +233,9 @@ impl Rpcs {
 impl Rpc {
     const fn attempts_max(&self) -> u8 {
         match self.owner {
-            Owner::Fill | Owner::Probe | Owner::Nobody => 2,
+            Owner::Fill | Owner::Nobody => 2,
+            // A handshake and a question, to somebody farther away than most.
+            Owner::Probe => 3,
             Owner::Lookup(_) | Owner::Liveness | Owner::Publish | Owner::WriteBack => RPC_ATTEMPTS_MAX,
         }
     }

@@ -306,7 +306,7 @@ impl Table {
         self.buckets.iter().map(|(index, bucket)| (*index, bucket.members.len(), bucket.replacements.len()))
     }
 
-    /// A lookup for `target` went through its bucket; one for ourselves through all that are not full.
+    /// A lookup for `target` went through its bucket; one for ourselves through all that are nearer than the last full one.
     pub(super) fn handle_lookup(&mut self, now: Instant, target: &Position) {
         match self.index(target) {
             Some(index) => {
@@ -315,8 +315,8 @@ impl Table {
                 }
             }
             None => {
-                let sparse = self.buckets.values_mut().filter(|bucket| bucket.members.len() < K);
-                sparse.for_each(|bucket| bucket.refreshed = now);
+                let near = self.buckets.values_mut().rev().take_while(|bucket| bucket.members.len() < K);
+                near.for_each(|bucket| bucket.refreshed = now);
             }
         }
     }

@@ -40,8 +40,10 @@ const ALONE_ROUNDS_FAST: u32 = 10;
 const PROBES: usize = ALPHA;
 /// A bucket that no lookup went through for this long is refreshed (mainline DHT, BEP 5).
 pub const BUCKET_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// The same for a full one, and while nobody comes or goes: every member was found alive in turn.
+/// The same for one that is almost full, and while nobody comes or goes: every member was found alive in turn.
 const BUCKET_REFRESH_INTERVAL_CALM: Duration = Duration::from_secs(4 * 60 * 60);
+/// Members that answer of a bucket that is almost full.
+const ALMOST_FULL: usize = K * 3 / 4;
 /// Shortest time between two refreshes.
 const REFRESH_GAP_MIN: Duration = Duration::from_secs(5);
 /// Time from the lookup of our own position to the one elsewhere, which shows how large the network is.
@@ -50,6 +52,10 @@ const LOOKUP_ELSEWHERE: Duration = Duration::from_secs(15);
 const SELF_LOOKUP_INTERVAL: Duration = Duration::from_secs(30 * 60);
 /// The same while nobody comes or goes.
 const SELF_LOOKUP_INTERVAL_CALM: Duration = Duration::from_secs(2 * 60 * 60);
+/// And when somebody came or went after all.
+const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
+/// Then the lookup for the table comes so much later than the walk that places our record, which makes it needless.
+const SELF_LOOKUP_LATER: Duration = Duration::from_secs(2);
 /// Times between the first looks at buckets that are almost empty. Looking up our own position meets our neighbours,
 /// but nobody far away (Kademlia paper §2.3 refreshes all farther buckets; asking for three nodes of each costs less).
 const FILLS_FIRST: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(12), Duration::from_secs(45)];
@@ -63,10 +69,6 @@ const REFILL_GAP_MIN: Duration = Duration::from_secs(60);
 const AVOID_TIME: Duration = Duration::from_secs(15 * 60);
 /// Most nodes avoided.
 const AVOIDED_MAX: usize = 64;
-/// And when somebody came or went after all.
-const SELF_LOOKUP_SOON: Duration = Duration::from_secs(60);
-/// The lookup for the table comes so much later than the walk that places our record.
-const SELF_LOOKUP_LATER: Duration = Duration::from_secs(2);
 /// Spread of all other intervals.
 const SPREAD_PERCENT: u32 = 10;
 /// Time from the first answer of anybody to the publication: the self lookup goes first.
@@ -107,7 +109,9 @@ pub(super) struct Upkeep {
     alone_rounds: u32,
     /// Checks since somebody joined the table or did not answer.
     calm_checks: usize,
+    /// When strangers were last looked for, and met.
     refilled: Option<Instant>,
+    greeted: Option<Instant>,
     /// Nodes that could not be reached or do not fit in, and since when.
     avoided: BTreeMap<NodeId, Instant>,
 }
@@ -123,6 +127,7 @@ impl Upkeep {
             alone_rounds: 0,
             calm_checks: 0,
             refilled: None,
+            greeted: None,
             avoided: BTreeMap::new(),
         }
     }
@@ -140,7 +145,7 @@ impl Dht {
         if self.table.is_alone() {
             self.arm_probe(now);
         } else {
-            self.upkeep.self_lookups = 0;
+            (self.upkeep.self_lookups, self.publication.times) = (0, 0);
             self.timers.arm(Timer::SelfLookup, now);
         }
     }
@@ -177,7 +182,7 @@ impl Dht {
             (self.upkeep.alone, self.upkeep.alone_rounds, self.upkeep.self_lookups) = (false, 0, 0);
             self.timers.arm(Timer::SelfLookup, now);
             self.arm_publish(now, now + JOIN_TIME);
-            self.upkeep.fills = 0;
+            (self.upkeep.fills, self.publication.times) = (0, 0);
             self.arm_fill(now);
         }
     }
@@ -224,14 +229,27 @@ impl Dht {
     /// Asks nodes that were named for a bucket that is almost empty: who answers finds a place there.
     pub(super) fn meet(&mut self, now: Instant, target: Position, named: &[(Position, Contact)]) {
         let Some(index) = self.table.index(&target) else { return };
-        let is_welcome = |(position, contact): &&(Position, Contact)| {
-            self.table.index(position) == Some(index)
-                && self.table.contact(contact.node_id, position).is_none()
+        let there = named.iter().filter(|(position, _)| self.table.index(position) == Some(index));
+        let strangers = self.welcome(now, there);
+        self.greet(now, target, strangers);
+    }
+
+    /// Of those named, whoever would find a place in the table and may be reached.
+    fn welcome<'c>(
+        &self,
+        now: Instant,
+        named: impl Iterator<Item = &'c (Position, Contact)>,
+    ) -> Vec<Contact> {
+        let strangers = named.filter(|(position, contact)| {
+            self.table.contact(contact.node_id, position).is_none()
+                && self.table.has_room_for(position)
                 && !self.upkeep.avoids(now, contact.node_id)
-        };
-        let strangers = named.iter().filter(is_welcome).filter(|(_, contact)| contact.node_id.is_usable());
-        let strangers: Vec<Contact> = strangers.take(ALPHA).map(|(_, contact)| *contact).collect();
-        for contact in strangers {
+        });
+        strangers.map(|(_, contact)| *contact).filter(|contact| contact.node_id.is_usable()).collect()
+    }
+
+    fn greet(&mut self, now: Instant, target: Position, strangers: Vec<Contact>) {
+        for contact in strangers.into_iter().take(ALPHA) {
             self.ask(now, contact, Owner::Nobody, Question::Find { want: Want::Nothing, target });
         }
     }
@@ -266,8 +284,8 @@ impl Dht {
         avoided.insert(node_id, now);
     }
 
-    /// A check was answered: strangers that would find a place are met. When a node outside of the table names mostly
-    /// strangers, there is a part of the network that we do not know, and a lookup meets it.
+    /// A member that was checked, or a known node outside of the table, named others: strangers that would find a place are
+    /// met. When one outside names mostly strangers, there is a part of the network that we do not know, and a lookup meets it.
     pub(super) fn handle_upkeep_answer(
         &mut self,
         now: Instant,
@@ -275,26 +293,17 @@ impl Dht {
         contacts: &[(Position, Contact)],
         is_probe: bool,
     ) {
-        if self.upkeep.refilled.is_some_and(|at| now.saturating_since(at) < REFILL_GAP_MIN) {
+        let strangers = self.welcome(now, contacts.iter());
+        let is_foreign = is_probe && strangers.len() * 2 > contacts.len();
+        let last = if is_foreign { &mut self.upkeep.refilled } else { &mut self.upkeep.greeted };
+        if strangers.is_empty() || last.is_some_and(|at| now.saturating_since(at) < REFILL_GAP_MIN) {
             return;
         }
-        let is_welcome = |(position, contact): &&(Position, Contact)| {
-            self.table.contact(contact.node_id, position).is_none()
-                && self.table.has_room_for(position)
-                && !self.upkeep.avoids(now, contact.node_id)
-        };
-        let mut strangers: Vec<Contact> = contacts.iter().filter(is_welcome).map(|(_, c)| *c).collect();
-        if strangers.is_empty() {
-            return;
-        }
-        self.upkeep.refilled = Some(now);
-        if is_probe && strangers.len() * 2 > contacts.len() {
+        *last = Some(now);
+        if is_foreign {
             self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, strangers);
-            return;
-        }
-        strangers.retain(|contact| contact.node_id.is_usable());
-        for contact in strangers {
-            self.ask(now, contact, Owner::Nobody, Question::Find { want: Want::Nothing, target });
+        } else {
+            self.greet(now, target, strangers);
         }
     }
 
@@ -304,9 +313,9 @@ impl Dht {
         }
         self.upkeep.self_lookups += 1;
         self.arm_self_lookup(now);
-        let is_elsewhere = self.upkeep.self_lookups > 1 && !self.size.is_known_elsewhere();
         // Keys made to be near us make the network look larger than it is, but not everywhere. Known before our record is
         // placed the second time.
+        let is_elsewhere = self.upkeep.self_lookups.is_multiple_of(2) && !self.size.is_known_elsewhere();
         let target = if is_elsewhere { self.random_position(0) } else { self.position };
         self.start_lookup(now, target, Want::Contacts, Purpose::Upkeep, Vec::new());
     }
@@ -352,7 +361,7 @@ impl Dht {
         let there = self.size.expected_in_bucket(index).map_or(K, |expected| K.min(expected as usize));
         match self.mode {
             Mode::Server => !self.is_calm() && self.table.live_in(index) < there / 2,
-            Mode::Client => self.table.live_in(index) < there,
+            Mode::Client => self.table.live_in(index) < K,
         }
     }
 
@@ -368,9 +377,10 @@ impl Dht {
         if was_calm {
             self.arm_refresh(now);
             let at = now + self.spread(SELF_LOOKUP_SOON, SPREAD_PERCENT);
-            // Those who held our record may be among those who went. If it is placed, that is the walk.
             self.timers.arm(Timer::SelfLookup, at + SELF_LOOKUP_LATER);
+            // Those who held our record may be among those who went: it is placed by that walk, and no other is needed.
             if self.timers.deadline(&Timer::Publish).is_some_and(|planned| planned > at) {
+                self.publication.wants_walk = true;
                 self.timers.arm(Timer::Publish, at);
             }
         }
@@ -412,11 +422,11 @@ impl Dht {
         self.arm_refresh(now);
     }
 
-    /// The bucket that is to be refreshed next, and when. In a full one nobody new finds a place.
+    /// The bucket that is to be refreshed next, and when. In one that is almost full hardly anybody finds a place.
     pub(super) fn next_refresh(&self) -> Option<(u16, Instant)> {
         let is_calm = self.is_calm();
         let due = self.table.refreshed().map(|(index, at)| {
-            let is_rare = is_calm || self.table.live_in(index) >= K;
+            let is_rare = is_calm || self.table.live_in(index) >= ALMOST_FULL;
             let interval = if is_rare { BUCKET_REFRESH_INTERVAL_CALM } else { BUCKET_REFRESH_INTERVAL };
             (index, at + interval)
         });

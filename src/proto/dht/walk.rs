@@ -164,7 +164,7 @@ impl Dht {
                 }
                 self.events.push_back(Event::LookupDone { id, outcome });
             }
-            Purpose::Publish => self.place(now, region),
+            Purpose::Publish => self.place(now, region, true),
             Purpose::Upkeep => {}
         }
     }
@@ -256,7 +256,8 @@ impl Dht {
                 self.drive_lookup(now, id);
             }
             Owner::Publish => self.handle_placed(now, false),
-            Owner::Liveness | Owner::Probe | Owner::Fill | Owner::WriteBack | Owner::Nobody => {}
+            Owner::Nobody => self.avoid(now, rpc.to.node_id),
+            Owner::Liveness | Owner::Probe | Owner::Fill | Owner::WriteBack => {}
         }
     }
 
