@@ -12,8 +12,8 @@ use crate::network::{Network, mix};
 use crate::people::Person;
 use crate::swarm::{record_of, wall};
 
-/// A node is given so long for joining: it looks itself up at once and after 15 and 60 s, and places its record after 2 and
-/// about 60 s.
+/// A node is given so long for joining: it looks itself up at once, a point elsewhere after 15 s, and walks to its position to
+/// place its record after 2 and about 60 s.
 const JOINING: Duration = Duration::from_secs(90);
 /// Longer than any lookup or publication.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ struct Host {
 /// What one trial gave.
 #[derive(Debug)]
 pub(crate) struct Trial {
-    /// Time until all who were to keep the record had answered.
+    /// Time of a walk until all who were to keep the record had answered.
     pub(crate) publish: Duration,
     /// Honest nodes that keep it.
     pub(crate) holders: usize,
@@ -64,8 +64,11 @@ pub(crate) fn run(network: &mut Network<'_>, seed: u64) -> Trial {
     let get = stranger.search(network, owner.identity.address().position_prefix());
 
     network.later = false;
-    let began = owner.now;
+    // The third goes to those who are known, the fourth walks again.
     owner.publish(2);
+    owner.run(network, PATIENCE, |_| false);
+    let began = owner.now;
+    owner.publish(3);
     owner.run(network, PATIENCE, |_| false);
     Trial { publish: owner.stored.map_or(PATIENCE, |last| last.saturating_since(began)), holders, get }
 }
