@@ -14,7 +14,7 @@
 //! region.rs: who is chosen near a point, to ask, to tell and to name, where keys may have been made to stand there
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ walk to us, at 2 s placing our record, at 15 s elsewhere, at 1 min placing it
-//!                      again, then every 40 min, calm every 2 hours
+//!                      again, then every 30 min or sooner, calm every 2 hours
 //!                      one member checked every 10 s · idle buckets with room refreshed after an hour, others after four
 //!                      3 known nodes outside of the table asked every 60 s: heals partitions
 //! ```

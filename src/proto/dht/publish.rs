@@ -5,8 +5,8 @@
 //!                              │ yes  ◀───────────────────────────────────┘
 //!                              ▼
 //!       those known to be closest, or a walk to our own position ─▶ Store, to all of our region
-//!            ▲ every other      ▲ twice after joining, then every other time, and when most of those known did not
-//!              time              take it or members went
+//!            ▲ otherwise        ▲ twice after joining, then every other time, while nobody comes or goes one time in
+//!                                twelve; and when most of those known did not take it or members went
 //! ```
 
 use std::sync::Arc;
@@ -53,6 +53,7 @@ pub(super) struct Publication {
     record: Option<NodeRecord>,
     /// When it was last about to be placed.
     pub(super) placed: Option<Instant>,
+    /// How often it was, since we joined or moved.
     pub(super) times: u32,
     /// The caller was asked for a fresh one.
     is_signing: bool,
@@ -88,7 +89,8 @@ impl Dht {
     }
 
     /// These stand nearest to us, closest first: our record goes to the k closest, and to all of our region. Of more than
-    /// can be told, half are drawn: there may be keys made to be nearer than all others.
+    /// can be told, half are drawn: there may be keys made to be nearer than all others. `walked`: a walk has found them just
+    /// now; else they are those that we knew.
     pub(super) fn place(&mut self, now: Instant, closest: Vec<Contact>, walked: bool) {
         let (own, end) = (self.position, self.size.region(STORED_AMONG));
         let region = region::within(closest, &own, &end, K);

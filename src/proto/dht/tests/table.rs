@@ -265,7 +265,7 @@ fn the_stalest_bucket_is_the_one_no_lookup_went_through() {
     table.handle_lookup(at(9), &LOCAL.position());
     let full = table.buckets().filter(|(_, members, _)| *members == K).count();
     let stale = stalest(&table);
-    assert!(usize::from(stale.0) < full, "a lookup of ourselves refreshes all that are not full");
+    assert!(usize::from(stale.0) < full, "a lookup of ourselves refreshes all nearer than the last full one");
     assert!(at(9).saturating_since(stale.1) <= Duration::from_secs(8));
 }
 

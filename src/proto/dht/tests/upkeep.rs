@@ -188,7 +188,7 @@ fn a_bucket_that_may_well_be_empty_is_not_filled() {
     let known = [sharing(0, 1), sharing(1, 20), sharing(2, 1), sharing(4, 1)].concat();
     known.into_iter().for_each(|contact| dht.handle_peer_up(at(0), contact, true));
     assert_eq!(dht.sparse(), [0, 2, 3], "nobody knows how many there are");
-    // Some fifty nodes: twenty-five of them differ from us in the first bit, six share two bits with us, three share three.
+    // By these there are 35 nodes: 17 should differ from us in the first bit, four share two bits with us, two share three.
     let closest = dht.closest(&dht.position, K);
     dht.size.handle_lookup(&identity(0).node_id().position(), false, &closest);
     assert_eq!(dht.sparse(), [0], "{:?} nodes", dht.size.estimate());
@@ -327,7 +327,7 @@ fn a_stranger_met_in_passing_is_visited_once_a_minute() {
     assert_eq!(dht.rpcs.len(), asked + 1);
 }
 
-/// One with room every hour, although walks to ourselves do not leave it out of account; a full one every four hours.
+/// One with room every hour: walks to ourselves do not count for it. A full one every four hours.
 #[test]
 fn an_idle_bucket_is_refreshed() {
     let mut dht = lonely();
