@@ -21,6 +21,8 @@ const PACKET_LEN_MAX: u32 = 62_000;
 /// Most queues of one interface: one for each sending thread of a session. The kernel takes 256.
 pub const QUEUES_MAX: usize = THREADS_MAX as usize;
 const DEVICE_NODE: &str = "/dev/net/tun";
+/// Times that the interface is looked at anew when somebody changes it between a look and a repair.
+const LOOKS_MAX: usize = 3;
 
 /// What the interface should be.
 #[derive(Clone, Debug)]
@@ -186,10 +188,22 @@ impl Interface {
         }
     }
 
-    /// Compares and puts right, in the order in which each step needs the one before it.
+    /// Puts right what is not as it should be, also while somebody else changes it.
     async fn settle(&self, kernel: &Netlink) -> Result<Vec<&'static str>, Error> {
-        let now = self.look(kernel).await?;
         let mut done = Vec::new();
+        for _ in 1..LOOKS_MAX {
+            match self.settle_once(kernel, &mut done).await {
+                // ENODEV is also what a link without IPv6 answers (below 1280 bytes of MTU): only a look tells them apart.
+                Err(Error::Unsettled { .. }) => {}
+                settled => return settled.map(|()| done),
+            }
+        }
+        self.settle_once(kernel, &mut done).await.map(|()| done)
+    }
+
+    /// Compares and puts right, in the order in which each step needs the one before it; `done` gets what was wrong.
+    async fn settle_once(&self, kernel: &Netlink, done: &mut Vec<&'static str>) -> Result<(), Error> {
+        let now = self.look(kernel).await?;
         for ip in &now.strangers {
             let stranger = Address { ip: *ip, ..self.own_address() };
             kernel
@@ -230,7 +244,7 @@ impl Interface {
             self.add_route(kernel).await?;
             done.push("route");
         }
-        Ok(done)
+        Ok(())
     }
 
     async fn add_address(&self, kernel: &Netlink) -> Result<(), Error> {
@@ -278,7 +292,6 @@ impl Interface {
             Some(libc::EPERM | libc::EACCES) => {
                 Error::NotPrepared { name, missing, mtu, address: address.ipv6() }
             }
-            Some(libc::ENODEV) => Error::Deleted { name },
             _ => Error::Unsettled { name, missing, source },
         }
     }

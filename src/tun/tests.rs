@@ -315,6 +315,34 @@ fn what_others_change_is_repaired() {
     });
 }
 
+/// Between a look and a repair the link loses IPv6, and the kernel answers as if it were gone.
+#[test]
+fn what_changes_during_a_repair_is_not_taken_for_a_deletion() {
+    in_namespace(|| async {
+        let interface = Interface::open(&config("azora0")).await.unwrap();
+        let kernel = Netlink::open().unwrap();
+        let index = index(&kernel, "azora0").await.unwrap();
+        let changes = async {
+            for mtu in [600, 1420].repeat(500) {
+                // Somebody else may have put it up or down, which is no matter here.
+                let _ = kernel.set_mtu(index, mtu).await;
+            }
+        };
+        let repairs = async {
+            loop {
+                let repaired = interface.repair().await;
+                assert!(!matches!(repaired, Err(Error::Deleted { .. })), "{repaired:?}");
+            }
+        };
+        tokio::select! {
+            () = changes => {}
+            () = repairs => {}
+        }
+        interface.repair().await.unwrap();
+        assert!(interface.inspect().await.unwrap().is_sound(1420));
+    });
+}
+
 /// Queues that are open, as the kernel counts them; `None` for a TUN of one.
 async fn queues(kernel: &Netlink, name: &str) -> Option<u32> {
     let links = kernel.links().await.unwrap();
