@@ -148,9 +148,12 @@ impl Facts {
             let text = "others are told no address of this node: it listens at none but those of a link or of this machine";
             entry("no-endpoints", text.into(), "compare ip address with where azora status says that it listens".into())
         });
-        // Filters for some destinations are common, and harmless while others answer.
+        // Filters for some destinations are common, and harmless while others answer. That something comes from a peer says
+        // nothing of what goes to it.
         let answers = |peer: &PeerStatus| {
-            peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE)
+            let heard =
+                peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE);
+            heard && !peer.filtered
         };
         let is_filtered = self.is_filtered(status) && !status.peers.iter().any(answers);
         let filtered = is_filtered.then(|| self.filter(status));

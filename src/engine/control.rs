@@ -216,13 +216,14 @@ impl Control {
         let kept = self.keeper.published().load();
         let socket = socket_for(&self.sockets, &kept, transmit.to);
         match socket.map(|socket| socket.send_to(&transmit.datagram, transmit.to)) {
-            Some(Ok(_)) => {}
+            Some(Ok(_)) => self.node.handle_filter(transmit.to, false),
             // An answer to a probe, most likely; the node sends a shorter one.
             Some(Err(error)) if udp::is_too_big(&error) => {
                 self.node.handle_too_big(clock::now(), transmit.to, transmit.datagram.len());
             }
             Some(Err(error)) if udp::is_filtered(&error) => {
-                self.node.shared().drops.count(DropReason::Filtered)
+                self.node.shared().drops.count(DropReason::Filtered);
+                self.node.handle_filter(transmit.to, true);
             }
             Some(Err(_)) | None => self.node.shared().drops.count(DropReason::Io),
         }

@@ -29,6 +29,8 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(5);
 const NEW_HERE_FOR: Duration = Duration::from_secs(10);
 /// Peers told at once of a new record or a new address of ours, most recently used first.
 const PEERS_TOLD_MAX: usize = 64;
+/// Destinations kept that a packet filter refused to send to; with one more they are noted anew.
+const FILTERED_MAX: usize = 256;
 
 impl Node {
     /// Carries what the DHT wants and found to where it belongs, until it is quiet.
@@ -97,6 +99,7 @@ impl Node {
         (self.local, self.endpoints) = (local, endpoints);
         self.new_here_until = now + NEW_HERE_FOR;
         self.observed.clear();
+        self.filtered.clear();
         self.end_sprays(now);
         self.reach = Default::default();
         // Whom we could not reach we may reach now.
@@ -111,6 +114,18 @@ impl Node {
         // Peers learn our new address from the first packet that comes from it.
         self.ask_everywhere(now, wall);
         self.drain(now, wall);
+    }
+
+    /// What became of a datagram to `to`: a packet filter of this machine refused to send it, or let it out.
+    pub fn handle_filter(&mut self, to: SocketAddr, refused: bool) {
+        if !refused {
+            self.filtered.remove(&to);
+            return;
+        }
+        if self.filtered.len() >= FILTERED_MAX {
+            self.filtered.clear();
+        }
+        self.filtered.insert(to);
     }
 
     /// Renews our record when it does not say any more how we are reached.

@@ -49,7 +49,7 @@ mod timeout;
 mod trace;
 mod ways;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -282,6 +282,8 @@ pub struct Node {
     asking: netcheck::Asking,
     local: Vec<LocalNetwork>,
     endpoints: Vec<SocketAddr>,
+    /// Where a packet filter of this machine refused to send to the last time.
+    filtered: BTreeSet<SocketAddr>,
     /// A port of the router's that leads to us, as the router says.
     port_mapping: Option<SocketAddr>,
     /// Our UDP ports hop.
@@ -357,6 +359,7 @@ impl Node {
             asking: netcheck::Asking::default(),
             local: Vec::new(),
             endpoints: Vec::new(),
+            filtered: BTreeSet::new(),
             port_mapping: None,
             hops: false,
             record: None,

@@ -71,6 +71,8 @@ pub struct PeerStatus {
     pub gone: Option<Lost>,
     /// For how long nothing that we sent in the session has been answered, while something waits for it.
     pub unanswered: Option<Duration>,
+    /// A packet filter of this machine refused what was last to go there.
+    pub filtered: bool,
     /// For how long packets have waited for a way that carries them.
     pub packets_wait: Option<Duration>,
     /// Where something that does not authenticate came from lately, while the peer was asked there in vain.
@@ -199,6 +201,7 @@ impl Node {
             last_heard: peer.last_heard().map(age),
             gone: peer.is_gone(),
             unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
+            filtered: endpoint.is_some_and(|endpoint| self.filtered.contains(&endpoint)),
             unauthentic: peer
                 .unauthentic
                 .filter(|(_, at)| session.is_none() && age(*at) < UNAUTHENTIC_LIFE)

@@ -149,7 +149,7 @@ impl Node {
     /// Runs a reading command with `--json`, which must succeed.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let ran = self.azora(&[arguments, &["--json"]].concat());
-        assert_eq!(ran.code, 0, "azora {arguments:?}: {}{}", ran.out, ran.err);
+        assert_eq!(ran.code, 0, "azora {arguments:?}: {}{}\n{}", ran.out, ran.err, self.log());
         serde_json::from_str(&ran.out)
             .unwrap_or_else(|error| panic!("azora {arguments:?}: {error}: {}", ran.out))
     }
