@@ -10,15 +10,14 @@
 //! ```
 //!
 //! Inputs are `handle_*`, each with the time; outputs are drained from `poll_*`; [`Node::snapshot`] is what the data
-//! path reads. The folder is cut by direction: `inbound`, `outbound`, `timeout`, `command`, and `dispatch`, where one
-//! machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes of how long a
-//! datagram may be, `relays` the way through others and `channels` what it is known by, `seeking` and `routes` the way
-//! through several, `trace` who is on it,
-//! `carrying` what we carry for others, `forwards` what we ask the DHT for them, `checks` the way out of that, `spray` the
-//! same where ports have to be guessed, `ways` which of several is used, `reach` whether others reach us unasked, `streams`
-//! what is done where UDP does not get through, `hopping` where one port of it does not, `netcheck` asks others where we are, `lan` is what neighbours
-//! announce, `peers` is the table, `history` what
-//! became of the ways to them.
+//! path reads. The folder is cut by direction: `setup` and `inbound`, `outbound`, `timeout`, `command`, and `dispatch`,
+//! where one machine's events become another's inputs. `connect` is the way from a name to a session, `mtu` the probes
+//! of how long a datagram may be, `relays` the way through others and `channels` what it is known by, `seeking` and
+//! `routes` the way through several, `trace` who is on it, `carrying` what we carry for others, `forwards` what we ask
+//! the DHT for them, `checks` the way out of that, `spray` the same where ports have to be guessed, `ways` which of
+//! several is used, `reach` whether others reach us unasked, `streams` what is done where UDP does not get through,
+//! `hopping` where one port of it does not, `netcheck` asks others where we are, `lan` is what neighbours announce,
+//! `peers` is the table, `history` what became of the ways to them.
 
 mod carrying;
 mod channels;
@@ -41,6 +40,7 @@ mod reach;
 mod relays;
 mod routes;
 mod seeking;
+mod setup;
 mod snapshot;
 mod spray;
 mod status;
