@@ -1,4 +1,4 @@
-//! Logs to stderr: short lines, with the time since the start unless the journal adds its own.
+//! Logs to stderr: short lines, with the time (UTC, RFC 3339) unless the journal adds its own.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -23,7 +23,7 @@ pub(crate) fn start(level: LogLevel, journal_stream: Option<&str>) {
     if journal_stream.is_some_and(is_stderr) {
         format.without_time().init();
     } else {
-        format.with_timer(tracing_subscriber::fmt::time::uptime()).init();
+        format.init();
     }
 }
 
