@@ -81,7 +81,8 @@ fn neighbours_with_different_secrets_are_told_what_may_be_the_matter() {
         node.launch();
         node
     };
-    for node in [neighbour("a secret of one network"), neighbour("a secret of another")] {
+    let nodes = [neighbour("a secret of one network"), neighbour("a secret of another")];
+    for node in &nodes {
         eventually(Duration::from_secs(20), "it says that something comes which it cannot read", || {
             let status: serde_json::Value =
                 serde_json::from_str(&node.azora(&["status", "--json"]).out).ok()?;
@@ -89,5 +90,12 @@ fn neighbours_with_different_secrets_are_told_what_may_be_the_matter() {
             (entry["code"] == "unauthenticated" && entry["text"].as_str()?.contains("network secret"))
                 .then_some(())
         });
+    }
+    // Those of one network find each other, and nobody learns of those of the other.
+    let third = neighbour("a secret of one network");
+    third.reaches(&nodes[0], Duration::from_secs(10));
+    for (one, other) in [(&third, &nodes[1]), (&nodes[1], &third), (&nodes[1], &nodes[0])] {
+        assert_eq!(one.peer(other), None);
+        assert_eq!(one.azora(&["dht", "lookup", &other.id]).code, 1);
     }
 }

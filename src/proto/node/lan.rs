@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::proto::datapath::DropReason;
 use crate::proto::path;
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::announce::Announce;
+use crate::proto::wire::announce::{self, Announce};
+use crate::proto::wire::envelope::NetworkSecret;
 use crate::proto::wire::record::NodeRecord;
 
 use super::Node;
@@ -28,9 +29,12 @@ pub(super) struct Twin {
 }
 
 impl Node {
-    /// The packet by which we make ourselves known on a link, for a socket that listens on `port`.
+    /// The packet by which we make ourselves known on a link, for a socket that listens on `port`: to everybody, or to those
+    /// who know the network's secret.
     pub fn announcement(&self, port: u16) -> Option<Vec<u8>> {
-        self.record.as_ref().map(|record| Announce { port, record: record.bytes() }.emit())
+        let network = &self.session_config.network;
+        let announcement = Announce { port, record: self.record.as_ref()?.bytes() }.emit();
+        Some(if network.is_open() { announcement } else { announce::seal(&announcement, network) })
     }
 
     /// Somebody on the link announced itself. True when we should do so, too, at once.
@@ -41,7 +45,9 @@ impl Node {
         source: SocketAddr,
         packet: &[u8],
     ) -> bool {
-        let heard = if self.announces.take(now) { parse(packet) } else { Err(DropReason::RateLimited) };
+        let network = &self.session_config.network;
+        let heard =
+            if self.announces.take(now) { parse(packet, network) } else { Err(DropReason::RateLimited) };
         let (port, record) = match heard {
             Ok(heard) => heard,
             Err(reason) => {
@@ -94,8 +100,13 @@ impl Node {
 ///
 /// # Errors
 /// The reason to count.
-fn parse(packet: &[u8]) -> Result<(u16, NodeRecord), DropReason> {
-    let announce = Announce::parse(packet).map_err(|_| DropReason::Malformed)?;
-    let record = NodeRecord::parse(announce.record).map_err(|_| DropReason::Malformed)?;
+fn parse(packet: &[u8], network: &NetworkSecret) -> Result<(u16, NodeRecord), DropReason> {
+    let opened = if network.is_open() { None } else { Some(announce::open(packet, network)) };
+    let packet = match &opened {
+        None => packet,
+        Some(opened) => opened.as_deref().ok_or(DropReason::Unauthenticated)?,
+    };
+    let announce = Announce::parse(packet).map_err(|_| DropReason::Unauthenticated)?;
+    let record = NodeRecord::parse(announce.record).map_err(|_| DropReason::Unauthenticated)?;
     Ok((announce.port, record))
 }

@@ -75,6 +75,13 @@ impl Kind {
 #[derive(Clone, Default, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct NetworkSecret(pub [u8; 32]);
 
+impl NetworkSecret {
+    /// True for the network of all who have no secret.
+    pub fn is_open(&self) -> bool {
+        self.0 == [0; 32]
+    }
+}
+
 /// Keys that anyone derives who knows a recipient's ID (and the network's secret).
 #[derive(Clone)]
 pub struct RecipientKey {
@@ -258,6 +265,6 @@ fn truncate(hash: blake3::Hash) -> [u8; MAC_LEN] {
 }
 
 /// Comparison in constant time.
-fn same(a: &[u8; MAC_LEN], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8; MAC_LEN], b: &[u8]) -> bool {
     b.len() == MAC_LEN && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }

@@ -2,7 +2,8 @@ use proptest::prelude::{prop_assert_eq, proptest};
 
 use super::strategies::{junk, record};
 use crate::proto::wire::Malformed;
-use crate::proto::wire::announce::{ANNOUNCE_LEN_MAX, Announce};
+use crate::proto::wire::announce::{ANNOUNCE_LEN_MAX, Announce, open, seal};
+use crate::proto::wire::envelope::NetworkSecret;
 
 proptest! {
     #[test]
@@ -25,6 +26,34 @@ proptest! {
         let _ = Announce::parse(&bytes);
     }
 }
+
+#[test]
+fn a_sealed_announcement_opens_with_its_secret_alone_and_shows_nothing() {
+    let plain = Announce { port: 5747, record: &[7; 200] }.emit();
+    let (ours, others) = (NetworkSecret([1; 32]), NetworkSecret([2; 32]));
+    let sealed = seal(&plain, &ours);
+    assert_eq!(open(&sealed, &ours).as_ref(), Some(&plain));
+    assert_eq!(open(&sealed, &others), None);
+    assert_eq!(open(&sealed, &NetworkSecret::default()), None);
+    assert!(Announce::parse(&sealed).is_err());
+    for at in 0..sealed.len() {
+        let mut altered = sealed.clone();
+        altered[at] ^= 1;
+        assert_eq!(open(&altered, &ours), None, "byte {at}");
+    }
+    for len in 0..sealed.len() {
+        assert_eq!(open(&sealed[..len], &ours), None);
+    }
+    let runs = |bytes: &[u8]| bytes.windows(4).any(|four| four == [7; 4]);
+    assert!(runs(&plain) && !runs(&sealed));
+    // Nothing is constant, not even of the same node with another record.
+    let again = seal(&Announce { port: 5747, record: &[8; 200] }.emit(), &ours);
+    assert_ne!(sealed[..TAG_AND_HEAD], again[..TAG_AND_HEAD]);
+    assert_eq!(open(&seal(&vec![0; ANNOUNCE_LEN_MAX + 1], &ours), &ours), None);
+}
+
+/// Tag, magic and version.
+const TAG_AND_HEAD: usize = 22;
 
 #[test]
 fn bad_announcements_are_refused() {
