@@ -208,6 +208,8 @@ fn only_root_and_the_owner_change_anything() {
         Request::PeersRemove { node_id: peer },
         Request::FirewallAdd(FirewallMatch::default()),
         Request::FirewallRemove { index: 1 },
+        Request::Ping { target: Target::At(peer, endpoint()), timeout_ms: 1, seq: 1, seek_direct: false },
+        Request::Probe { target: Target::At(peer, endpoint()) },
     ];
     assert!(changes.iter().all(Request::changes));
     let target = Target::Node(peer);

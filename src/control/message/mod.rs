@@ -111,13 +111,13 @@ impl Request {
             | Self::PeersRemove { .. }
             | Self::FirewallAdd(_)
             | Self::FirewallRemove { .. } => true,
+            // A place that is named is kept, and sent to.
+            Self::Ping { target, .. } | Self::Probe { target } => target.endpoint().is_some(),
             Self::Own
             | Self::Status
             | Self::Peers
-            | Self::Ping { .. }
             | Self::DhtLookup { .. }
             | Self::DhtStatus
-            | Self::Probe { .. }
             | Self::Netcheck
             | Self::Trace { .. }
             | Self::FirewallList
