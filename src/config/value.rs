@@ -1,7 +1,7 @@
 //! Single values: their text form and what each may be. Flags and file share these parsers.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -58,6 +58,14 @@ pub enum InvalidValue {
     /// An address alone.
     #[error("{0} is an address without a port: write {example}", example = SocketAddr::new(*.0, DEFAULT_PORT))]
     PortMissing(IpAddr),
+    /// An IPv6 address and a port that cannot be told apart.
+    #[error("`{text}` may be an address or one with its port: write IPv6 in brackets, as in {example}")]
+    Brackets {
+        /// What was given.
+        text: String,
+        /// The same, if the last group is the port.
+        example: SocketAddr,
+    },
     /// An address, and after it something else than a port.
     #[error("`{0}` is no port: a number up to 65535")]
     Port(String),
@@ -486,7 +494,13 @@ fn socket_address(text: &str) -> Result<SocketAddr, InvalidValue> {
         let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
         inner.unwrap_or(text).parse::<IpAddr>().ok()
     };
+    // `2001:db8::1:5747`: most likely the last group is meant as the port.
+    let unbracketed = |text: &str| {
+        let (before, port) = text.rsplit_once(':').filter(|_| !text.starts_with('['))?;
+        Some(SocketAddr::new(before.parse::<Ipv6Addr>().ok()?.into(), port.parse().ok()?))
+    };
     text.parse().map_err(|_| match (ip(text), text.rsplit_once(':')) {
+        _ if let Some(example) = unbracketed(text) => InvalidValue::Brackets { text: text.into(), example },
         (Some(ip), _) => InvalidValue::PortMissing(ip),
         (None, Some((before, port))) if ip(before).is_some() => InvalidValue::Port(port.into()),
         (None, _) => InvalidValue::Address(text.into()),
@@ -512,6 +526,14 @@ fn reachable(address: SocketAddr) -> Result<SocketAddr, InvalidValue> {
     }
     if address.ip().is_unspecified() {
         return Err(InvalidValue::Unusable(address, "it is the unspecified address"));
+    }
+    if let SocketAddr::V6(v6) = address
+        && v6.ip().is_unicast_link_local()
+        && v6.scope_id() == 0
+    {
+        let reason =
+            "it is an address of a link, and lacks which: [fe80::1%2]:5747, the number as in ip link";
+        return Err(InvalidValue::Unusable(address, reason));
     }
     outside(address)
 }

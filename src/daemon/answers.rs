@@ -25,7 +25,7 @@ use crate::stream::Counters;
 
 use super::data::Data;
 use super::firewall::Firewall;
-use super::health::{Facts, unanswered};
+use super::health::{Facts, no_network, unanswered};
 use super::keeper::Keeper;
 use super::netcheck;
 use super::portmap::PortMapping;
@@ -303,8 +303,10 @@ impl Answers {
             missing.push(format!("the interface {} is not up", self.keeper.name()));
         }
         let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);
-        if node.configured > 0 && !up {
-            missing.push(unanswered(node.configured));
+        if let Some((text, _)) = no_network(&node) {
+            missing.push(text);
+        } else if node.configured > 0 && !up {
+            missing.push(unanswered(&node));
         }
         Ok(missing)
     }

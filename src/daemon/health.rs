@@ -11,6 +11,7 @@ use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
 use crate::proto::node::{Lost, PeerState, PeerStatus, Status};
+use crate::proto::path::is_link_local;
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -188,7 +189,7 @@ impl Facts {
             return None;
         }
         let (code, text, fix) = if status.configured > 0 {
-            let text = unanswered(status.configured);
+            let text = unanswered(status);
             let strange =
                 status.peers.iter().filter(|peer| peer.configured).find_map(|peer| peer.unauthentic);
             match strange {
@@ -265,8 +266,8 @@ const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon runni
 pub(super) const IS_IT_OPEN: &str =
     "is UDP to that port open on the way, and does the node run with this key and the same [net] secret?";
 /// What to look at when something comes that does not authenticate.
-pub(super) const SAME_SECRET: &str =
-    "compare [net] secret or secret_file on both nodes: nodes with different ones do not talk to each other";
+pub(super) const SAME_SECRET: &str = "compare the ID with what azora id says there, and [net] secret or secret_file on both nodes: with different ones they do \
+     not talk to each other";
 /// What is said of a node behind addresses that lead nowhere from here.
 pub(super) const UNREACHABLE: &str = "it says no endpoint that is reachable from here";
 /// What to do then.
@@ -275,14 +276,18 @@ pub(super) const NAME_ONE: &str = "name one: azora probe NODEID@IP:PORT";
 /// That something comes from where a node is asked, but not what that node would say.
 fn unauthentic(at: SocketAddr) -> String {
     format!(
-        "datagrams come from {at}, but do not authenticate: the node there may have another network secret"
+        "datagrams come from {at}, but do not authenticate: the node there may have another ID or another network secret"
     )
 }
 
 /// That no configured peer answers.
-pub(super) fn unanswered(configured: usize) -> String {
-    match configured {
-        1 => "the configured peer does not answer".into(),
+pub(super) fn unanswered(status: &Status) -> String {
+    let mut configured = status.peers.iter().filter(|peer| peer.configured);
+    match status.configured {
+        1 => configured.next().map_or_else(
+            || "the configured peer does not answer".into(),
+            |peer| format!("the configured peer {} does not answer", peer.node_id),
+        ),
         n => format!("none of the {n} configured peers answers"),
     }
 }
@@ -368,10 +373,12 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
 }
 
 /// That there is nothing by which anybody could be reached.
-fn no_network(status: &Status) -> Option<(String, String)> {
+pub(super) fn no_network(status: &Status) -> Option<(String, String)> {
     let text = "this machine is on no network: no link that is up has an address";
     let fix = "connect it: ip link, ip address";
-    // Neighbours may talk by addresses of their link.
-    let reaches = status.peers.iter().any(|peer| peer.state != PeerState::Known);
+    // Neighbours may talk by addresses of their link, and nodes of one machine by its own.
+    let near = |endpoint: SocketAddr| is_link_local(endpoint.ip()) || endpoint.ip().is_loopback();
+    let reaches =
+        status.peers.iter().any(|peer| peer.state != PeerState::Known && peer.endpoint.is_some_and(near));
     (!status.has_network && !reaches).then(|| (text.into(), fix.into()))
 }

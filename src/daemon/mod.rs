@@ -170,6 +170,9 @@ impl Daemon {
                 error = daemon.keeper.failure() => break Err(error),
             }
         };
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the daemon has to end");
+        }
         daemon.stop().await;
         outcome
     }

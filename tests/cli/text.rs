@@ -17,7 +17,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          address    {}\n\
          interface  azora0 up, mtu 1420\n\
          listen     0.0.0.0:5747, [::]:5747\n\
-         seen as    203.0.113.7:5747\n\
+         endpoints  203.0.113.7:5747\n\
          dht        server, 37 contacts, about 120 nodes in the network\n\
          nat        seen at 203.0.113.9:40001, pcp maps 203.0.113.9:5747, reached through {}, relay of 2 nodes, 1 channel open\n\
          tcp        1 stream to others (203.0.113.5:443), 2 streams taken at 0.0.0.0:443\n\

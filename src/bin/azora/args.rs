@@ -89,6 +89,9 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Show peers, add or remove one
+    ///
+    /// STATE is known (its record or a place is known, nothing more), authenticated (there is a session: it holds its key), or
+    /// flowing (and data went either way in the last 30 s).
     Peers {
         #[command(flatten)]
         format: Format,

@@ -26,7 +26,11 @@ pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
 }
 
 fn lookup_text(report: &LookupReport) -> String {
-    let verdict = if report.found { "found" } else { "not found" };
+    let verdict = match (report.found, report.rpcs) {
+        (true, _) => "found",
+        (false, 0) => "nobody could be asked",
+        (false, _) => "not found",
+    };
     let mut rows = vec![[
         verdict.into(),
         format!(
@@ -80,7 +84,11 @@ fn refused(refused: &DhtRefused) -> String {
         (refused.crowded, "node of a crowded network", "nodes of crowded networks"),
         (refused.records_invalid, "invalid record", "invalid records"),
         (refused.records_full, "record for want of room", "records for want of room"),
-        (refused.unsolicited, "answer to no question", "answers to no question"),
+        (
+            refused.unsolicited,
+            "answer that was not asked for or came late",
+            "answers that were not asked for or came late",
+        ),
         (refused.lookups, "lookup too many", "lookups too many"),
     ];
     let told = reasons.iter().filter(|(count, _, _)| *count > 0);

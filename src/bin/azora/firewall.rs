@@ -57,8 +57,8 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
 
 fn trace_text(refused: &[RefusedFlow]) -> String {
     if refused.is_empty() {
-        return "no peer has tried to open what the rules do not let in (late segments of TCP connections that have ended are dropped, \
-                but not listed)\n"
+        return "the rules let in all that peers tried to open lately (what a rule has let in since, and late segments of TCP \
+                connections that have ended, is dropped or counted, but not listed)\n"
             .into();
     }
     let line = |flow: &RefusedFlow| {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
 use auramesh::control::message::{
-    DataStatus, DhtRole, NatStatus, NodeState, PeerState, Status, StreamsStatus,
+    DataStatus, DhtRole, NodeState, PeerState, Status, StreamsStatus,
 };
 use auramesh::proto::datapath::DropReason;
 
@@ -97,7 +97,7 @@ fn summary(status: &Status) -> String {
         row("address", status.address),
         row("interface", format!("{} {link}, mtu {}", interface.name, interface.mtu)),
         row("listen", joined(&status.listen)),
-        row("seen as", joined(&status.endpoints)),
+        row("endpoints", joined(&status.endpoints)),
         row(
             "dht",
             format!(
@@ -107,7 +107,7 @@ fn summary(status: &Status) -> String {
                 size.unwrap_or_default()
             ),
         ),
-        row("nat", nat(&status.nat)),
+        row("nat", nat(status)),
         row("tcp", streams(&status.streams)),
         row("data", data(&status.data)),
         row("peers", format!("{}, {flowing} with data in the last 30 s{relayed}", status.peers.len())),
@@ -134,8 +134,11 @@ fn drop_table(drops: &BTreeMap<String, u64>) -> String {
     if rows.len() > 1 { table(&rows) } else { "nothing was dropped\n".into() }
 }
 
-fn nat(nat: &NatStatus) -> String {
+fn nat(status: &Status) -> String {
+    let nat = &status.nat;
+    let met = status.peers.iter().any(|peer| peer.state != PeerState::Known);
     let mapped = match nat.mapped {
+        None if !met => "unknown, since no peer sees this node".into(),
         None if nat.firewalled => "none, but a firewall lets in only what was asked for".into(),
         None => "none seen".into(),
         Some(endpoint) if nat.mapping_varies => {
