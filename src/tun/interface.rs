@@ -21,7 +21,7 @@ const PACKET_LEN_MAX: u32 = 62_000;
 /// Most queues of one interface: one for each sending thread of a session. The kernel takes 256.
 pub const QUEUES_MAX: usize = THREADS_MAX as usize;
 const DEVICE_NODE: &str = "/dev/net/tun";
-/// Times that the interface is looked at anew when somebody changes it between a look and a repair.
+/// Looks at the interface before a change that the kernel refuses is told: somebody else may have changed it since.
 const LOOKS_MAX: usize = 3;
 
 /// What the interface should be.
@@ -188,17 +188,17 @@ impl Interface {
         }
     }
 
-    /// Puts right what is not as it should be, also while somebody else changes it.
+    /// Puts right what is not as it should be, also while somebody else changes it; what was wrong, each once.
     async fn settle(&self, kernel: &Netlink) -> Result<Vec<&'static str>, Error> {
         let mut done = Vec::new();
         for _ in 1..LOOKS_MAX {
             match self.settle_once(kernel, &mut done).await {
                 // ENODEV is also what a link without IPv6 answers (below 1280 bytes of MTU): only a look tells them apart.
                 Err(Error::Unsettled { .. }) => {}
-                settled => return settled.map(|()| done),
+                settled => return settled.map(|()| once_each(done)),
             }
         }
-        self.settle_once(kernel, &mut done).await.map(|()| done)
+        self.settle_once(kernel, &mut done).await.map(|()| once_each(done))
     }
 
     /// Compares and puts right, in the order in which each step needs the one before it; `done` gets what was wrong.
@@ -295,6 +295,16 @@ impl Interface {
             _ => Error::Unsettled { name, missing, source },
         }
     }
+}
+
+fn once_each(done: Vec<&'static str>) -> Vec<&'static str> {
+    let mut each = Vec::new();
+    for what in done {
+        if !each.contains(&what) {
+            each.push(what);
+        }
+    }
+    each
 }
 
 fn check_config(config: &InterfaceConfig) -> Result<(), Error> {
