@@ -1,11 +1,15 @@
 //! What is heard on the local network: neighbours, and another machine with our own key.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use rand_core::Rng as _;
 
 use crate::proto::datapath::DropReason;
 use crate::proto::path;
 use crate::proto::timer::{Instant, WallTime};
+use crate::proto::wire::Malformed;
 use crate::proto::wire::announce::{self, Announce};
 use crate::proto::wire::envelope::NetworkSecret;
 use crate::proto::wire::record::NodeRecord;
@@ -31,10 +35,13 @@ pub(super) struct Twin {
 impl Node {
     /// The packet by which we make ourselves known on a link, for a socket that listens on `port`: to everybody, or to those
     /// who know the network's secret.
-    pub fn announcement(&self, port: u16) -> Option<Vec<u8>> {
+    pub fn announcement(&mut self, port: u16) -> Option<Vec<u8>> {
         let network = &self.session_config.network;
         let announcement = Announce { port, record: self.record.as_ref()?.bytes() }.emit();
-        Some(if network.is_open() { announcement } else { announce::seal(&announcement, network) })
+        if network.is_open() {
+            return Some(announcement);
+        }
+        Some(announce::seal(&announcement, self.rng.next_u64().to_be_bytes(), network))
     }
 
     /// Somebody on the link announced itself. True when we should do so, too, at once.
@@ -101,12 +108,15 @@ impl Node {
 /// # Errors
 /// The reason to count.
 fn parse(packet: &[u8], network: &NetworkSecret) -> Result<(u16, NodeRecord), DropReason> {
-    let opened = if network.is_open() { None } else { Some(announce::open(packet, network)) };
-    let packet = match &opened {
-        None => packet,
-        Some(opened) => opened.as_deref().ok_or(DropReason::Unauthenticated)?,
+    let opened = match network.is_open() {
+        true => Cow::Borrowed(packet),
+        false => announce::open(packet, network).ok_or(DropReason::Unauthenticated)?.into(),
     };
-    let announce = Announce::parse(packet).map_err(|_| DropReason::Unauthenticated)?;
-    let record = NodeRecord::parse(announce.record).map_err(|_| DropReason::Unauthenticated)?;
+    let announce = Announce::parse(&opened).map_err(|malformed| {
+        // Without the magic it is of a network with a secret, most likely.
+        let sealed = malformed == Malformed::Field("magic");
+        if sealed { DropReason::Unauthenticated } else { DropReason::Malformed }
+    })?;
+    let record = NodeRecord::parse(announce.record).map_err(|_| DropReason::Malformed)?;
     Ok((announce.port, record))
 }

@@ -7,11 +7,12 @@
 //! 8..      node record
 //! ```
 //!
-//! In a network with a secret the whole of it is sealed, and shows nothing to others:
+//! In a network with a secret the whole of it is sealed, and shows others only from where it comes and how long it is:
 //!
 //! ```text
-//! 0..16    tag     BLAKE3(MAC key of the network; announcement), first 16 bytes
-//! 16..     the announcement, masked with the BLAKE3 output stream keyed by the network's mask key over the tag
+//! 0..16    tag     BLAKE3(MAC key of the network; rest before it is masked), first 16 bytes
+//! 16..24   salt, random, so that no two are equal         ┐ masked with the BLAKE3 output stream keyed by the
+//! 24..     the announcement                               ┘ network's mask key over the tag
 //! ```
 //!
 //! The tag is the nonce of the mask (the SIV idea, RFC 5297).
@@ -29,30 +30,35 @@ pub const ANNOUNCE_PORT: u16 = 5748;
 pub const ANNOUNCE_LEN_MAX: usize = 8 + RECORD_LEN_MAX;
 
 const MAGIC: &[u8; 5] = b"azora";
+/// Length of the salt of a sealed announcement in bytes.
+pub const SALT_LEN: usize = 8;
 const TAG_CONTEXT: &str = "auramesh v1 announcement tag";
 const MASK_CONTEXT: &str = "auramesh v1 announcement mask";
 
-/// Seals an announcement for those who know the network's secret.
-pub fn seal(announcement: &[u8], network: &NetworkSecret) -> Vec<u8> {
-    let tag = tag(announcement, network);
-    let mut packet = tag.to_vec();
-    packet.extend(announcement);
+/// Seals an announcement for those who know the network's secret; `salt` is random.
+pub fn seal(announcement: &[u8], salt: [u8; SALT_LEN], network: &NetworkSecret) -> Vec<u8> {
+    let plain = [&salt, announcement].concat();
+    let tag = tag(&plain, network);
+    let mut packet = [&tag, &*plain].concat();
     mask(&mut packet[MAC_LEN..], tag, network);
     packet
 }
 
 /// Opens what [`seal`] made; `None` for anything else, and for another secret.
 pub fn open(packet: &[u8], network: &NetworkSecret) -> Option<Vec<u8>> {
-    let (sealed_tag, body) = packet.split_first_chunk().filter(|(_, body)| body.len() <= ANNOUNCE_LEN_MAX)?;
-    let mut announcement = body.to_vec();
-    mask(&mut announcement, *sealed_tag, network);
-    same(&tag(&announcement, network), sealed_tag).then_some(announcement)
+    let (sealed_tag, masked) = packet.split_first_chunk()?;
+    if !(SALT_LEN..=SALT_LEN + ANNOUNCE_LEN_MAX).contains(&masked.len()) {
+        return None;
+    }
+    let mut plain = masked.to_vec();
+    mask(&mut plain, *sealed_tag, network);
+    same(&tag(&plain, network), sealed_tag).then(|| plain.split_off(SALT_LEN))
 }
 
-fn tag(announcement: &[u8], network: &NetworkSecret) -> [u8; MAC_LEN] {
+fn tag(plain: &[u8], network: &NetworkSecret) -> [u8; MAC_LEN] {
     let key = blake3::derive_key(TAG_CONTEXT, &network.0);
     let mut tag = [0; MAC_LEN];
-    Hasher::new_keyed(&key).update(announcement).finalize_xof().fill(&mut tag);
+    Hasher::new_keyed(&key).update(plain).finalize_xof().fill(&mut tag);
     tag
 }
 
