@@ -277,9 +277,14 @@ impl Shared {
                 "use an azora of the same version as the daemon",
             )
         })?;
-        if request.changes() && !origin.may_change(self.owner) {
+        let restricted = match &request {
+            request if request.changes() => Some("change it"),
+            request if request.names_place() => Some("name a place (@IP:PORT)"),
+            _ => None,
+        };
+        if let Some(what) = restricted.filter(|_| !origin.may_change(self.owner)) {
             return Err(Failure::new(
-                format!("only root and the daemon's user (uid {}) may change it", self.owner),
+                format!("only root and the daemon's user (uid {}) may {what}", self.owner),
                 "run the command with sudo",
             ));
         }

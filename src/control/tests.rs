@@ -208,8 +208,6 @@ fn only_root_and_the_owner_change_anything() {
         Request::PeersRemove { node_id: peer },
         Request::FirewallAdd(FirewallMatch::default()),
         Request::FirewallRemove { index: 1 },
-        Request::Ping { target: Target::At(peer, endpoint()), timeout_ms: 1, seq: 1, seek_direct: false },
-        Request::Probe { target: Target::At(peer, endpoint()) },
     ];
     assert!(changes.iter().all(Request::changes));
     let target = Target::Node(peer);
@@ -221,11 +219,22 @@ fn only_root_and_the_owner_change_anything() {
         Request::DhtLookup { target },
         Request::DhtStatus,
         Request::Probe { target },
+        Request::Netcheck,
+        Request::Trace { target },
         Request::FirewallList,
+        Request::FirewallTrace,
         Request::Wait { timeout_ms: 0 },
     ];
     assert!(!reads.iter().any(Request::changes));
-    for request in changes.iter().chain(&reads) {
+    let at = Target::At(peer, endpoint());
+    let places = [
+        Request::Ping { target: at, timeout_ms: 1, seq: 1, seek_direct: false },
+        Request::Probe { target: at },
+        Request::Trace { target: at },
+    ];
+    assert!(places.iter().all(Request::names_place));
+    assert!(!changes.iter().chain(&reads).any(Request::names_place));
+    for request in changes.iter().chain(&reads).chain(&places) {
         let json = serde_json::to_string(request).unwrap();
         assert_eq!(&serde_json::from_str::<Request>(&json).unwrap(), request, "{json}");
     }

@@ -111,19 +111,27 @@ impl Request {
             | Self::PeersRemove { .. }
             | Self::FirewallAdd(_)
             | Self::FirewallRemove { .. } => true,
-            // A place that is named is kept, and sent to.
-            Self::Ping { target, .. } | Self::Probe { target } => target.endpoint().is_some(),
             Self::Own
             | Self::Status
             | Self::Peers
+            | Self::Ping { .. }
             | Self::DhtLookup { .. }
             | Self::DhtStatus
+            | Self::Probe { .. }
             | Self::Netcheck
             | Self::Trace { .. }
             | Self::FirewallList
             | Self::FirewallTrace
             | Self::Wait { .. } => false,
         }
+    }
+
+    /// Whether this names a place in the underlay, which is kept and sent to; whoever may only read may not ask for that either.
+    pub fn names_place(&self) -> bool {
+        if let Self::Ping { target, .. } | Self::Probe { target } | Self::Trace { target } = self {
+            return target.endpoint().is_some();
+        }
+        false
     }
 
     /// How long the answer may take; `None` when the request names a time beyond its limit.
