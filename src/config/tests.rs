@@ -95,8 +95,11 @@ fn wrong_values_are_refused_with_their_line() {
         ("[net]\nlisten = [\"5747\"]", &["IP:PORT"]),
         ("[net]\nlisten = [\"192.0.2.1\"]", &["without a port: write 192.0.2.1:5747"]),
         ("[net]\nlisten = [\"2001:db8::1\"]", &["without a port: write [2001:db8::1]:5747"]),
-        ("[net]\nlisten = [\"2001:db8::1:5747\"]", &["in brackets, as in [2001:db8::1]:5747"]),
-        ("[net]\nlisten = [\"2001:db8:1:2:3:4:5:6:5747\"]", &["as in [2001:db8:1:2:3:4:5:6]:5747"]),
+        (
+            "[net]\nlisten = [\"2001:db8::1:5747\"]",
+            &["write [2001:db8::1]:5747, or [2001:db8::1:5747]:5747 if"],
+        ),
+        ("[net]\nlisten = [\"2001:db8:1:2:3:4:5:6:5747\"]", &["write [2001:db8:1:2:3:4:5:6]:5747"]),
         ("[net]\nlisten = [\"[ff02::1]:1\"]", &["multicast"]),
         ("[net]\nlisten = [\"[600::1]:1\"]", &["mesh address"]),
         ("[net]\nlisten = [\"[::ffff:192.0.2.1]:1\"]", &["IPv4"]),

@@ -59,7 +59,9 @@ pub enum InvalidValue {
     #[error("{0} is an address without a port: write {example}", example = SocketAddr::new(*.0, DEFAULT_PORT))]
     PortMissing(IpAddr),
     /// An IPv6 address and a port that cannot be told apart.
-    #[error("`{text}` may be an address or one with its port: write IPv6 in brackets, as in {example}")]
+    #[error(
+        "`{text}` lacks brackets: write {example}, or [{text}]:{DEFAULT_PORT} if all of it is the address"
+    )]
     Brackets {
         /// What was given.
         text: String,

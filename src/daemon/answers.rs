@@ -303,10 +303,8 @@ impl Answers {
             missing.push(format!("the interface {} is not up", self.keeper.name()));
         }
         let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);
-        if let Some((text, _)) = no_network(&node) {
-            missing.push(text);
-        } else if node.configured > 0 && !up {
-            missing.push(unanswered(&node));
+        if node.configured > 0 && !up {
+            missing.push(no_network(&node).map_or_else(|| unanswered(&node), |(text, _)| text));
         }
         Ok(missing)
     }

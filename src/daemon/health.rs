@@ -11,7 +11,6 @@ use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
 use crate::proto::node::{Lost, PeerState, PeerStatus, Status};
-use crate::proto::path::is_link_local;
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -372,13 +371,16 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
     in_vain.then_some((whom + &since, last.address))
 }
 
+/// True when what was sent to the peer did not wait for an answer too long.
+fn is_heard(peer: &PeerStatus) -> bool {
+    peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE)
+}
+
 /// That there is nothing by which anybody could be reached.
 pub(super) fn no_network(status: &Status) -> Option<(String, String)> {
     let text = "this machine is on no network: no link that is up has an address";
     let fix = "connect it: ip link, ip address";
-    // Neighbours may talk by addresses of their link, and nodes of one machine by its own.
-    let near = |endpoint: SocketAddr| is_link_local(endpoint.ip()) || endpoint.ip().is_loopback();
-    let reaches =
-        status.peers.iter().any(|peer| peer.state != PeerState::Known && peer.endpoint.is_some_and(near));
+    // Neighbours may talk by addresses of their link, and nodes of one machine by its own. All are asked when links change.
+    let reaches = status.peers.iter().any(is_heard);
     (!status.has_network && !reaches).then(|| (text.into(), fix.into()))
 }

@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{
-    DataStatus, DhtRole, NodeState, PeerState, Status, StreamsStatus,
-};
+use auramesh::control::message::{DataStatus, DhtRole, NodeState, PeerState, Status, StreamsStatus};
 use auramesh::proto::datapath::DropReason;
 
 use crate::args::{Check, Format};

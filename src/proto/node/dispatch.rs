@@ -29,7 +29,7 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(5);
 const NEW_HERE_FOR: Duration = Duration::from_secs(10);
 /// Peers told at once of a new record or a new address of ours, most recently used first.
 const PEERS_TOLD_MAX: usize = 64;
-/// Destinations kept that a packet filter refused to send to; with one more they are noted anew.
+/// Destinations kept that a packet filter refused to send to; one more takes the place of another one.
 const FILTERED_MAX: usize = 256;
 
 impl Node {
@@ -116,14 +116,15 @@ impl Node {
         self.drain(now, wall);
     }
 
-    /// What became of a datagram to `to`: a packet filter of this machine refused to send it, or let it out.
+    /// What became of a datagram of ours to `to`, not of one with data: a packet filter of this machine refused to send it,
+    /// or let it out.
     pub fn handle_filter(&mut self, to: SocketAddr, refused: bool) {
         if !refused {
             self.filtered.remove(&to);
             return;
         }
         if self.filtered.len() >= FILTERED_MAX {
-            self.filtered.clear();
+            self.filtered.pop_first();
         }
         self.filtered.insert(to);
     }

@@ -71,7 +71,7 @@ pub struct PeerStatus {
     pub gone: Option<Lost>,
     /// For how long nothing that we sent in the session has been answered, while something waits for it.
     pub unanswered: Option<Duration>,
-    /// A packet filter of this machine refused what was last to go there.
+    /// A packet filter of this machine refused what was last to go there, packets with data apart.
     pub filtered: bool,
     /// For how long packets have waited for a way that carries them.
     pub packets_wait: Option<Duration>,
