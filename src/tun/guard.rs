@@ -48,11 +48,14 @@ pub enum Error {
     Name(String),
 }
 
+/// Times that it is loaded when another program changes it before it can be read back.
+const LOADS_MAX: usize = 3;
+
 /// The rule, loaded. It outlives the value: only [`Guard::remove`] takes it away.
 #[derive(Debug)]
 pub struct Guard {
     interface: String,
-    /// What `nft` printed right after loading: what it has to print again.
+    /// What `nft` printed after loading, whole: what it has to print again.
     sound: Mutex<String>,
 }
 
@@ -79,10 +82,16 @@ impl Guard {
     /// # Errors
     /// As [`Guard::install`].
     pub async fn reinstall(&self) -> Result<(), Error> {
-        nft::load(&ruleset(&self.interface)).await.map_err(self.failed("load"))?;
-        let listed = self.list().await?.unwrap_or_default();
-        *self.lock() = listed;
-        Ok(())
+        let rules = ruleset(&self.interface);
+        for _ in 0..LOADS_MAX {
+            nft::load(&rules).await.map_err(self.failed("load"))?;
+            // Another program may have emptied it already: what it left is nothing to compare with later.
+            if let Some(listed) = self.list().await?.filter(|listed| is_whole(listed, &rules)) {
+                *self.lock() = listed;
+                return Ok(());
+            }
+        }
+        Err(self.failed("keep")(nft::Error::Failed("another program changes it all the time".into())))
     }
 
     /// True when the rule is there as it was loaded.
@@ -102,7 +111,7 @@ impl Guard {
         nft::remove(&table(&self.interface)).await.map_err(self.failed("remove"))
     }
 
-    async fn list(&self) -> Result<Option<String>, Error> {
+    pub(super) async fn list(&self) -> Result<Option<String>, Error> {
         nft::list(&table(&self.interface)).await.map_err(self.failed("list"))
     }
 
@@ -116,6 +125,14 @@ impl Guard {
     fn lock(&self) -> std::sync::MutexGuard<'_, String> {
         self.sound.lock().expect("nobody panics with the lock held")
     }
+}
+
+/// True for a listing of all of `rules`, and of nothing else: as many lines, and both that drop.
+pub(super) fn is_whole(listed: &str, rules: &str) -> bool {
+    let lines = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    let drops = |text: &str| text.lines().filter(|line| line.ends_with(" drop")).count();
+    // The first two lines make room for the table.
+    lines(listed) + 2 == lines(rules) && drops(listed) == drops(rules)
 }
 
 /// The table's family and name.

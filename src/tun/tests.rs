@@ -79,6 +79,12 @@ table inet azora_azora0 {
 "#
     );
     assert_eq!(guard::table("mesh-1"), "inet azora_mesh-1");
+    let rules = guard::ruleset("azora0");
+    let whole = rules.lines().skip(2).collect::<Vec<_>>().join("\n");
+    assert!(guard::is_whole(&whole, &rules));
+    assert!(!guard::is_whole(&whole.replace("drop", "accept"), &rules));
+    assert!(!guard::is_whole(&whole.replacen("\t\tiifname", "\t\taccept\n\t\tiifname", 1), &rules));
+    assert!(!guard::is_whole("table inet azora_azora0 {\n}", &rules));
 }
 
 #[test]
@@ -560,6 +566,23 @@ fn the_guard_is_loaded_checked_and_removed() {
             assert!(!guard.check().await.unwrap(), "{change:?}");
             guard.reinstall().await.unwrap();
             assert!(guard.check().await.unwrap(), "after {change:?}");
+        }
+        // Emptied while it is put back: whatever came first, what is empty is not taken for sound.
+        for round in 0..30 {
+            let flush = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(round));
+                let empty = ["flush", "table", "inet", "azora_azora0"];
+                std::process::Command::new("/usr/sbin/nft").args(empty).status().unwrap()
+            });
+            let put_back = guard.reinstall().await;
+            while !flush.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if guard.check().await.unwrap() {
+                let listed = guard.list().await.unwrap().unwrap();
+                assert!(listed.contains(" drop"), "round {round}, {put_back:?}: {listed}");
+            }
+            guard.reinstall().await.unwrap();
         }
         nft(&["add", "table", "inet", "other"]);
         assert!(guard.check().await.unwrap(), "other tables are nobody's business");
