@@ -43,6 +43,14 @@ pub enum Error {
         /// The first line of its complaint.
         cause: String,
     },
+    /// Another program changes the table whenever it is loaded.
+    #[error(
+        "another program changes the table {table} as soon as it is loaded: keep that program from flushing it, or accept the gap with `lan_guard = false` under [policy]"
+    )]
+    Contested {
+        /// The table.
+        table: String,
+    },
     /// The interface's name cannot stand in a rule.
     #[error("{0:?} cannot be the name of an interface")]
     Name(String),
@@ -91,7 +99,7 @@ impl Guard {
                 return Ok(());
             }
         }
-        Err(self.failed("keep")(nft::Error::Failed("another program changes it all the time".into())))
+        Err(Error::Contested { table: table(&self.interface) })
     }
 
     /// True when the rule is there as it was loaded.
