@@ -150,11 +150,7 @@ impl Facts {
         });
         // Filters for some destinations are common, and harmless while others answer. That something comes from a peer says
         // nothing of what goes to it.
-        let answers = |peer: &PeerStatus| {
-            let heard =
-                peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE);
-            heard && !peer.filtered
-        };
+        let answers = |peer: &PeerStatus| is_heard(peer) && !peer.filtered;
         let is_filtered = self.is_filtered(status) && !status.peers.iter().any(answers);
         let filtered = is_filtered.then(|| self.filter(status));
         let filtered = filtered.map(|(text, fix)| entry("udp-filtered", text, fix));
@@ -265,8 +261,8 @@ const IS_IT_RUNNING: &str = "is that machine on and online, and its daemon runni
 pub(super) const IS_IT_OPEN: &str =
     "is UDP to that port open on the way, and does the node run with this key and the same [net] secret?";
 /// What to look at when something comes that does not authenticate.
-pub(super) const SAME_SECRET: &str = "compare the ID with what azora id says there, and [net] secret or secret_file on both nodes: with different ones they do \
-     not talk to each other";
+pub(super) const SAME_SECRET: &str = "compare the ID with what azora id says there, and [net] secret or secret_file on \
+     both nodes: with different ones they do not talk to each other";
 /// What is said of a node behind addresses that lead nowhere from here.
 pub(super) const UNREACHABLE: &str = "it says no endpoint that is reachable from here";
 /// What to do then.
