@@ -8,8 +8,9 @@
 //!
 //! Requests of one connection are answered in order; a client that wants two things at once connects twice. Whoever
 //! can open the socket (owner and group, mode 0660) may read; only root and the daemon's own user may change
-//! anything, or name a place that is sent to, by the credentials that the kernel attests for the connection. A line that is not a JSON object gets no
-//! answer at all, so that a browser tricked into talking to the socket learns nothing.
+//! anything, or name a place that is sent to, by the credentials that the kernel attests for the connection. A line
+//! that is not a JSON object gets no answer at all, so that a browser tricked into talking to the socket learns
+//! nothing.
 //!
 //! What is deliberately not here: what the answers say. The daemon implements [`server::Handler`].
 
