@@ -155,7 +155,7 @@ impl Answers {
 
     /// What is wrong, worst first; and what was not let in lately and would not be now, the last first.
     pub(super) async fn look(&self) -> Result<(Vec<Health>, Vec<RefusedFlow>), Failure> {
-        let interface = self.keeper.inspect().await.ok();
+        let interface = self.keeper.seen().await;
         let status = self.node_status().await?;
         Ok((self.facts.judge(&status, interface.as_ref()), self.refused(&status)))
     }

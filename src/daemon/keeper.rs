@@ -34,6 +34,8 @@ pub(super) struct Keeper {
     /// The owner wants the interface up.
     wanted: AtomicBool,
     guarded: AtomicBool,
+    /// What the interface was like after the last change of links, addresses or routes.
+    seen: Mutex<Option<Condition>>,
     failed: Mutex<Option<Error>>,
     failure: Notify,
 }
@@ -47,8 +49,9 @@ impl Keeper {
         taking: Vec<SocketAddr>,
     ) -> Self {
         let guarded = AtomicBool::new(guard.is_some());
-        let (wanted, failed, failure) = (AtomicBool::new(true), Mutex::new(None), Notify::new());
-        Self { interface, guard, handle, listen, taking, wanted, guarded, failed, failure }
+        let (wanted, failure) = (AtomicBool::new(true), Notify::new());
+        let (seen, failed) = (Mutex::new(None), Mutex::new(None));
+        Self { interface, guard, handle, listen, taking, wanted, guarded, seen, failed, failure }
     }
 
     /// Waits until the interface is beyond repair.
@@ -89,6 +92,11 @@ impl Keeper {
         self.interface.name()
     }
 
+    /// What the interface was like when something last changed: unlike [`Keeper::inspect`] it does not ask the kernel.
+    pub(super) async fn seen(&self) -> Option<Condition> {
+        self.seen.lock().await.clone()
+    }
+
     /// What the interface is like.
     pub(super) async fn inspect(&self) -> Result<Condition, tun::Error> {
         self.interface.inspect().await
@@ -106,6 +114,7 @@ impl Keeper {
         let look =
             if changes.as_ref().is_some_and(Changes::sees_ruleset) { GUARD_LOOK } else { GUARD_LOOK_BLIND };
         let mut next_look = Instant::now() + look;
+        self.see().await;
         loop {
             let change = async {
                 match &mut changes {
@@ -133,8 +142,13 @@ impl Keeper {
         }
         if !matches!(change, Change::Ruleset) {
             self.repair().await;
+            self.see().await;
             self.look_around().await;
         }
+    }
+
+    async fn see(&self) {
+        *self.seen.lock().await = self.inspect().await.ok();
     }
 
     async fn repair(&self) {
