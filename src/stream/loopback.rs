@@ -85,7 +85,7 @@ impl Socket {
         let received = buffers.receiver.receive(self.udp.get_ref(), |train| {
             let Received { source, datagram_len, bytes, .. } = train;
             // Other programs of this machine reach the socket, too.
-            if source == self.node {
+            if source == self.node && !bytes.is_empty() {
                 take(datagram_len, bytes);
             }
         });

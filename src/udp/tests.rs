@@ -25,6 +25,9 @@ fn bind(address: &str) -> UdpSocket {
 fn take(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
     let mut first = None;
     let _ = TrainReceiver::new().receive(socket, |received| {
+        if received.bytes.is_empty() {
+            return;
+        }
         let len = received.bytes.len().min(received.datagram_len).min(buffer.len());
         buffer[..len].copy_from_slice(&received.bytes[..len]);
         first.get_or_insert((len, received.source));

@@ -233,7 +233,8 @@ pub struct Received<'a> {
     pub ecn: u8,
     /// Length of every datagram but the last, in bytes.
     pub datagram_len: usize,
-    /// The datagrams, one behind the other.
+    /// The datagrams, one behind the other. Nothing for what is of no use, which still counts: an empty datagram, one
+    /// that was cut off, one that came through the mesh itself.
     pub bytes: &'a mut [u8],
 }
 
@@ -278,12 +279,11 @@ impl TrainReceiver {
         for (at, room) in self.buffer.chunks_mut(RECEIVED_LEN).enumerate().take(n) {
             let message = &self.messages[at];
             let Some(source) = address(&self.names[at]) else { continue };
-            let bytes = &mut room[..(message.msg_len as usize).min(RECEIVED_LEN)];
-            if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || bytes.is_empty() || is_mesh(&source) {
-                continue;
-            }
+            let unusable = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || is_mesh(&source);
+            let len = if unusable { 0 } else { (message.msg_len as usize).min(RECEIVED_LEN) };
+            let bytes = &mut room[..len];
             let (datagram_len, ecn) = controls(&message.msg_hdr);
-            let datagram_len = datagram_len.filter(|len| *len > 0).unwrap_or(bytes.len());
+            let datagram_len = datagram_len.filter(|len| *len > 0).unwrap_or(len.max(1));
             take(Received { source, ecn, datagram_len, bytes });
         }
         Ok(n == RECEIVED_MAX)

@@ -10,10 +10,11 @@ use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, Position};
 use auramesh::proto::node::PEERS_MAX;
 use auramesh::proto::policy::Rules;
+use auramesh::proto::session::gate::UNPROVEN_PER_S;
 use auramesh::proto::wire::VERSION;
 use auramesh::proto::wire::announce::Announce;
 use auramesh::proto::wire::control::{CloseReason, Contact, Control, Want};
-use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind};
+use auramesh::proto::wire::envelope::{BODY_AT, Kind as SetupKind, RecipientKey};
 use auramesh::proto::wire::handshake::{INITIATION_LEN_MIN, Initiation};
 use auramesh::proto::wire::record::{Content, NodeRecord};
 use auramesh::proto::wire::session::{Header, Kind, mask};
@@ -31,6 +32,20 @@ fn noise(world: &mut World, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     world.rng.fill_bytes(&mut bytes);
     bytes
+}
+
+/// A setup packet with a valid mac1 and noise inside: anybody can make it, since the key is public.
+fn junk(world: &mut World, key: &RecipientKey, kind: SetupKind, number: u32) -> Vec<u8> {
+    let mut packet = Initiation::emit(number, INITIATION_LEN_MIN - BODY_AT - 4);
+    let body = noise(world, packet.len() - BODY_AT - 4);
+    packet[BODY_AT + 4..].copy_from_slice(&body);
+    key.close(kind, None, [0; 16], &mut packet);
+    packet
+}
+
+/// All that was dropped of what came in, whatever the reason.
+fn refused(world: &World, host: HostId) -> u64 {
+    DropReason::ALL.into_iter().map(|reason| world.host(host).drops(reason)).sum()
 }
 
 /// A settled pair with a live session.
@@ -72,7 +87,9 @@ fn cut_and_flipped_packets_are_never_answered() {
     let stranger: SocketAddr = "9.8.8.8:8".parse().unwrap();
     world.tap(stranger);
     let before = world.host(a).sent;
+    let usual = [DropReason::Unauthenticated, DropReason::Malformed];
     for packet in [initiation, ping] {
+        let (all, of_these) = (refused(&world, a), usual.map(|reason| world.host(a).drops(reason)));
         for cut in 0..packet.len() {
             world.deliver(a, stranger, packet[..cut].to_vec());
             let mut flipped = packet.clone();
@@ -81,6 +98,10 @@ fn cut_and_flipped_packets_are_never_answered() {
         }
         let longer = [&packet[..], &[0; 7]].concat();
         world.deliver(a, stranger, longer);
+        assert_eq!(refused(&world, a) - all, 2 * packet.len() as u64 + 1, "each is counted");
+        for (reason, before) in usual.into_iter().zip(of_these) {
+            assert!(world.host(a).drops(reason) > before, "{reason:?}");
+        }
     }
     // mac2 counts under load only, so these are also replays of an initiation: the peer itself is asked, once.
     assert!(world.host(a).sent <= before + 1);
@@ -93,6 +114,7 @@ fn replies_are_never_longer_than_what_they_answer() {
     let (mut world, a, _) = settled(103);
     for loaded in [false, true] {
         world.host_mut(a).machine.loaded = loaded;
+        let peers = world.host(a).node.status(world.now).peers.len();
         for i in 0..200 {
             let mut attacker = Attacker::new(&mut world, &format!("9.9.{i}.9:{}", 9 + i));
             let (_, initiation) = attacker.initiation(&world, a);
@@ -104,6 +126,29 @@ fn replies_are_never_longer_than_what_they_answer() {
             assert_eq!(replies[0].setup_kind(&attacker.identity.node_id()), kind);
             assert!(replies[0].datagram.len() <= initiation.len());
         }
+        if loaded {
+            assert_eq!(world.host(a).node.status(world.now).peers.len(), peers, "a cookie keeps no state");
+        }
+    }
+}
+
+#[test]
+fn a_loaded_node_asks_for_a_cookie_before_it_looks_inside() {
+    let (mut world, a, _) = settled(116);
+    world.host_mut(a).machine.loaded = true;
+    let (key, to) = (public_key(&world.id(a)), &DropReason::Handshake);
+    for kind in [SetupKind::Initiation, SetupKind::Sealed] {
+        let source: SocketAddr = "9.9.9.9:9".parse().unwrap();
+        world.tap(source);
+        let (opened, limited) = (world.host(a).drops(*to), world.host(a).drops(DropReason::RateLimited));
+        let packet = junk(&mut world, &key, kind, 1);
+        world.deliver(a, source, packet.clone());
+        world.run_for(Duration::from_millis(500));
+        let replies = world.tapped(source);
+        assert_eq!(replies.len(), 1, "{kind:?}: a cookie");
+        assert!(replies[0].datagram.len() <= packet.len());
+        assert_eq!(world.host(a).drops(*to), opened, "{kind:?}: noise was taken to the curve");
+        assert_eq!(world.host(a).drops(DropReason::RateLimited), limited + 1);
     }
 }
 
@@ -117,16 +162,15 @@ fn flood_of_initiations_in_the_name_of_a_peer_harms_nobody() {
         peer.identity = world.host(b).machine.identity();
         peer.initiation(&world, a).1
     };
+    let (opened, limited) =
+        (world.host(a).drops(DropReason::Handshake), world.host(a).drops(DropReason::RateLimited));
+    let kinds = [SetupKind::Initiation, SetupKind::Response, SetupKind::CookieReply, SetupKind::Sealed];
     let mut answered = 0;
     for i in 0..3000u32 {
         let datagram = if i % 2 == 0 {
             copy.clone()
         } else {
-            let mut packet = Initiation::emit(i, INITIATION_LEN_MIN - BODY_AT - 4);
-            let body = noise(&mut world, packet.len() - BODY_AT - 4);
-            packet[BODY_AT + 4..].copy_from_slice(&body);
-            key.close(SetupKind::Initiation, None, [0; 16], &mut packet);
-            packet
+            junk(&mut world, &key, kinds[i as usize / 2 % kinds.len()], i)
         };
         world.deliver(a, source, datagram);
         if i % 100 == 0 {
@@ -141,7 +185,15 @@ fn flood_of_initiations_in_the_name_of_a_peer_harms_nobody() {
         answered += usize::from(world.host(b).echo_reply_at(77, sequence).is_some());
     }
     assert_eq!(answered, 30, "the session carries data through the flood");
-    assert!(world.host(a).drops(DropReason::Handshake) + world.host(a).drops(DropReason::RateLimited) > 2900);
+    let (opened, limited) = (
+        world.host(a).drops(DropReason::Handshake) - opened,
+        world.host(a).drops(DropReason::RateLimited) - limited,
+    );
+    assert!(
+        opened <= 4 * u64::from(UNPROVEN_PER_S),
+        "{opened} of one address were taken to the curve in 3 s"
+    );
+    assert!(limited > 2_000, "{limited}");
 }
 
 #[test]
@@ -222,12 +274,20 @@ fn spoofed_inner_packets_are_never_delivered() {
         assert_eq!(world.host(victim).delivered.len(), 0, "{class}");
         assert_eq!(world.host(victim).drops(reason), before + SPOOFED, "{class}");
     }
-    // Empty, one byte, cut short.
-    for bytes in [&[][..], &[0x60], &udp(own, to)[..45]] {
+    // RFC 2675: payload length 0, and the real one in a hop-by-hop option.
+    let jumbo = {
+        let mut packet = packet::ipv6(own, to, 0, &[17, 0, 0xc2, 4, 0, 1, 0, 0]);
+        packet[4..6].fill(0);
+        packet
+    };
+    let before = world.host(victim).drops(DropReason::NotIpv6);
+    let odd = [&[][..], &[0x60], &udp(own, to)[..45], &jumbo];
+    for bytes in odd {
         let datagram = attacker.seal(world.now, Kind::Data, bytes);
         world.deliver(victim, attacker.endpoint, datagram);
     }
     assert_eq!(world.host(victim).delivered.len(), 0);
+    assert_eq!(world.host(victim).drops(DropReason::NotIpv6), before + odd.len() as u64);
     let datagram = attacker.seal(world.now, Kind::Data, &udp(own, to));
     world.deliver(victim, attacker.endpoint, datagram);
     assert_eq!(world.host(victim).delivered.len(), 1, "what is not spoofed comes through");

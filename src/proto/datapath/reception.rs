@@ -82,6 +82,9 @@ impl Reception {
         train: &mut [u8],
         datagram_len: usize,
     ) {
+        if train.is_empty() {
+            turn.shared.drop(DropReason::Malformed);
+        }
         let mut run: Option<Run> = None;
         let mut carried: Option<(Slot, Range<usize>)> = None;
         let mut next = 0;
