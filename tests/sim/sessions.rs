@@ -162,7 +162,19 @@ fn rekey_under_load_and_loss_leaves_no_gap() {
         assert!(world.run_until(Duration::from_secs(20), |world| agree(world, a, b)).is_some());
         world.run_for(Duration::from_secs(1));
         let first = route(&world, a, b).unwrap();
+        let (shown, seen) = (Rc::new(RefCell::new(0)), Rc::new(RefCell::new(0)));
+        let (found, looked) = (shown.clone(), seen.clone());
+        let inner = [world.address(a).octets(), world.address(b).octets(), [0x5a; 16]];
+        world.filter(move |seen| {
+            *looked.borrow_mut() += 1;
+            *found.borrow_mut() +=
+                usize::from(seen.datagram.windows(16).any(|bytes| inner.iter().any(|part| part == bytes)));
+            true
+        });
         let pings = steady(&mut world, a, b, Duration::from_millis(20), Duration::from_secs(500));
+        world.unfilter();
+        assert!(*seen.borrow() > 10_000);
+        assert_eq!(*shown.borrow(), 0, "datagrams with inner bytes in clear");
         let gap = longest_gap(&pings);
         println!("loss {loss}: longest gap {gap:?}");
         assert!(gap < Duration::from_secs(1), "{gap:?}");
