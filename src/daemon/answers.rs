@@ -179,6 +179,10 @@ impl Answers {
             let text = format!("{endpoint} cannot be reached from the underlay");
             return Err(Failure::new(text, "give the node's address outside the mesh and its UDP port"));
         }
+        if self.node_status().await?.endpoints.contains(&endpoint) {
+            let text = format!("{endpoint} is this node's own address");
+            return Err(Failure::new(text, "give the other node's: `ip address` there shows it"));
+        }
         let added = self.handle.with(move |node, now, _| node.add_peer(now, node_id, endpoint)).await;
         if !added.map_err(stopped)? {
             let text = format!("there are {BOOTSTRAP_MAX} configured peers already");

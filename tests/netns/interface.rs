@@ -117,5 +117,9 @@ fn a_contact_inside_the_mesh_prefix_is_refused() {
     let ran = node.azora(&["peers", "add", &format!("{}@[{}]:5747", server.id, server.address)]);
     assert_ne!(ran.code, 0, "{ran:?}");
     assert!(!ran.err.trim().is_empty());
+    // Nor is anybody else at our own address.
+    let ran = node.azora(&["peers", "add", &format!("{}@{}", server.id, node.endpoint())]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("own address"), "{ran:?}");
     node.reaches(&server, Duration::from_secs(1));
 }
