@@ -79,7 +79,6 @@ fn start_and_stop_leaves_nothing_in_the_machine() {
     }
 }
 
-/// Killed at a random moment of its start; the next start finds nothing that stops it.
 #[test]
 fn the_log_tells_of_peers_that_come_and_go_once_each() {
     let lab = Lab::new();
@@ -110,6 +109,7 @@ fn the_log_tells_of_peers_that_come_and_go_once_each() {
     assert_eq!((counts(&node, &server), counts(&server, &node).1), ((before + 1, 1), 1));
 }
 
+/// Killed at a random moment of its start; the next start finds nothing that stops it.
 #[test]
 fn killed_at_any_moment_it_starts_again() {
     let lab = Lab::new();
@@ -132,6 +132,25 @@ fn killed_at_any_moment_it_starts_again() {
     assert_eq!(node.stop(), 0);
     assert!(!outside(&node).tables.contains("azora"), "no guard of a dead daemon is left");
     assert_eq!(outside(&node).interfaces, ["eth0", "lo"]);
+}
+
+/// What was acknowledged is there after the next start, however soon the daemon died.
+#[test]
+fn killed_right_after_an_acknowledgement_it_has_lost_no_rule() {
+    let lab = Lab::new();
+    let mut node = lab.node(Underlay::V4).started();
+    let mut acknowledged = Vec::new();
+    for port in 1..=u64::try_from(cycles()).unwrap() {
+        let added = node.azora(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", &port.to_string()]);
+        node.kill();
+        assert_eq!(added.code, 0, "{}", added.err);
+        acknowledged.push(port);
+        node.start();
+        let rules = node.json(&["firewall", "list"]);
+        let kept: Vec<_> =
+            rules.as_array().unwrap().iter().filter_map(|rule| rule["port"].as_u64()).collect();
+        assert_eq!(kept, acknowledged, "what is left after SIGKILL");
+    }
 }
 
 #[test]
