@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use crate::lab::node::{AZORA, DAEMON, Node};
 use crate::lab::process::{Ran, check_one_line, run};
-use crate::lab::{Lab, Underlay, ip};
+use crate::lab::{Lab, Underlay, eventually, ip, long};
 
 /// `nobody` and `nogroup`.
 const NOBODY: u32 = 65_534;
+/// The first contacts are saved after 3 s, and tried again a minute later (`daemon/saver.rs`).
+const TOLD: Duration = Duration::from_secs(8);
+const SAVED_AGAIN: Duration = Duration::from_secs(75);
 
 /// A small disk that is gone with the test.
 struct SmallDisk(PathBuf);
@@ -30,6 +33,10 @@ impl SmallDisk {
         let full = fs::write(self.0.join("fill"), vec![0; 8 << 20]).unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("fill")).unwrap();
+    }
 }
 
 impl Drop for SmallDisk {
@@ -46,11 +53,13 @@ fn a_full_disk_stops_no_traffic_and_loses_no_key() {
     let disk = SmallDisk::mount(&machine.dir.join("state"));
     let mut node = Node::new(machine).knows(&server);
     node.start();
+    disk.fill();
+    assert!(!disk.0.join("peers").exists(), "no room from the first save on");
     node.reaches(&server, Duration::from_secs(5));
     let key = fs::read(disk.0.join("identity.key")).unwrap();
-    disk.fill();
     let newcomer = lab.node(Underlay::V4).knows(&server).started();
     newcomer.reaches(&node, Duration::from_secs(5));
+    eventually(TOLD, "the status says that nothing is saved", || says_not_saved(&node).then_some(()));
     node.reaches(&server, Duration::from_secs(1));
     let ran = node.azora(&["firewall", "add", "in", "allow", "-p", "tcp", "--port", "80"]);
     println!("a rule on a full disk: exit {}, {}", ran.code, ran.err.trim());
@@ -60,6 +69,17 @@ fn a_full_disk_stops_no_traffic_and_loses_no_key() {
     node.start();
     assert_eq!(node.status()["node_id"], node.id.as_str());
     node.reaches(&server, Duration::from_secs(5));
+    if long() {
+        eventually(TOLD, "it says so again", || says_not_saved(&node).then_some(()));
+        disk.make_room();
+        eventually(SAVED_AGAIN, "and no longer", || (!says_not_saved(&node)).then_some(()));
+        assert!(disk.0.join("peers").exists());
+    }
+}
+
+fn says_not_saved(node: &Node) -> bool {
+    let status = node.status();
+    status["health"].as_array().unwrap().iter().any(|problem| problem["code"] == "state-not-saved")
 }
 
 #[test]
@@ -75,12 +95,11 @@ fn a_node_out_of_descriptors_carries_traffic_and_answers_again() {
     assert!(node.ping(server.address, 1).is_some(), "the mesh goes on meanwhile");
     node.must("nft flush ruleset");
     drop(crowd);
-    let (_, took) =
-        crate::lab::eventually(Duration::from_secs(5), "the control socket answers again", || {
-            (node.azora(&["status", "--check", "live"]).code == 0).then_some(())
-        });
+    let (_, took) = eventually(Duration::from_secs(5), "the control socket answers again", || {
+        (node.azora(&["status", "--check", "live"]).code == 0).then_some(())
+    });
     println!("answers again after {took:?}");
-    crate::lab::eventually(Duration::from_secs(70), "the guard is back", || {
+    eventually(Duration::from_secs(70), "the guard is back", || {
         node.sh("nft list table inet azora_azora0").out.contains("drop").then_some(())
     });
 }
@@ -271,7 +290,7 @@ fn without_rights_it_names_the_three_ways() {
         other.contact()
     );
     let mut process = node.spawn(&with_open_tun(&node, &line), "unprivileged.log");
-    crate::lab::eventually(Duration::from_secs(10), "reaches another node without any capability", || {
+    eventually(Duration::from_secs(10), "reaches another node without any capability", || {
         assert!(process.is_running(), "{}", process.log());
         node.ping(other.address, 1)
     });
@@ -306,7 +325,7 @@ fn cap_net_admin_alone_is_enough() {
     let line =
         with_open_tun(&node, &line).replace("exec ", "mount -t proc -o subset=pid proc /proc && exec ");
     let mut process = node.spawn(&line, "net_admin.log");
-    crate::lab::eventually(Duration::from_secs(10), "reaches another node", || {
+    eventually(Duration::from_secs(10), "reaches another node", || {
         assert!(process.is_running(), "{}", process.log());
         node.ping(other.address, 1)
     });
@@ -331,7 +350,7 @@ fn the_threads_that_carry_packets_run_first() {
     let node = lab.node(Underlay::V4).started();
     let may = node.sh("test $(nice -n -20 nice) = -20").code == 0;
     let (inward, outward) = if may { (-10, -5) } else { (0, 0) };
-    crate::lab::eventually(Duration::from_secs(5), "each thread has its place", || {
+    eventually(Duration::from_secs(5), "each thread has its place", || {
         let nice = node.nice();
         let others = nice.iter().filter(|(thread, _)| !["azora-in", "azora-out"].contains(&thread.as_str()));
         (nice.get("azora-in") == Some(&inward)
@@ -355,9 +374,7 @@ fn a_session_of_its_own_runs_first() {
             dir = dir.display()
         );
         let process = node.spawn(&line, &format!("{prefix}.log"));
-        crate::lab::eventually(Duration::from_secs(10), "ready", || {
-            process.log().contains("ready node=").then_some(())
-        });
+        eventually(Duration::from_secs(10), "ready", || process.log().contains("ready node=").then_some(()));
         fs::read_to_string(format!("/proc/{}/autogroup", process.pid()))
     };
     let nice = |group: &std::io::Result<String>| {
@@ -393,7 +410,7 @@ fn a_bad_configuration_on_reload_changes_nothing() {
         let logged = node.log().len();
         fs::write(&config, bad).unwrap();
         node.signal(nix::sys::signal::Signal::SIGHUP);
-        let (said, _) = crate::lab::eventually(Duration::from_secs(5), "the log says what is wrong", || {
+        let (said, _) = eventually(Duration::from_secs(5), "the log says what is wrong", || {
             let said = node.log().split_off(logged);
             said.contains("azora.toml").then_some(said)
         });
@@ -406,7 +423,7 @@ fn a_bad_configuration_on_reload_changes_nothing() {
     for round in ["a good file is taken", "what waits for a restart is told again"] {
         let logged = node.log().len();
         node.signal(nix::sys::signal::Signal::SIGHUP);
-        let (said, _) = crate::lab::eventually(Duration::from_secs(5), round, || {
+        let (said, _) = eventually(Duration::from_secs(5), round, || {
             let said = node.log().split_off(logged);
             said.contains("configuration reloaded").then_some(said)
         });
