@@ -1,14 +1,14 @@
 //! Trouble with the machine: disk, descriptors, files, other users, missing rights.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::lab::node::{AZORA, DAEMON, Node};
-use crate::lab::process::{Ran, check_one_line, run};
+use crate::lab::process::{Process, Ran, check_one_line, run};
 use crate::lab::{Lab, Underlay, eventually, ip, long};
 
 /// `nobody` and `nogroup`.
@@ -200,9 +200,6 @@ fn the_key_is_in_no_output_and_no_process_listing() {
         }
     }
     assert!(places[0].1.contains("DEBUG"), "the log says more than usual:\n{}", places[0].1);
-    // Not dumpable: no core, and no other process of the user may look into its memory.
-    let owner = fs::metadata(format!("/proc/{}/environ", node.pid())).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
     let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
     let core: Vec<_> = limits.lines().find(|l| l.contains("core")).unwrap().split_whitespace().collect();
     assert_eq!(core[4], "0", "no core file: {core:?}");
@@ -302,6 +299,13 @@ fn without_rights_it_names_the_three_ways() {
     node.kill();
 }
 
+/// The user that a process runs as.
+fn process_user(process: &Process) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// As the systemd unit starts it: a user of its own with one capability, which `nft` inherits, and a `/proc` of
 /// processes only (`ProcSubset=pid`), so that no kernel setting can be written.
 #[test]
@@ -330,6 +334,9 @@ fn cap_net_admin_alone_is_enough() {
         node.ping(other.address, 1)
     });
     assert!(node.must("nft list tables").contains("azora_azora0"), "the guard is installed");
+    // Not dumpable: no other process of the user may look into its memory, since its files in /proc are root's (proc(5)).
+    let files = fs::metadata(format!("/proc/{}/environ", process.pid())).unwrap();
+    assert_eq!((files.uid(), process_user(&process)), (0, NOBODY));
     assert!(process.log().contains("CAP_SYS_NICE"), "says what it goes without: {}", process.log());
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(
