@@ -149,17 +149,19 @@ fn a_bad_identity_file_is_refused_and_never_replaced() {
 }
 
 #[test]
-fn closed_outputs_stop_nothing() {
+fn closed_and_full_outputs_stop_nothing() {
     let lab = Lab::alone();
     let server = lab.node(Underlay::V4).started();
     let mut node = lab.node(Underlay::V4).knows(&server).logging("debug");
-    node.launch_under(&["sh", "-c", "exec \"$@\" >&- 2>&-", "sh"]);
-    node.wait_ready();
-    node.reaches(&server, Duration::from_secs(5));
-    assert_eq!(node.azora(&["down"]).code, 0);
-    assert_eq!(node.azora(&["up"]).code, 0);
-    node.reaches(&server, Duration::from_secs(5));
-    assert_eq!(node.stop(), 0);
+    for outputs in [">&- 2>&-", ">/dev/full 2>&1"] {
+        node.launch_under(&["sh", "-c", &format!("exec \"$@\" {outputs}"), "sh"]);
+        node.wait_ready();
+        node.reaches(&server, Duration::from_secs(5));
+        assert_eq!(node.azora(&["down"]).code, 0);
+        assert_eq!(node.azora(&["up"]).code, 0);
+        node.reaches(&server, Duration::from_secs(5));
+        assert_eq!(node.stop(), 0, "{outputs}");
+    }
 }
 
 #[test]
