@@ -7,6 +7,8 @@ use crate::lab::node::Node;
 use crate::lab::{Lab, Underlay, eventually, ip};
 
 const REPAIRED: Duration = Duration::from_secs(5);
+/// Bytes that a tunnel in itself may send (WireGuard's `netns.sh`, "routing loop").
+const LOOP_BYTES_MAX: u64 = 70_000;
 
 /// What the user sees of `azora0`.
 fn is_whole(node: &Node) -> bool {
@@ -122,4 +124,26 @@ fn a_contact_inside_the_mesh_prefix_is_refused() {
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("own address"), "{ran:?}");
     node.reaches(&server, Duration::from_secs(1));
+}
+
+/// A route leads outer packets back into the interface, as one for everything does.
+#[test]
+fn a_tunnel_in_its_own_tunnel_sends_next_to_nothing() {
+    let lab = Lab::new();
+    let server = lab.node(Underlay::V6).started();
+    let node = lab.node(Underlay::V6).knows(&server).started();
+    node.reaches(&server, Duration::from_secs(5));
+    let sent =
+        || -> u64 { node.must("cat /sys/class/net/azora0/statistics/tx_bytes").trim().parse().unwrap() };
+    let dropped = || node.status()["drops"]["not_mesh"].as_u64().unwrap();
+    let before = (sent(), dropped());
+    let route = format!("{}/128 dev azora0", server.ip);
+    ip(&format!("-n {} -6 route replace {route}", node.netns));
+    node.sh(&format!("ping -6 -n -c 20 -i 0.1 -W 1 {}", server.address));
+    let (bytes, outer) = (sent() - before.0, dropped() - before.1);
+    println!("{bytes} bytes sent, {outer} outer packets dropped");
+    assert!(outer > 0, "outer packets came back");
+    assert!(bytes < LOOP_BYTES_MAX, "{bytes} bytes");
+    ip(&format!("-n {} -6 route del {route}", node.netns));
+    node.reaches(&server, REPAIRED);
 }
