@@ -2,6 +2,7 @@
 //!
 //! It is built from the protocol core itself, without the checks of its own data path, on a real socket.
 
+use std::iter::{once, repeat_n};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,13 +19,19 @@ use auramesh::proto::wire::envelope::NetworkSecret;
 use auramesh::proto::wire::inner::icmp_checksum;
 use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
+use crate::lab::capture::Capture;
 use crate::lab::node::Node;
+use crate::lab::pinger::Pinger;
 use crate::lab::{Lab, Machine, Underlay, eventually};
 
 /// Packets of each class.
-const PACKETS: u64 = 10_000;
+const PACKETS: usize = 10_000;
 /// Packets between two pauses, so that the victim's socket buffer never overflows.
 const BURST: u64 = 250;
+/// Silence between two replies, at 20 a second, that a friendly node takes for a disturbance.
+const DISTURBED: Duration = Duration::from_secs(1);
+/// Protocol number of TCP.
+const TCP: u8 = 6;
 
 pub(crate) struct Hostile {
     core: Core,
@@ -145,11 +152,12 @@ impl Hostile {
         self.core.snapshot().routes.get(&address).map(|route| route.session.clone())
     }
 
-    /// Seals an inner packet and sends it, `count` times.
-    fn send(&mut self, victim: &Node, inner: &[u8], count: u64) {
+    /// Seals inner packets and sends them.
+    fn send(&mut self, victim: &Node, packets: impl Iterator<Item: AsRef<[u8]>>) {
         let session = self.session(victim).unwrap();
         let mut buffer = [0; 2048];
-        for i in 1..=count {
+        for (i, inner) in (1_u64..).zip(packets) {
+            let inner = inner.as_ref();
             buffer[HEADER_LEN..HEADER_LEN + inner.len()].copy_from_slice(inner);
             let now = self.time().0;
             let len = session.seal(Kind::Data, &mut buffer, inner.len(), 1420, now).unwrap();
@@ -171,6 +179,23 @@ fn echo(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
     packet.extend(source.octets());
     packet.extend(destination.octets());
     packet.extend(message);
+    packet
+}
+
+/// The first packet of a TCP connection, in IPv6.
+fn syn(source: Ipv6Addr, destination: Ipv6Addr, port: u16) -> Vec<u8> {
+    let mut segment = [0xc0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0];
+    segment[2..4].copy_from_slice(&port.to_be_bytes());
+    let pseudo = [&source.octets()[..], &destination.octets(), &[0, segment.len() as u8, 0, TCP]].concat();
+    let sum: u32 =
+        pseudo.chunks(2).chain(segment.chunks(2)).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0, 0, segment.len() as u8, TCP, 64];
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(segment);
     packet
 }
 
@@ -208,7 +233,7 @@ fn nine_classes_of_spoofed_inner_packets_are_never_delivered() {
     let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
 
     let before = delivered(&victim);
-    hostile.send(&victim, &echo(us, victim_address), 1);
+    hostile.send(&victim, once(echo(us, victim_address)));
     eventually(Duration::from_secs(2), "the honest packet", || (delivered(&victim) > before).then_some(()));
 
     let classes = [
@@ -224,12 +249,43 @@ fn nine_classes_of_spoofed_inner_packets_are_never_delivered() {
     ];
     for (reason, what, packet) in classes {
         let (delivered_before, dropped_before) = (delivered(&victim), dropped(&victim, reason));
-        hostile.send(&victim, &packet, PACKETS);
+        hostile.send(&victim, repeat_n(&packet, PACKETS));
         let counted = eventually(Duration::from_secs(10), what, || {
             let counted = dropped(&victim, reason) - dropped_before;
-            (counted >= PACKETS * 9 / 10).then_some(counted)
+            (counted >= PACKETS as u64 * 9 / 10).then_some(counted)
         });
         assert_eq!(delivered(&victim), delivered_before, "{what}: delivered to the kernel");
         println!("{what}: {PACKETS} sent, {} dropped as {reason}, 0 delivered", counted.0);
     }
+}
+
+/// Line 20: a stranger looks for services; without a rule there is neither one nor a reset.
+#[test]
+fn a_scan_of_every_tcp_port_meets_silence() {
+    let lab = Lab::alone();
+    let victim = lab.node(Underlay::V6).started();
+    let friend = lab.node(Underlay::V6).knows(&victim).started();
+    friend.reaches(&victim, Duration::from_secs(5));
+    let machine = lab.machine(Underlay::V6);
+    let mut hostile = Hostile::connect(&machine, &victim);
+    let (us, victim_address) = (hostile.core.address().ipv6(), victim.address);
+    let pinger = Pinger::start(&friend, victim_address, "0.05");
+    pinger.first_after(Instant::now(), Duration::from_secs(5), "the friendly node's ping runs");
+
+    let capture = Capture::start(&victim.netns, "azora0");
+    let (start, before) = (Instant::now(), dropped(&victim, "policy"));
+    hostile.send(&victim, (1..=u16::MAX).map(|port| syn(us, victim_address, port)));
+    let ports = u64::from(u16::MAX);
+    let (counted, _) = eventually(Duration::from_secs(10), "the scan is counted", || {
+        let counted = dropped(&victim, "policy") - before;
+        (counted >= ports * 9 / 10).then_some(counted)
+    });
+    let took = start.elapsed();
+    let gap = pinger.longest_gap(start);
+    let frames = capture.stop();
+    println!("{ports} ports in {took:?}, {counted} refused, the friendly node's longest silence {gap:?}");
+    assert!(pinger.since(start).len() > 1 && gap <= DISTURBED, "the friendly node is served: {gap:?}");
+    assert!(!frames.is_empty(), "pings are seen");
+    let segments = frames.iter().filter(|frame| frame.get(6) == Some(&TCP)).count();
+    assert_eq!(segments, 0, "segments to or from the kernel");
 }
