@@ -1,12 +1,17 @@
 //! Underlays of any MTU, and one that loses long packets without a word.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::lab::node::Node;
-use crate::lab::{Lab, Underlay, eventually, ip, noise};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
+};
+
+use crate::lab::node::{Node, PORT};
+use crate::lab::{Lab, Machine, Underlay, eventually, ip, noise};
 
 /// Bytes of a transfer.
 const TRANSFER_BYTES: usize = 8 << 20;
@@ -16,6 +21,10 @@ const FOUND: Duration = Duration::from_secs(10);
 const TRANSFERRED: Duration = Duration::from_secs(30);
 /// Bytes of a session packet around the inner one.
 const OVERHEAD: u64 = 32;
+/// Of a link that nothing was done to.
+const LINK_MTU: u64 = 1500;
+/// Payload of a ping that would not pass a path of 1280 in one datagram.
+const BIG_PING_BYTES: u64 = 1300;
 /// The search ends when less than this is to be gained.
 const GAIN_MIN: u64 = 16;
 
@@ -190,4 +199,67 @@ fn a_path_that_shrinks_under_a_transfer_goes_on() {
     let (inner, _) = found(&client, &server, 1400, 28);
     println!("path 1500 -> 1400: 8 MiB in {took:?}, inner packets of {inner}");
     assert!(took <= Duration::from_secs(15), "{took:?}");
+}
+
+/// Line 25: a neighbour says that packets between two nodes were too big for a path.
+#[test]
+fn forged_reports_of_a_narrow_path_change_nothing() {
+    // The kernel believes the last of each kind.
+    for (underlay, reports, believed) in
+        [(Underlay::V4, [0, 1, 1279, 68], "mtu lock 552"), (Underlay::V6, [0, 68, 1279, 1280], "mtu 1280")]
+    {
+        let lab = Lab::alone();
+        let (mut server, mut client) = pair(&lab, underlay);
+        let forger = lab.machine(underlay);
+        server.start();
+        client.start();
+        client.reaches(&server, Duration::from_secs(5));
+        let (mtu, _) = found(&client, &server, LINK_MTU, headers(underlay));
+        for path_mtu in reports {
+            forge_too_big(&forger, client.ip, server.ip, path_mtu);
+        }
+        let route = format!("ip route get {}", server.ip);
+        eventually(Duration::from_secs(2), "the kernel believes it", || {
+            client.must(&route).contains(believed).then_some(())
+        });
+        client.must(&format!("ping -6 -n -c 20 -i 0.05 -W 1 -M do -s {BIG_PING_BYTES} {}", server.address));
+        let after = client.peer(&server).unwrap()["mtu"].as_u64().unwrap();
+        println!("{underlay:?}: inner packets of {mtu} before, {after} after the reports");
+        assert_eq!(after, mtu);
+    }
+}
+
+/// Sends "fragmentation needed" (RFC 792, RFC 1191) or "packet too big" (RFC 4443) about a datagram from one node to
+/// another.
+fn forge_too_big(forger: &Machine, from: IpAddr, to: IpAddr, path_mtu: u32) {
+    let mut quoted_udp = [PORT.to_be_bytes(), PORT.to_be_bytes(), 1400_u16.to_be_bytes(), [0, 0]].concat();
+    let (family, protocol, message) = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut message = vec![3, 4, 0, 0, 0, 0];
+            message.extend((path_mtu as u16).to_be_bytes());
+            message.extend([0x45, 0, 5, 0x8c, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+            message.extend([from.octets(), to.octets()].concat());
+            message.append(&mut quoted_udp);
+            let sum: u32 = message.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+            message[2..4].copy_from_slice(&checksum.to_be_bytes());
+            (AddressFamily::Inet, SockProtocol::Icmp, message)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            // The kernel writes the checksum (raw sockets, RFC 3542 section 3.1).
+            let mut message = vec![2, 0, 0, 0];
+            message.extend(path_mtu.to_be_bytes());
+            message.extend([0x60, 0, 0, 0, 5, 0x78, 17, 64]);
+            message.extend([from.octets(), to.octets()].concat());
+            message.append(&mut quoted_udp);
+            (AddressFamily::Inet6, SockProtocol::IcmpV6, message)
+        }
+        _ => panic!("{from} and {to} are of one family"),
+    };
+    forger.inside(|| {
+        let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+        let to = SockaddrStorage::from(SocketAddr::new(from, 0));
+        sendto(raw.as_raw_fd(), &message, &to, MsgFlags::empty()).unwrap();
+    });
 }
