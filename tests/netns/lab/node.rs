@@ -21,6 +21,8 @@ pub(crate) const DAEMON: &str = env!("CARGO_BIN_EXE_azora-meshing-daemon");
 pub(crate) const AZORA: &str = env!("CARGO_BIN_EXE_azora");
 /// UDP port of every node.
 pub(crate) const PORT: u16 = 5747;
+/// Memory of a daemon through whatever a test does to it (goal G4 of the reliability figures: 128 MiB).
+const MEMORY_KB_MAX: u64 = 128 << 10;
 /// From start to ready.
 const READY: Duration = Duration::from_secs(10);
 
@@ -279,10 +281,14 @@ impl DerefMut for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.process = None;
         if !thread::panicking() {
-            let log = self.log();
-            assert!(!log.contains("panicked at"), "machine {} panicked:\n{log}", self.machine.number);
+            let (number, log) = (self.machine.number, self.log());
+            assert!(!log.contains("panicked at"), "machine {number} panicked:\n{log}");
+            if self.process.is_some() {
+                assert!(self.is_running(), "the daemon of machine {number} ended by itself:\n{log}");
+                let peak = self.proc_status("VmHWM");
+                assert!(peak <= MEMORY_KB_MAX, "the daemon of machine {number} took {peak} kB");
+            }
         }
     }
 }
