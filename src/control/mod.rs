@@ -35,7 +35,7 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to accept an answer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long accepting pauses when the system has no more descriptors.
+/// Longest pause in accepting when the system has no more descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an ordinary request may take.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -14,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::message::{Failure, Request, Response};
 use super::{ACCEPT_PAUSE, CONNECTIONS_MAX, IDLE_TIMEOUT, REQUEST_BYTES_MAX, WRITE_TIMEOUT};
@@ -23,6 +25,9 @@ use super::{ACCEPT_PAUSE, CONNECTIONS_MAX, IDLE_TIMEOUT, REQUEST_BYTES_MAX, WRIT
 const SOCKET_MODE: u32 = 0o660;
 /// Permissions of the directory, if the server makes it.
 const DIRECTORY_MODE: u32 = 0o750;
+
+/// Between two lines in the log about connections that cannot be accepted.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Who asks, attested by the kernel for the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +168,7 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     let mut serial = 0;
+    let mut complained: Option<Instant> = None;
     loop {
         while connections.try_join_next().is_some() {}
         match listener.inner.accept().await {
@@ -172,9 +178,18 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
                 connections.spawn(shared.clone().connection(stream, serial, place));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a control connection");
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    complained = Some(Instant::now());
+                }
                 shared.close_idlest();
-                sleep(ACCEPT_PAUSE).await;
+                // The descriptor of one that ends is free at once: a queue of idle ones is over soon.
+                let ended = async {
+                    if connections.join_next().await.is_none() {
+                        pending().await
+                    }
+                };
+                let _ = timeout(ACCEPT_PAUSE, ended).await;
             }
         }
     }
