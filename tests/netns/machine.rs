@@ -17,6 +17,9 @@ const NOBODY: u32 = 65_534;
 const TOLD: Duration = Duration::from_secs(8);
 const SAVED_AGAIN: Duration = Duration::from_secs(75);
 
+/// What one daemon has to do with, which is as many as it serves control connections.
+const DESCRIPTORS: usize = 64;
+
 /// A small disk that is gone with the test.
 struct SmallDisk(PathBuf);
 
@@ -88,10 +91,19 @@ fn a_node_out_of_descriptors_carries_traffic_and_answers_again() {
     let server = lab.node(Underlay::V4).started();
     let node = lab.node(Underlay::V4).knows(&server).started();
     node.reaches(&server, Duration::from_secs(5));
-    let limited = run(Command::new("prlimit").args(["--nofile=64:64", "--pid", &node.pid().to_string()]));
+    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    let limited = run(Command::new("prlimit").args([&limit, "--pid", &node.pid().to_string()]));
     assert_eq!(limited.code, 0, "{}", limited.err);
     let crowd: Vec<_> = (0..200).map_while(|_| UnixStream::connect(node.socket()).ok()).collect();
     println!("{} idle control connections", crowd.len());
+    eventually(Duration::from_secs(5), "no descriptor is left", || {
+        (node.proc_count("fd") >= DESCRIPTORS - 2).then_some(())
+    });
+    let asked = node.azora(&["status", "--check", "live"]);
+    assert_eq!(asked.code, 0, "who asks is answered meanwhile: {}", asked.err);
+    let newcomer = lab.node(Underlay::V4).knows(&node).started();
+    newcomer.reaches(&node, Duration::from_secs(5));
+    assert!(node.proc_count("fd") >= DESCRIPTORS - 2, "the crowd is there still");
     assert!(node.ping(server.address, 1).is_some(), "the mesh goes on meanwhile");
     node.must("nft flush ruleset");
     drop(crowd);
