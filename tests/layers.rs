@@ -243,3 +243,16 @@ fn a_breach_is_seen() {
     assert_eq!(check("proto::dht", "// std::fs and crate::engine in prose\nlet s = \"std::fs\";"), 0);
     assert_eq!(check("tun", "use crate::attic::X;"), 1);
 }
+
+/// Tests that `tests/HOSTILE.md` names, as `file::test` in backquotes.
+#[test]
+fn tests_that_are_named_exist() {
+    let text = fs::read_to_string("tests/HOSTILE.md").unwrap();
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")).collect();
+    assert!(named.len() > 80, "{} names", named.len());
+    for (file, test) in named {
+        let below = if file.starts_with("src/") { "" } else { "tests/" };
+        let source = fs::read_to_string(format!("{below}{file}.rs")).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}()")), "tests/HOSTILE.md: {file}::{test} does not exist");
+    }
+}
