@@ -243,3 +243,17 @@ fn loaded_node_is_joined_by_way_of_a_cookie() {
     assert!(took.is_some_and(|took| took < Duration::from_millis(290)), "{took:?}");
     assert_eq!(world.host(a).drops(DropReason::RateLimited), 1, "one initiation was answered by a cookie");
 }
+
+/// The first question to it is for its record.
+#[test]
+fn loaded_node_of_which_only_the_id_is_known_is_joined_by_way_of_a_cookie() {
+    let mut world = World::new(234, Conditions::default());
+    let a = world.machine();
+    let bootstrap = vec![(a.identity().node_id(), a.endpoint)];
+    let a = world.add(Machine { loaded: true, ..a });
+    let b = Machine { bootstrap, ..world.machine() };
+    let b = world.add(b);
+    let took = world.run_until(Duration::from_secs(3), |world| agree(world, a, b));
+    assert!(took.is_some_and(|took| took < Duration::from_millis(290)), "{took:?}");
+    assert_eq!(world.host(a).drops(DropReason::RateLimited), 1, "one request was answered by a cookie");
+}

@@ -8,13 +8,14 @@ use rand_core::Rng as _;
 use crate::proto::datapath::DropReason;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::path;
-use crate::proto::session::gate::COOKIE_LIFETIME;
+use crate::proto::session::gate::{COOKIE_LIFETIME, read_cookie};
 use crate::proto::session::noise::Initiator;
 use crate::proto::session::sealed;
 use crate::proto::session::transport::Session;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::SETUP_LEN_MAX;
 use crate::proto::wire::control::{CARRIED_LEN_MAX, Contact, Control};
+use crate::proto::wire::envelope::{MAC_LEN, RecipientKey};
 use crate::proto::wire::inner::IcmpError;
 use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
@@ -54,11 +55,14 @@ const REPEATS_MAX: u8 = 4;
 const REPEAT_GAP: Duration = Duration::from_millis(500);
 
 /// Asking a node of which only ID and endpoint are known for its record.
-#[derive(Debug)]
 pub(super) struct Fetch {
     node_id: NodeId,
     endpoint: SocketAddr,
     attempt: u32,
+    /// What opens a cookie reply to the last attempt.
+    cookie_key: Option<RecipientKey>,
+    /// What the node asked us to prove our address by, and when.
+    cookie: Option<([u8; MAC_LEN], Instant)>,
 }
 
 impl Node {
@@ -240,7 +244,7 @@ impl Node {
             return;
         }
         let request = self.rng.next_u64();
-        self.fetches.insert(request, Fetch { node_id, endpoint, attempt: 0 });
+        self.fetches.insert(request, Fetch { node_id, endpoint, attempt: 0, cookie_key: None, cookie: None });
         self.fetch_attempt(now, wall, request);
     }
 
@@ -253,6 +257,8 @@ impl Node {
         }
         fetch.attempt += 1;
         let (node_id, endpoint, wait) = (fetch.node_id, fetch.endpoint, backoff(fetch.attempt - 1));
+        let known = fetch.cookie.or_else(|| self.peers.of(&node_id)?.cookie);
+        let cookie = known.filter(|(_, at)| now.saturating_since(*at) < COOKIE_LIFETIME);
         if fetch.attempt > ATTEMPTS_BEFORE_DOUBT {
             self.suspect_udp(now, node_id);
         }
@@ -261,13 +267,48 @@ impl Node {
         payload.resize(payload.len() + self.rng.next_u32() as usize % FETCH_PADDING_MAX, 0);
         let network = &self.session_config.network;
         let message = Message::RecordRequest;
-        if let Some(packet) =
+        if let Some(mut packet) =
             sealed::seal(&self.identity, node_id, message, &payload, wall, network, &mut self.rng)
         {
+            if let Some((cookie, _)) = cookie {
+                sealed::prove(&mut packet, &node_id, network, &cookie);
+            }
+            let key = sealed::cookie_key(&packet, &node_id, network);
+            if let Some(fetch) = self.fetches.get_mut(&request) {
+                fetch.cookie_key = key;
+            }
             self.transmit(endpoint, packet);
         }
         let wait = self.jittered(wait);
         self.timers.arm(Timer::Fetch(request), now + wait);
+    }
+
+    /// Perhaps a cookie reply to a record request, which is repeated with the cookie at once; false when it is none.
+    pub(super) fn handle_fetch_cookie(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        source: Hop,
+        packet: &[u8],
+    ) -> bool {
+        let found = self.fetches.iter_mut().find_map(|(request, fetch)| {
+            let asked = Hop::Direct(fetch.endpoint) == source;
+            let cookie = read_cookie(fetch.cookie_key.as_ref().filter(|_| asked)?, packet)?;
+            Some((*request, fetch, cookie))
+        });
+        let Some((request, fetch, cookie)) = found else { return false };
+        let asked_before =
+            fetch.cookie.is_some_and(|(_, at)| now.saturating_since(at) < Duration::from_secs(1));
+        fetch.cookie = Some((cookie, now));
+        let node_id = fetch.node_id;
+        if let Some(peer) = self.peers.of_mut(&node_id) {
+            // For the handshake that follows.
+            peer.cookie = Some((cookie, now));
+        }
+        if !asked_before {
+            self.fetch_attempt(now, wall, request);
+        }
+        true
     }
 
     /// A record came in answer to a fetch.

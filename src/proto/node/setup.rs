@@ -68,7 +68,12 @@ impl Node {
                 break;
             }
         }
-        let Some((id, cookie)) = found else { return self.handle_unauthentic(now, source) };
+        let Some((id, cookie)) = found else {
+            return match self.handle_fetch_cookie(now, wall, source, packet) {
+                true => self.drain(now, wall),
+                false => self.handle_unauthentic(now, source),
+            };
+        };
         if let Some(peer) = self.peers.of_mut(&id) {
             let asked_before =
                 peer.cookie.is_some_and(|(_, at)| now.saturating_since(at) < Duration::from_secs(1));

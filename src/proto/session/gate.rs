@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::{Rng, draw, draw_len, draw_secret};
 use crate::proto::limit::TokenBucket;
 use crate::proto::timer::Instant;
+use crate::proto::wire::SETUP_LEN_MAX;
 use crate::proto::wire::cookie::{self, COOKIE_PADDING_LEN_MIN, COOKIE_REPLY_LEN_MIN};
 use crate::proto::wire::envelope::{Envelope, Kind, MAC_LEN, RecipientKey};
 use crate::proto::wire::relay::{Hop, Slot};
@@ -155,6 +156,15 @@ fn cookie_reply(
     let mut packet = cookie::emit(cookie, &padding[..padding_len]);
     own_key.for_cookie_reply(&envelope.mac1()).close(Kind::CookieReply, None, draw(rng), &mut packet);
     Admission::Reply(packet)
+}
+
+/// The cookie, if the packet is the reply to one that [`RecipientKey::for_cookie_reply`] made this key for.
+pub fn read_cookie(key: &RecipientKey, packet: &[u8]) -> Option<[u8; MAC_LEN]> {
+    let mut copy = [0; SETUP_LEN_MAX];
+    let copy = copy.get_mut(..packet.len())?;
+    copy.copy_from_slice(packet);
+    let envelope = key.open(copy).ok()?;
+    (envelope.kind == Kind::CookieReply).then(|| cookie::parse(envelope.body()).ok())?
 }
 
 /// Who shares a rate.

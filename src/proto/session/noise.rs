@@ -15,10 +15,9 @@ use std::net::SocketAddr;
 
 use super::crypto::{Noise, Setup};
 use super::transport::{Outcome, Session};
-use super::{Config, HandshakeError, Rng, draw, draw_len, draw_secret};
+use super::{Config, HandshakeError, Rng, draw, draw_len, draw_secret, gate};
 use crate::proto::identity::{Identity, NodeId};
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::cookie;
 use crate::proto::wire::envelope::{Envelope, Kind, MAC_LEN, MAC1_AT, MAC2_AT, NetworkSecret, RecipientKey};
 use crate::proto::wire::handshake::{
     CAPABILITY_THREADS, INITIATION_LEN_MAX, INITIATION_LEN_MIN, INITIATION_NOISE_AT,
@@ -182,13 +181,9 @@ impl Initiator {
         Ok(Established { session, observed: payload.observed })
     }
 
-    /// The cookie, if the packet is a cookie reply to our initiation. The packet is left as it came.
-    pub fn read_cookie(&self, packet: &mut [u8]) -> Option<[u8; MAC_LEN]> {
-        let mut copy = [0; SETUP_LEN_MAX];
-        let copy = copy.get_mut(..packet.len())?;
-        copy.copy_from_slice(packet);
-        let envelope = self.cookie_key.open(copy).ok()?;
-        (envelope.kind == Kind::CookieReply).then(|| cookie::parse(envelope.body()).ok())?
+    /// The cookie, if the packet is a cookie reply to our initiation.
+    pub fn read_cookie(&self, packet: &[u8]) -> Option<[u8; MAC_LEN]> {
+        gate::read_cookie(&self.cookie_key, packet)
     }
 }
 

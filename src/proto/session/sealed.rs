@@ -18,7 +18,9 @@ use super::keys::{open_once, seal_once};
 use super::{Rng, draw, draw_secret};
 use crate::proto::identity::{self, Identity, NodeId};
 use crate::proto::timer::{Instant, WallTime};
-use crate::proto::wire::envelope::{BODY_AT, Envelope, Kind, NetworkSecret, RecipientKey};
+use crate::proto::wire::envelope::{
+    BODY_AT, Envelope, Kind, MAC_LEN, MAC1_AT, MAC2_AT, NetworkSecret, RecipientKey,
+};
 use crate::proto::wire::sealed::{
     HEADER_LEN, HOP_LIMIT_AT, HOP_LIMIT_DIRECT, Header, Message, SIGNATURE_LEN, Sealed, TAG_LEN,
 };
@@ -98,6 +100,20 @@ pub fn seal(
     packet[BODY_AT + HOP_LIMIT_AT] = HOP_LIMIT_DIRECT;
     RecipientKey::new(&recipient, network).close(Kind::Sealed, None, draw(rng), &mut packet);
     Some(packet)
+}
+
+/// Puts a cookie into a sealed packet, by which the recipient asked to have the sender's address proved.
+pub fn prove(packet: &mut [u8], recipient: &NodeId, network: &NetworkSecret, cookie: &[u8; MAC_LEN]) {
+    let key = RecipientKey::new(recipient, network);
+    if key.open(packet).is_ok() {
+        key.close(Kind::Sealed, Some(cookie), [0; MAC_LEN], packet);
+    }
+}
+
+/// What opens the recipient's cookie reply to a sealed packet; `None` when it is none.
+pub fn cookie_key(packet: &[u8], recipient: &NodeId, network: &NetworkSecret) -> Option<RecipientKey> {
+    let mac1 = packet.get(MAC1_AT..MAC2_AT)?.try_into().ok()?;
+    Some(RecipientKey::new(recipient, network).for_cookie_reply(&mac1))
 }
 
 /// Opens a packet sealed to us: its header and payload. Whether it came before is the [`ReplayCache`]'s question.
