@@ -15,12 +15,16 @@ use auramesh::proto::wire::handshake::{INITIATION_LEN_MAX, Initiation};
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::lab::node::Node;
-use crate::lab::{Lab, Underlay, ip, long, noise};
+use crate::lab::{Lab, Machine, Underlay, eventually, ip, long, noise};
 
 /// The budget of a node with few peers, 30 MiB, and a tenth.
 const DATA_BYTES_MAX: u64 = 33 << 20;
 /// Strangers with good handshakes; more than there are places for peers.
 const STRANGERS: u32 = 1500;
+/// Of a flood that a new node has to get through, in datagrams a second: as many as are answered with cookies here.
+const JOINABLE_PER_S: u64 = 20_000;
+/// From the start of a node that comes in the middle of the flood to its first ping.
+const JOINED: Duration = Duration::from_secs(10);
 /// Initiations shed before any curve work; the flood has hundreds of thousands.
 const RATE_LIMITED_MIN: u64 = 1_000;
 /// Junk initiations with a valid envelope.
@@ -35,18 +39,14 @@ fn memory_stays_in_its_budget_under_a_flood() {
     server.wait_ready();
     let client = lab.node(Underlay::V4).knows(&server).started();
     client.reaches(&server, Duration::from_secs(5));
-    let stranger = lab.machine(Underlay::V4);
-    ip(&format!("-n {} route add local 10.78.0.0/16 dev lo", stranger.netns));
-    ip(&format!("-n {} route add 10.78.0.0/16 via {}", server.netns, stranger.ip));
-    server.must("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+    let stranger = stranger(&lab, &server);
     let packets = packets(&identity(&server));
-    let rate_limited = || server.status()["drops"]["rate_limited"].as_u64().unwrap();
-    let before = rate_limited();
+    let before = rate_limited(&server);
 
     let seconds = if long() { 60 } else { 6 };
     let (stop, mut answered, mut asked) = (AtomicBool::new(false), 0, 0);
     let sent = thread::scope(|scope| {
-        let flood = scope.spawn(|| stranger.inside(|| flood(&packets, server.endpoint(), &stop)));
+        let flood = scope.spawn(|| stranger.inside(|| flood(&packets, server.endpoint(), u64::MAX, &stop)));
         let local = scope.spawn(|| server.inside(|| flood_unknown_addresses(&stop)));
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {
@@ -57,7 +57,7 @@ fn memory_stays_in_its_budget_under_a_flood() {
         (flood.join().unwrap(), local.join().unwrap())
     });
     println!("{sent:?} datagrams in {seconds} s, {answered} of {asked} pings answered");
-    let shed = rate_limited() - before;
+    let shed = rate_limited(&server) - before;
     assert!(shed > RATE_LIMITED_MIN, "{shed} asked for a proof of their address, or refused");
     assert!(server.is_running(), "{}", server.log());
     let (peak, data) = (server.proc_status("VmHWM"), server.proc_status("VmData"));
@@ -65,6 +65,53 @@ fn memory_stays_in_its_budget_under_a_flood() {
     assert!(peak * 1024 <= DATA_BYTES_MAX, "RSS {peak} kB");
     assert!(answered * 2 > asked, "the peer is served through the flood: {answered} of {asked}");
     client.reaches(&server, Duration::from_secs(5));
+}
+
+/// Line 4: a node that knows no more than ID and endpoint gets in while others have to prove their addresses.
+#[test]
+fn a_flood_of_good_envelopes_lets_a_new_node_in() {
+    let lab = Lab::alone();
+    let server = lab.node(Underlay::V4).started();
+    let mut newcomer = lab.node(Underlay::V4).knows(&server);
+    let stranger = stranger(&lab, &server);
+    let packets = packets(&identity(&server));
+    let (stop, before) = (AtomicBool::new(false), rate_limited(&server));
+    let joined = thread::scope(|scope| {
+        scope.spawn(|| stranger.inside(|| flood(&packets, server.endpoint(), JOINABLE_PER_S, &stop)));
+        let _stop = Stop(&stop);
+        eventually(JOINED, "the gate sheds", || {
+            (rate_limited(&server) > before + RATE_LIMITED_MIN).then_some(())
+        });
+        let start = Instant::now();
+        newcomer.start();
+        newcomer.reaches(&server, JOINED);
+        start.elapsed()
+    });
+    println!("flood of {JOINABLE_PER_S}/s: a new node reaches it {joined:?} after its start");
+    println!("drops {}", server.status()["drops"]);
+    assert!(joined <= JOINED, "{joined:?}");
+}
+
+/// Stops the flood at the end, also where a panic ends the test: its thread is waited for.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A machine with all the addresses of [`flood`], which the server answers.
+fn stranger(lab: &Lab, server: &Node) -> Machine {
+    let stranger = lab.machine(Underlay::V4);
+    ip(&format!("-n {} route add local 10.78.0.0/16 dev lo", stranger.netns));
+    ip(&format!("-n {} route add 10.78.0.0/16 via {}", server.netns, stranger.ip));
+    server.must("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+    stranger
+}
+
+fn rate_limited(node: &Node) -> u64 {
+    node.status()["drops"]["rate_limited"].as_u64().unwrap()
 }
 
 /// The identity behind a node, whose public keys everybody can learn.
@@ -99,16 +146,20 @@ fn packets(victim: &Identity) -> Vec<Vec<u8>> {
     packets
 }
 
-/// Sends them round and round, from 256 addresses.
-fn flood(packets: &[Vec<u8>], to: SocketAddr, stop: &AtomicBool) -> u64 {
+/// Sends them round and round, from 256 addresses, not faster than `per_s`.
+fn flood(packets: &[Vec<u8>], to: SocketAddr, per_s: u64, stop: &AtomicBool) -> u64 {
     let addresses = (0..=u8::MAX).map(|n| Ipv4Addr::new(10, 78, n, 1));
     let sockets: Vec<_> = addresses.map(|from| UdpSocket::bind((from, 5747)).unwrap()).collect();
-    let mut sent = 0;
+    let (start, mut sent) = (Instant::now(), 0_u64);
     for (packet, socket) in packets.iter().cycle().zip(sockets.iter().cycle()) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         sent += u64::from(socket.send_to(packet, to).is_ok());
+        if sent.is_multiple_of(64) {
+            let due = Duration::from_micros(sent * 1_000_000 / per_s);
+            thread::sleep(due.saturating_sub(start.elapsed()));
+        }
     }
     sent
 }
