@@ -24,10 +24,10 @@ fn proven(now: Instant, from: &str) -> (Gate, Node, Vec<u8>) {
     let (alice, bob) = (Node::alice(), Node::bob());
     let mut gate = Gate::new(&mut rng(1), START);
     let (initiator, initiation) = alice.start(&bob, &mut rng(2));
-    let Admission::Reply(mut reply) = admit(&mut gate, &bob, now, from, &initiation, true) else {
+    let Admission::Reply(reply) = admit(&mut gate, &bob, now, from, &initiation, true) else {
         panic!("no cookie")
     };
-    let cookie = initiator.read_cookie(&mut reply).unwrap();
+    let cookie = initiator.read_cookie(&reply).unwrap();
     let packet = with_cookie(&alice, &bob, &cookie);
     (gate, bob, packet)
 }
@@ -105,10 +105,10 @@ fn a_source_without_cookie_is_limited_without_load() {
     assert_eq!(admitted("[::ffff:192.0.2.8]:1"), 0);
     // Whose address was spoofed in that flood proves itself and gets in.
     let (initiator, initiation) = alice.start(&bob, &mut rng(4));
-    let Admission::Reply(mut reply) = admit(&mut gate, &bob, START, ALICE_AT, &initiation, false) else {
+    let Admission::Reply(reply) = admit(&mut gate, &bob, START, ALICE_AT, &initiation, false) else {
         panic!("no cookie")
     };
-    let packet = with_cookie(&alice, &bob, &initiator.read_cookie(&mut reply).unwrap());
+    let packet = with_cookie(&alice, &bob, &initiator.read_cookie(&reply).unwrap());
     assert_eq!(admit(&mut gate, &bob, START, ALICE_AT, &packet, false), Admission::Admit);
 }
 
@@ -165,12 +165,7 @@ fn only_the_initiation_that_was_answered_reads_the_cookie() {
     let Admission::Reply(reply) = admit(&mut gate, &bob, START, ALICE_AT, &initiation, true) else {
         panic!("no cookie")
     };
-    let reads = |initiator: &Initiator, packet: &[u8]| {
-        let mut copy = packet.to_vec();
-        let cookie = initiator.read_cookie(&mut copy);
-        assert_eq!(copy, packet, "the packet is left as it came");
-        cookie
-    };
+    let reads = |initiator: &Initiator, packet: &[u8]| initiator.read_cookie(packet);
     assert!(reads(&initiator, &reply).is_some());
     assert!(reads(&other, &reply).is_none());
     assert!(reads(&initiator, &response).is_none());
