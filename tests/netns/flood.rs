@@ -67,7 +67,7 @@ fn memory_stays_in_its_budget_under_a_flood() {
     client.reaches(&server, Duration::from_secs(5));
 }
 
-/// Line 4: a node that knows no more than ID and endpoint gets in while others have to prove their addresses.
+/// A node that knows no more than ID and endpoint gets in while others have to prove their addresses.
 #[test]
 fn a_flood_of_good_envelopes_lets_a_new_node_in() {
     let lab = Lab::alone();

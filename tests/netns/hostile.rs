@@ -259,7 +259,7 @@ fn nine_classes_of_spoofed_inner_packets_are_never_delivered() {
     }
 }
 
-/// Line 20: a stranger looks for services; without a rule there is neither one nor a reset.
+/// A stranger looks for services; without a rule there is neither one nor a reset.
 #[test]
 fn a_scan_of_every_tcp_port_meets_silence() {
     let lab = Lab::alone();

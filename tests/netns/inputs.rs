@@ -43,7 +43,7 @@ fn send(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
     let _ = socket.send_to(bytes, to);
 }
 
-/// Line 1: silence. Each length once at random and once for each family.
+/// Silence. Each length once at random and once for each family.
 #[test]
 fn random_datagrams_of_every_length_get_no_byte_back() {
     let lab = Lab::alone();
@@ -71,7 +71,7 @@ fn random_datagrams_of_every_length_get_no_byte_back() {
     assert_eq!(bytes_back(capture), 0, "bytes back to a stranger");
 }
 
-/// Line 2: the largest datagrams, whole and in segments.
+/// The largest datagrams, whole and in segments.
 #[test]
 fn datagrams_of_64_kib_are_dropped_and_reception_goes_on() {
     let lab = Lab::alone();
@@ -102,7 +102,7 @@ fn datagrams_of_64_kib_are_dropped_and_reception_goes_on() {
     assert_eq!(bytes_back(capture), 0, "bytes back to a stranger");
 }
 
-/// Line 4: a flood of junk with the family bits of a handshake; a node that nobody knows yet still gets in.
+/// A flood of junk with the family bits of a handshake; a node that nobody knows yet still gets in.
 #[test]
 fn a_flood_of_junk_lets_a_new_node_in() {
     let lab = Lab::alone();

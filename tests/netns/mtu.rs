@@ -201,7 +201,7 @@ fn a_path_that_shrinks_under_a_transfer_goes_on() {
     assert!(took <= Duration::from_secs(15), "{took:?}");
 }
 
-/// Line 25: a neighbour says that packets between two nodes were too big for a path.
+/// A neighbour says that packets between two nodes were too big for a path.
 #[test]
 fn forged_reports_of_a_narrow_path_change_nothing() {
     // The kernel believes the last of each kind.

@@ -21,7 +21,7 @@ pub(crate) const DAEMON: &str = env!("CARGO_BIN_EXE_azora-meshing-daemon");
 pub(crate) const AZORA: &str = env!("CARGO_BIN_EXE_azora");
 /// UDP port of every node.
 pub(crate) const PORT: u16 = 5747;
-/// Memory of a daemon through whatever a test does to it (goal G4 of the reliability figures: 128 MiB).
+/// Memory of a daemon through whatever a test does to it (the goal for all that hostile input and faults may cost).
 const MEMORY_KB_MAX: u64 = 128 << 10;
 /// From start to ready.
 const READY: Duration = Duration::from_secs(10);
