@@ -1,5 +1,7 @@
 //! The walls between modules: ranks, and what the protocol core may use of `std`.
 //!
+//! Also that the tests which `tests/HOSTILE.md` names exist.
+//!
 //! A module may name only modules of a strictly lower rank. Reads the sources as text, so it needs no nightly
 //! compiler; comments and strings are stripped first.
 
