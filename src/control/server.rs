@@ -179,7 +179,11 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
-                    tracing::warn!(%error, "cannot accept a control connection");
+                    tracing::warn!(
+                        %error,
+                        fix = "close what keeps connections to it open; LimitNOFILE= in the unit, or `ulimit -n`, allows more",
+                        "cannot accept a control connection"
+                    );
                     complained = Some(Instant::now());
                 }
                 shared.close_idlest();
