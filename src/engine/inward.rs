@@ -23,7 +23,7 @@ use super::plane::{Plane, SNAPSHOT_HELD_MAX, wait};
 impl Plane {
     /// Hands the kernel what peers send, and reads the interface while that is this thread's duty, until told to stop or
     /// the interface is gone.
-    pub(super) fn run_inward(self, mut end: InwardEnd<Outward>) -> io::Result<()> {
+    pub(super) fn run_inward(&self, mut end: InwardEnd<Outward>) -> io::Result<()> {
         let mut cache = Cache::new(self.snapshot.clone());
         let mut kept = Cache::new(self.kept.clone());
         let workers = self.devices.len();
@@ -39,7 +39,7 @@ impl Plane {
             for socket in self.sockets.iter().chain(kept.of_worker(self.worker.into(), workers)) {
                 let snapshot = cache.load();
                 let now = clock::now();
-                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces, sender: &mut sender };
+                let mut inner = Inner { plane: self, snapshot, pieces: &mut pieces, sender: &mut sender };
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 let received = receiver.receive(socket, |train| {
                     let Received { source, ecn, datagram_len, bytes } = train;
@@ -52,12 +52,12 @@ impl Plane {
             let now = clock::now();
             if reception.poll_timeout().is_some_and(|due| due <= now) {
                 let snapshot = cache.load();
-                let mut inner = Inner { plane: &self, snapshot, pieces: &mut pieces, sender: &mut sender };
+                let mut inner = Inner { plane: self, snapshot, pieces: &mut pieces, sender: &mut sender };
                 let mut turn = Turn { snapshot, shared: &self.shared, now, out: &mut inner };
                 reception.handle_timeout(&mut turn);
             }
             if let Some(outward) = end.held() {
-                let turn = outward.turn(&self)?;
+                let turn = outward.turn(self)?;
                 units += turn.units();
                 quiet &= turn.empty;
             }

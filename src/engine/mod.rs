@@ -156,13 +156,7 @@ impl Engine {
     /// Waits until there is no going on: the interface was deleted ([`crate::tun::is_deleted`]), or a thread or the
     /// control task has ended.
     pub async fn failure(&mut self) -> io::Error {
-        tokio::select! {
-            failed = &mut self.failed => match failed {
-                Ok(error) => error,
-                Err(_) => io::Error::other("the threads of the data path have ended"),
-            },
-            _ = &mut self.control => io::Error::other("the control task has ended"),
-        }
+        cause(&mut self.failed, &mut self.control).await
     }
 
     /// Says goodbye to the peers and ends threads and task.
@@ -174,6 +168,21 @@ impl Engine {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         self.control.abort();
+    }
+}
+
+/// What ended first. The control task ends after the threads, as their inbox goes with them: they know the cause.
+async fn cause(
+    failed: &mut oneshot::Receiver<io::Error>,
+    control: &mut tokio::task::JoinHandle<()>,
+) -> io::Error {
+    tokio::select! {
+        biased;
+        failed = failed => match failed {
+            Ok(error) => error,
+            Err(_) => io::Error::other("the threads of the data path have ended"),
+        },
+        _ = control => io::Error::other("the control task has ended"),
     }
 }
 

@@ -84,14 +84,14 @@ impl Outward {
 
 impl Plane {
     /// Reads the interface while that is this thread's duty, until told to stop or the interface is gone.
-    pub(super) fn run_outward(self, end: OutwardEnd<Outward>) -> io::Result<()> {
+    pub(super) fn run_outward(&self, end: OutwardEnd<Outward>) -> io::Result<()> {
         while let Some(mut outward) = end.wait() {
             let mut load = Load::new(clock::now());
             loop {
                 if self.wake.is_set() {
                     return Ok(());
                 }
-                let turn = outward.turn(&self)?;
+                let turn = outward.turn(self)?;
                 let now = clock::now();
                 if load.is_calm(now, turn.units()) && !end.is_wanted(now) {
                     break;

@@ -108,9 +108,9 @@ impl Plane {
 
     fn start_pair(&self, failure: &Failure, threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
         let (inward, outward) = duty::ends(Outward::new(self))?;
-        let run = move |plane: Self| plane.run_outward(outward);
+        let run = move |plane: &Self| plane.run_outward(outward);
         threads.push(self.spawn("azora-out", NICE_OUTWARD, run, failure.clone())?);
-        let run = move |plane: Self| plane.run_inward(inward);
+        let run = move |plane: &Self| plane.run_inward(inward);
         threads.push(self.spawn("azora-in", NICE_INWARD, run, failure.clone())?);
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Plane {
         &self,
         name: &str,
         nice: i32,
-        run: impl FnOnce(Self) -> io::Result<()> + Send + 'static,
+        run: impl FnOnce(&Self) -> io::Result<()> + Send + 'static,
         failure: Failure,
     ) -> io::Result<JoinHandle<()>> {
         let name = match self.worker {
@@ -129,7 +129,8 @@ impl Plane {
         let plane = self.clone();
         let run = move || {
             run_first(nice);
-            run(plane).unwrap_or_else(|error| failure.report(error));
+            // INVARIANT: reported before the plane goes. When the last one does, the control task ends for want of an inbox.
+            run(&plane).unwrap_or_else(|error| failure.report(error));
         };
         thread::Builder::new().name(name).spawn(run)
     }

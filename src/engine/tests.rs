@@ -1,3 +1,8 @@
+use std::io;
+
+use tokio::sync::oneshot;
+
+use super::cause;
 use super::plane::flow;
 
 fn packet(next_header: u8, source: u16, destination: u16) -> Vec<u8> {
@@ -6,6 +11,19 @@ fn packet(next_header: u8, source: u16, destination: u16) -> Vec<u8> {
     packet[40..42].copy_from_slice(&source.to_be_bytes());
     packet[42..44].copy_from_slice(&destination.to_be_bytes());
     packet
+}
+
+#[tokio::test]
+async fn the_threads_tell_the_cause_though_the_control_task_has_ended_too() {
+    for _ in 0..64 {
+        let (failure, mut failed) = oneshot::channel();
+        let mut control = tokio::spawn(async {});
+        while !control.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        failure.send(io::Error::other("deleted")).unwrap();
+        assert_eq!(cause(&mut failed, &mut control).await.to_string(), "deleted");
+    }
 }
 
 #[test]
