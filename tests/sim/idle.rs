@@ -39,6 +39,65 @@ fn idle_node_with_eight_peers_sleeps() {
     }
 }
 
+/// Neighbours on the LAN announce themselves once a minute for as long as they are there: they have met.
+#[test]
+fn neighbours_that_have_met_cost_nothing_when_they_announce_themselves() {
+    let (mut world, nodes, announcing) = idle_neighbours(true);
+    let (_, _, silent) = idle_neighbours(false);
+    println!("{silent} datagrams of all in ten minutes, {announcing} with announcements");
+    assert!(announcing <= silent + silent / 4, "{silent}, {announcing} with announcements");
+    // One that comes anew and knows nobody is met at once, though the others know it from before.
+    world.kill(nodes[8]);
+    world.run_for(Duration::from_secs(400));
+    world.disk(nodes[8]).bootstrap.clear();
+    world.disk(nodes[8]).remembered.clear();
+    world.start(nodes[8]);
+    announce(&mut world, &nodes, &nodes);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(reached(&world, nodes[8]), 8);
+    // So is a stranger, though nobody is alone.
+    let strangers = world.add_mesh(2, Duration::from_millis(100));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(reached(&world, strangers[0]), 1);
+    announce(&mut world, &strangers[..1], &nodes);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(reached(&world, strangers[0]), 10);
+}
+
+/// Nine nodes, and the datagrams that they send from the fifth to the fifteenth minute.
+fn idle_neighbours(announcing: bool) -> (World, Vec<HostId>, u64) {
+    let mut world = World::new(302, Conditions::default());
+    let nodes = world.add_mesh(9, Duration::from_millis(100));
+    world.run_for(Duration::from_secs(300));
+    let sent = |world: &World| nodes.iter().map(|id| world.host(*id).sent).sum::<u64>();
+    let before = sent(&world);
+    for _ in 0..10 {
+        if announcing {
+            announce(&mut world, &nodes, &nodes);
+        }
+        world.run_for(Duration::from_secs(60));
+    }
+    let sent = sent(&world) - before;
+    (world, nodes, sent)
+}
+
+/// Each of `senders` is heard by all listeners.
+fn announce(world: &mut World, senders: &[HostId], listeners: &[HostId]) {
+    for from in senders {
+        let endpoint = world.endpoint(*from);
+        let packet = world.with(*from, |host, _| host.node.announcement(endpoint.port()).unwrap());
+        for to in listeners.iter().filter(|to| *to != from) {
+            world.with(*to, |host, now| host.node.handle_announce(now, host.wall(now), endpoint, &packet));
+        }
+    }
+}
+
+/// Peers with a session.
+fn reached(world: &World, id: HostId) -> usize {
+    let peers = world.host(id).node.status(world.now).peers;
+    peers.iter().filter(|peer| peer.session_age.is_some()).count()
+}
+
 /// All that costs a node that knows many others and has nothing to say: behind a NAT it keeps two relays.
 #[test]
 fn idle_node_with_fifty_peers_costs_little_also_behind_a_nat() {

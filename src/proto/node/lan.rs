@@ -74,7 +74,11 @@ impl Node {
         if let Some(peer) = self.peers.of_mut(&id).filter(|peer| peer.current.is_none()) {
             // Behind what the record says: a link-local address is of no use to others that ask us for the node.
             peer.path.learn_more([endpoint]);
-            self.connect(now, wall, id);
+            // Who was met is reached when somebody wants it: announcements go on for as long as both are there.
+            let is_met = peer.last_heard().is_some() && peer.is_gone().is_none();
+            if !is_met || self.dht.is_alone() {
+                self.connect(now, wall, id);
+            }
         }
         self.drain(now, wall);
         false
