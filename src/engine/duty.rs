@@ -146,14 +146,18 @@ impl<T> OutwardEnd<T> {
 
     /// Gives the duty back.
     pub(super) fn give_back(&self, duty: Box<T>) {
-        if self.back.try_send(duty).is_ok() {
-            self.returned.set();
-        }
+        // In this order: who takes the duty clears the event, and nothing may set it after that.
+        self.returned.set();
+        let _ = self.back.try_send(duty);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     fn at(us: u64) -> Instant {
@@ -179,6 +183,30 @@ mod tests {
         assert!(!load.is_calm(at(30_000), CALM_UNITS));
         assert!(!load.is_calm(at(40_000), 0), "too much in this window");
         assert!(load.is_calm(at(60_000), CALM_UNITS - 1), "the next one counts anew");
+    }
+
+    /// An event that stayed set would keep the inward thread awake for as long as the other one has the duty.
+    #[test]
+    fn nothing_is_left_to_wake_up_for_when_the_duty_is_back() {
+        let (mut inward, outward) = ends(()).unwrap();
+        let (given, is_given) = std::sync::mpsc::channel();
+        let returning = std::thread::spawn(move || {
+            while let Some(duty) = outward.wait() {
+                outward.give_back(duty);
+                given.send(()).unwrap();
+            }
+        });
+        for round in 0..20_000 {
+            inward.balance(at(0), true);
+            while inward.held().is_none() {
+                inward.balance(at(0), false);
+            }
+            is_given.recv().unwrap();
+            let mut polled = [PollFd::new(inward.returned().as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut polled, PollTimeout::ZERO), Ok(0), "round {round}");
+        }
+        drop(inward);
+        returning.join().unwrap();
     }
 
     #[test]

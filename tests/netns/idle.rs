@@ -21,8 +21,10 @@ const MEMORY_KB: u64 = 30 * 1024;
 #[test]
 fn an_idle_node_with_eight_peers_uses_no_processor_time_and_little_memory() {
     let lab = Lab::alone();
-    let hub = lab.node(Underlay::V4).started();
-    let peers: Vec<Node> = (0..PEERS).map(|_| lab.node(Underlay::V4).knows(&hub).started()).collect();
+    // As they come: neighbours that announce themselves.
+    let node = || lab.node(Underlay::V4).without("--no-lan-discovery");
+    let hub = node().started();
+    let peers: Vec<Node> = (0..PEERS).map(|_| node().knows(&hub).started()).collect();
     for peer in &peers {
         peer.reaches(&hub, Duration::from_secs(5));
     }
