@@ -124,7 +124,11 @@ impl Answers {
             }
             Request::DhtLookup { target } => {
                 let outcome = self.handle.lookup(target.address()).await.map_err(stopped)?;
-                answer(&status::lookup(target, &outcome, clock::wall()))
+                let why = match outcome.record.is_none() && !outcome.is_heard() {
+                    true => Some(self.facts.unheard(&self.node_status().await?)),
+                    false => None,
+                };
+                answer(&status::lookup(target, &outcome, why, clock::wall()))
             }
             Request::DhtStatus => answer(&status::dht_status(&self.node_status().await?.dht)),
             Request::Probe { target } => {
@@ -221,6 +225,7 @@ impl Answers {
                 return Ok(PingOutcome::Lost(PingLoss { seq, lost: failure.to_string(), fix: None }));
             }
             Err(AskError::Timeout(_)) => format!("no reply in {timeout_ms} ms"),
+            Err(AskError::Ping(PingFailure::Unheard)) => probe::UNHEARD.into(),
             Err(AskError::Ping(PingFailure::NotFound)) => probe::NOT_FOUND.into(),
             Err(AskError::Ping(PingFailure::NoAnswer)) => "no answer".into(),
         };
@@ -246,10 +251,11 @@ impl Answers {
     /// Why a reply came through a relay.
     async fn why_relayed(&self, reply: &node::PingReply) -> Result<Option<Cause>, Failure> {
         let (id, port) = (reply.node_id, self.port());
-        let Some(_) = reply.via else { return Ok(None) };
+        let Some(relay) = reply.via else { return Ok(None) };
+        let mute = (!reply.data).then_some(relay);
         let relayed =
             self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await.map_err(stopped)?;
-        Ok(relayed.as_ref().map(|relayed| why::relayed(relayed, id, port)))
+        Ok(relayed.as_ref().map(|relayed| why::relayed(relayed, mute, id, port)))
     }
 
     /// The UDP port that a router would have to forward.

@@ -10,7 +10,7 @@ use crate::control::counted;
 use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::MeshAddress;
-use crate::proto::node::{Lost, PeerState, PeerStatus, Status};
+use crate::proto::node::{Lost, PeerState, PeerStatus, Relayed, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -129,16 +129,8 @@ impl Facts {
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         let no_answer = || {
-            let (text, address) = match silence(status) {
-                Some((silence, address)) if silence >= SILENCE => {
-                    (format!("no peer has answered for {} s", silence.as_secs()), address)
-                }
-                Some(_) => return None,
-                None => cut_off(status)?,
-            };
-            let fix = format!(
-                "is this machine still online, and lets its firewall UDP out? azora probe {address} tells how far it gets"
-            );
+            let (text, address) = no_answer(status)?;
+            let fix = format!("{} azora probe {address} tells how far it gets", self.still_online());
             Some(entry("no-answer", text, fix))
         };
         // Before, nobody could have answered yet.
@@ -218,6 +210,26 @@ impl Facts {
         Some(Health { code: code.into(), text, fix })
     }
 
+    /// Why nobody answered who was asked for something, and what to do.
+    pub(super) fn unheard(&self, status: &Status) -> (String, String) {
+        let filter = || self.is_filtered(status).then(|| self.filter(status));
+        let nobody = || self.nobody(status).map(|Health { text, fix, .. }| (text, fix));
+        let no_answer = || no_answer(status).map(|(text, _)| (text, self.still_online()));
+        no_network(status)
+            .or_else(filter)
+            .or_else(nobody)
+            .or_else(no_answer)
+            .unwrap_or_else(|| ("none of the nodes that were asked answered".into(), self.still_online()))
+    }
+
+    /// What to look at when nobody answers.
+    fn still_online(&self) -> String {
+        format!(
+            "is this machine still online, and does its firewall let UDP of port {} in and out?",
+            self.port
+        )
+    }
+
     /// Why the node at `address` does not answer, and what to do; `None` when others could be asked for it, or when it was
     /// heard from just now.
     pub(super) fn silence(&self, status: &Status, address: MeshAddress) -> Option<(String, String)> {
@@ -234,6 +246,12 @@ impl Facts {
             }
             // Whatever else may be the matter.
             Some(_) if self.is_filtered(status) => return Some(self.filter(status)),
+            // One that is silent may have stopped; when all are, this machine is cut off.
+            _ if known(status) > 1
+                && let Some((text, _)) = no_answer(status) =>
+            {
+                return Some((text, self.still_online()));
+            }
             Some((_, Some(since))) if since >= UNHEARD => {
                 let text = format!("nothing has come from it for {} s", since.as_secs());
                 return Some((text, IS_IT_RUNNING.into()));
@@ -318,13 +336,9 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
     if let Some((peer, (relay, _))) =
         status.peers.iter().find(without_data).and_then(|peer| Some((peer, peer.via?)))
     {
-        let ours = if status.maps_dependently { "this node's NAT" } else { "the NAT on its side" };
-        let text = format!(
-            "{} is behind a NAT or firewall, as this node is, and {ours} lets no straight way through; the node in between \
-             carries no data",
-            peer.node_id
-        );
-        return entry("no-relay-for-data", text, why::have_data_carried(relay, port));
+        let cause =
+            why::relayed(peer.relayed.as_ref().unwrap_or(&Relayed::Trying), Some(relay), peer.node_id, port);
+        return entry("no-relay-for-data", format!("{}: {}", peer.node_id, cause.text), cause.fix);
     }
     let place = match status.mapped {
         Some(seen) => format!("a NAT (seen at {seen})"),
@@ -337,6 +351,22 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
     let text = format!("this node is behind {place}, and no node carries packets to it");
     let fix = "azora peers add NODEID@IP:PORT of a node at a public address that serves the DHT";
     entry("no-relay", text, fix.into())
+}
+
+/// Since when nobody answers, of all that are known here, and one of them; `None` when somebody does, or nobody was asked.
+fn no_answer(status: &Status) -> Option<(String, MeshAddress)> {
+    match silence(status) {
+        Some((silence, address)) if silence >= SILENCE => {
+            Some((format!("no peer has answered for {} s", silence.as_secs()), address))
+        }
+        Some(_) => None,
+        None => cut_off(status),
+    }
+}
+
+/// Number of other nodes that are known.
+fn known(status: &Status) -> usize {
+    status.dht.contacts.max(status.peers.len())
 }
 
 /// For how long every peer that we hold a session with has been silent to what we sent, and one of them; `None` when one
@@ -359,7 +389,7 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
         Some(Lost::NoAnswer) => true,
         None => status.dht.alone && status.dht.contacts > 0,
     };
-    let whom = match status.dht.contacts.max(status.peers.len()) {
+    let whom = match known(status) {
         1 => "the only node that is known here does not answer".into(),
         n => format!("none of the {n} nodes that are known here answers"),
     };

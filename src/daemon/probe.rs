@@ -6,18 +6,17 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::control::counted;
-use crate::control::message::{ProbeReport, ProbeStage};
+use crate::control::message::{Cause, ProbeReport, ProbeStage};
 use crate::control::target::Target;
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
-use crate::proto::identity::NodeId;
-use crate::proto::node::{self, PeerState, PingReply};
+use crate::proto::node::{self, PeerState, PingReply, Relayed};
 use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::health::{Facts, IS_IT_OPEN, NAME_ONE, UNREACHABLE};
-use super::status::ms;
+use super::status::{ms, mute};
 use super::why;
 
 /// How long the handshake may take.
@@ -42,6 +41,9 @@ const TRY_LOOK: Duration = Duration::from_millis(50);
 pub(super) const OURSELVES: &str = "this is the node itself";
 /// What is said when others were asked in vain.
 pub(super) const NOT_FOUND: &str = "no node that we know of has a record of it";
+
+/// What is said when nobody answered who was asked.
+pub(super) const UNHEARD: &str = "nobody answered who was asked for it";
 
 struct Probe<'h> {
     handle: &'h Handle,
@@ -109,6 +111,7 @@ impl Probe<'_> {
                     counted(found.rounds, "round")
                 )),
                 None if !self.known().await.0.is_empty() => Ok("no record, but an endpoint is known".into()),
+                None if !found.is_heard() => Err(self.unheard().await),
                 None => Err(self.silence().await.unwrap_or_else(|| {
                     let fix = "check the ID or address; is that node running and connected? It is found once it has run for a few \
                                seconds with others in reach";
@@ -142,6 +145,15 @@ impl Probe<'_> {
     async fn silence(&self) -> Option<(String, String)> {
         let status = self.handle.with(|node, now, _| node.status(now)).await.ok()?;
         self.facts.silence(&status, self.target.address())
+    }
+
+    /// Why nobody answers who could be asked.
+    async fn unheard(&self) -> (String, String) {
+        let status = self.handle.with(|node, now, _| node.status(now)).await;
+        status.map_or_else(
+            |error| failed(error, "look at the daemon's log"),
+            |status| self.facts.unheard(&status),
+        )
     }
 
     async fn candidates(&mut self) -> Option<()> {
@@ -189,7 +201,7 @@ impl Probe<'_> {
         let (id, port) = (reply.node_id, self.port);
         let Some(relay) = reply.via else { return String::new() };
         let relayed = self.handle.with(move |node, now, _| node.relayed_because(now, &id)).await;
-        let why = relayed.ok().flatten().map(|relayed| why::relayed(&relayed, id, port));
+        let why = relayed.ok().flatten().map(|relayed| why::relayed(&relayed, None, id, port));
         let why = why.map(|why| format!(": {}; to change that, {}", why.text, why.fix)).unwrap_or_default();
         format!(" through the relay {relay}{why}")
     }
@@ -273,25 +285,21 @@ impl Probe<'_> {
                 "the session stands, but pings are lost",
                 "the path loses packets: try again, look at the link",
             )),
-            (_, Some(relay)) => Err(failed(
-                format!(
-                    "pings come back, but the relay {relay} carries no data between the two: no program gets through"
-                ),
-                &why::have_data_carried(relay, self.port),
-            )),
+            (_, Some(cause)) => Err((format!("pings come back, but {}", cause.text), cause.fix)),
             (all, None) => Ok(format!("{} ms median of {} of {RTT_SAMPLES}", all[all.len() / 2], all.len())),
         };
         self.stage("rtt", since, outcome)
     }
 
-    /// The relay that the path leads through, if it carries nothing but what two nodes need to meet.
-    async fn mute_relay(&self) -> Option<NodeId> {
+    /// Why no program gets through, if the path leads through a relay that carries nothing but what two nodes need to meet.
+    async fn mute_relay(&self) -> Option<Cause> {
         let address = self.target.address();
         let peer = self.handle.with(move |node, now, _| {
             node.status(now).peers.into_iter().find(|peer| peer.address == address)
         });
-        let (relay, data) = peer.await.ok().flatten()?.via?;
-        (!data).then_some(relay)
+        let peer = peer.await.ok().flatten()?;
+        let relayed = peer.relayed.as_ref().unwrap_or(&Relayed::Trying);
+        Some(why::relayed(relayed, Some(mute(&peer)?), peer.node_id, self.port))
     }
 }
 

@@ -67,9 +67,14 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         history: peer.history.iter().map(|change| path_change(change, now)).collect(),
         why_relayed: peer.relayed.as_ref().map(|relayed| match peer.by_stream {
             true => why::no_udp(),
-            false => why::relayed(relayed, peer.node_id, port),
+            false => why::relayed(relayed, mute(peer), peer.node_id, port),
         }),
     }
+}
+
+/// The relay that a peer is reached through, if it carries nothing but what two nodes need to meet.
+pub(super) fn mute(peer: &node::PeerStatus) -> Option<NodeId> {
+    peer.via.filter(|(_, data)| !data).map(|(relay, _)| relay)
 }
 
 fn way(way: &node::Way) -> PathStatus {
@@ -224,7 +229,12 @@ pub(super) fn dht_status(status: &dht::Status) -> DhtStatus {
     }
 }
 
-pub(super) fn lookup(target: Target, outcome: &Outcome, wall: WallTime) -> LookupReport {
+pub(super) fn lookup(
+    target: Target,
+    outcome: &Outcome,
+    why: Option<(String, String)>,
+    wall: WallTime,
+) -> LookupReport {
     let record = outcome.record.as_ref();
     let content = record.map(|record| record.content());
     let step = |step: &dht::Step| LookupStep {
@@ -248,5 +258,6 @@ pub(super) fn lookup(target: Target, outcome: &Outcome, wall: WallTime) -> Looku
         record_age_s: content.map(|content| s(age(content.issued))),
         record_seq: content.map(|content| content.sequence),
         steps: outcome.steps.iter().map(step).collect(),
+        unheard: why.map(|(text, fix)| message::Cause { text, fix }),
     }
 }

@@ -39,6 +39,7 @@ pub(super) async fn trace(handle: &Handle, target: Target) -> Result<TraceReport
             return Err(Failure::new(probe::OURSELVES, "trace another node; azora peers lists them"));
         }
         Err(error @ AskError::Stopped) => return Err(stopped(error)),
+        Err(AskError::Ping(PingFailure::Unheard)) => return Ok(lost(probe::UNHEARD.into())),
         Err(AskError::Ping(PingFailure::NotFound)) => return Ok(lost(probe::NOT_FOUND.into())),
         Err(error) => return Ok(lost(error.to_string())),
     };

@@ -12,17 +12,31 @@ pub(super) fn open_up(port: u16) -> String {
     )
 }
 
-/// What brings data to a node behind a relay that carries none, as an order.
-pub(super) fn have_data_carried(relay: NodeId, port: u16) -> String {
-    format!(
-        "set [relay] enabled = true on {relay} or another node at a public address that both know, or name this node in \
-         its [relay] peers; or on one side {}",
-        open_up(port)
-    )
+/// Why no program reaches a node: the relay carries no data, and there is no straight way for this cause.
+pub(super) fn no_data(relay: NodeId, straight: Cause) -> Cause {
+    let Cause { text, fix } = straight;
+    Cause {
+        text: format!(
+            "no program gets through: the relay {relay} carries no data, and there is no straight way ({text})"
+        ),
+        fix: format!(
+            "{fix}; or set [relay] enabled = true on {relay} or another node at a public address that both know, or name this \
+             node in its [relay] peers"
+        ),
+    }
 }
 
-/// Why the node `id` is reached so, and what to do; `port` is the one that we listen on.
-pub(super) fn relayed(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
+/// Why the node `id` is reached so, and what to do; `mute` is a relay that carries no data, `port` the one that we listen on.
+pub(super) fn relayed(relayed: &Relayed, mute: Option<NodeId>, id: NodeId, port: u16) -> Cause {
+    let cause = indirect(relayed, id, port);
+    match mute {
+        Some(relay) => no_data(relay, cause),
+        None => cause,
+    }
+}
+
+/// Why there is no straight way to the node `id`, and what to do.
+fn indirect(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
     let forward = format!("on one side {}", open_up(port));
     let wait = format!("azora ping {id} --until-direct looks again, and says what came of it");
     let (text, fix) = match relayed {
@@ -50,11 +64,15 @@ pub(super) fn relayed(relayed: &Relayed, id: NodeId, port: u16) -> Cause {
         Relayed::NoAnswer(checks, endpoints) => {
             let tried: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
             let text = format!(
-                "no answer to {} of {}: a firewall or NAT on the way drops them",
+                "no answer to {} of {}: something on the way drops them, a firewall or a NAT",
                 counted(*checks, "check"),
                 tried.join(", ")
             );
-            (text, format!("let UDP out to all ports on both sides, or forward UDP port {port} to the node on one"))
+            let fix = format!(
+                "let UDP out to all ports on both sides, or in at port {port} on one; azora ping {id} --until-direct tries again \
+                 at once"
+            );
+            (text, fix)
         }
     };
     Cause { text, fix }

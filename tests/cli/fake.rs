@@ -269,6 +269,7 @@ fn change() -> PathChange {
 
 fn lookup(target: Target, found: bool) -> LookupReport {
     LookupReport {
+        unheard: None,
         target,
         found,
         node_id: found.then(|| node_id(PEER)),

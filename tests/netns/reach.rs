@@ -225,6 +225,40 @@ fn a_node_that_is_cut_off_says_so_and_names_its_own_packet_filter() {
     eventually(Duration::from_secs(10), "all is well again", || codes(&node).is_empty().then_some(()));
 }
 
+/// Whoever asks for a node from a machine that is cut off is told of the machine, not of that node.
+#[test]
+fn a_node_that_is_cut_off_blames_nobody_else() {
+    const CUT_OFF: &str = "is this machine still online";
+    let lab = Lab::new();
+    let first = lab.node(Underlay::V4).started();
+    let second = lab.node(Underlay::V4).knows(&first).started();
+    let node = lab.node(Underlay::V4).knows(&first).started();
+    for other in [&first, &second] {
+        node.reaches(other, Duration::from_secs(5));
+    }
+    node.must("nft 'table ip filter { chain x { type filter hook input priority 0; udp dport 5747 drop; }; }'");
+    let nobody = "6aa:bb:cc::1";
+    let asked = node.azora(&["dht", "lookup", nobody]);
+    assert_eq!(asked.code, 1);
+    assert!(asked.out.contains("nobody answered") && asked.out.contains(CUT_OFF), "{}", asked.out);
+    let asked = node.azora(&["inspect", nobody]);
+    assert!(asked.out.contains("nobody answered") && asked.out.contains(CUT_OFF), "{}", asked.out);
+    let asked = node.azora(&["probe", nobody]);
+    assert!(!asked.out.contains("has a record of it") && asked.out.contains(CUT_OFF), "{}", asked.out);
+    eventually(Duration::from_secs(60), "all are known to be silent", || {
+        let asked = [&first, &second].map(|other| node.azora(&["ping", &other.id, "-c", "1", "--timeout", "1"]));
+        (asked[1].code == 1 && asked[1].out.contains(CUT_OFF)).then_some(())
+    });
+    for command in [&["ping", "-c", "1", nobody][..], &["trace", &second.id], &["probe", &second.id]] {
+        let asked = node.azora(command);
+        assert!(asked.code == 1 && asked.out.contains(CUT_OFF), "{command:?}: {}", asked.out);
+    }
+    node.must("nft delete table ip filter");
+    node.reaches(&first, Duration::from_secs(30));
+    let asked = node.azora(&["dht", "lookup", nobody]);
+    assert!(asked.out.contains("not found") && !asked.out.contains(CUT_OFF), "{}", asked.out);
+}
+
 /// A neighbour that has died says nothing of the way out, and nothing of the others; and where there is no network at
 /// all, nothing else is to be told.
 #[test]

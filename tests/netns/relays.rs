@@ -157,6 +157,12 @@ fn strangers_introduce_two_nodes_and_say_what_is_missing_where_that_is_not_enoug
     assert!(health["fix"].as_str().is_some_and(|fix| fix.contains("[relay]")), "{health}");
     let probe = harder.azora(&["probe", &hard.id]);
     assert!(probe.code == 1 && probe.out.contains("carries no data"), "{}", probe.out);
+    // Our own ping comes back, which is not all that a user wants to know.
+    let ping = harder.azora(&["ping", &hard.id, "-c", "1"]).out;
+    assert!(ping.contains("0% lost") && ping.contains("no program gets through"), "{ping}");
+    assert!(ping.contains("symmetric NAT") && ping.contains("[relay] enabled = true"), "{ping}");
+    let status = harder.azora(&["status"]).out;
+    assert!(status.contains("no program gets through") && status.contains("symmetric NAT"), "{status}");
 }
 
 /// Megabits a second of one TCP flow.

@@ -2,7 +2,7 @@
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DhtRefused, DhtStatus, LookupReport, LookupStep};
+use auramesh::control::message::{Cause, DhtRefused, DhtStatus, LookupReport, LookupStep};
 
 use crate::args::DhtCommand;
 use crate::output::{Outcome, age, bytes, joined, milliseconds, or_dash, short, show, table};
@@ -10,7 +10,7 @@ use crate::socket::Socket;
 use crate::status::role;
 
 /// What to do when there is no record.
-pub(crate) const WHY_NOT_FOUND: &str = "check the ID or address; a node is found once it has run for a few seconds with others in reach: azora dht status shows \
+const WHY_NOT_FOUND: &str = "check the ID or address; a node is found once it has run for a few seconds with others in reach: azora dht status shows \
     whether they are";
 
 pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
@@ -26,11 +26,7 @@ pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
 }
 
 fn lookup_text(report: &LookupReport) -> String {
-    let verdict = match (report.found, report.rpcs) {
-        (true, _) => "found",
-        (false, 0) => "nobody could be asked",
-        (false, _) => "not found",
-    };
+    let verdict = if report.found { "found" } else { not_found(report) };
     let mut rows = vec![[
         verdict.into(),
         format!(
@@ -53,7 +49,7 @@ fn lookup_text(report: &LookupReport) -> String {
         rows.push(["held by".into(), holders]);
         rows.push(["signature".into(), "valid".into()]);
     } else {
-        rows.push(["try".into(), WHY_NOT_FOUND.into()]);
+        rows.extend(why_not_found(report));
     }
     let mut text = table(&rows);
     if !report.steps.is_empty() {
@@ -65,6 +61,23 @@ fn lookup_text(report: &LookupReport) -> String {
         text.push_str(&table(&std::iter::once(head).chain(steps).collect::<Vec<_>>()));
     }
     text
+}
+
+/// What became of a search that found nothing.
+pub(crate) const fn not_found(report: &LookupReport) -> &'static str {
+    match (report.rpcs, &report.unheard) {
+        (0, _) => "nobody could be asked",
+        (_, Some(_)) => "nobody answered",
+        (_, None) => "not found",
+    }
+}
+
+/// Why it did, as far as it is known, and what to do.
+pub(crate) fn why_not_found(report: &LookupReport) -> Vec<[String; 2]> {
+    match &report.unheard {
+        Some(Cause { text, fix }) => vec![["why".into(), text.clone()], ["try".into(), fix.clone()]],
+        None => vec![["try".into(), WHY_NOT_FOUND.into()]],
+    }
 }
 
 fn step(step: &LookupStep) -> [String; 4] {

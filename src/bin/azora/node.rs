@@ -9,7 +9,7 @@ use auramesh::proto::identity::NodeId;
 use serde::Serialize;
 
 use crate::args::Format;
-use crate::dht::WHY_NOT_FOUND;
+use crate::dht::{not_found, why_not_found};
 use crate::output::{Outcome, age, joined, or_dash, print, print_json, show, table};
 use crate::socket::Socket;
 
@@ -38,6 +38,7 @@ pub(crate) async fn inspect(socket: &Socket, target: Target, format: Format) -> 
     }
     let found = socket.connect().await?.dht_lookup(target).await?;
     let node_id = found.node_id.map(|id| id.to_string());
+    let (verdict, why) = (not_found(&found), why_not_found(&found));
     let address = target.address().to_string();
     let inspected =
         Inspected { node_id, address, endpoints: found.endpoints, record_age_s: found.record_age_s };
@@ -45,12 +46,12 @@ pub(crate) async fn inspect(socket: &Socket, target: Target, format: Format) -> 
         print_json(&inspected)?;
     } else {
         let mut rows = vec![
-            ["node id".into(), inspected.node_id.unwrap_or_else(|| "no record in the DHT".into())],
+            ["node id".into(), inspected.node_id.unwrap_or_else(|| verdict.into())],
             ["address".into(), inspected.address],
             ["endpoints".into(), joined(&inspected.endpoints)],
             ["record age".into(), or_dash(inspected.record_age_s, age)],
         ];
-        rows.extend((!found.found).then(|| ["try".into(), WHY_NOT_FOUND.into()]));
+        rows.extend(why.into_iter().filter(|_| !found.found));
         print(&socket.hint(&table(&rows)))?;
     }
     Ok(if found.found { Exit::Ok } else { Exit::Failed })

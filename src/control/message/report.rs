@@ -86,6 +86,9 @@ pub struct LookupReport {
     pub record_seq: Option<u64>,
     /// The walk in the order of asking.
     pub steps: Vec<LookupStep>,
+    /// Why nobody answered, and what to do; absent when somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<Cause>,
 }
 
 /// One question of a walk.

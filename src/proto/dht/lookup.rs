@@ -91,6 +91,13 @@ pub struct Outcome {
     pub steps: Vec<Step>,
 }
 
+impl Outcome {
+    /// True when somebody answered.
+    pub fn is_heard(&self) -> bool {
+        self.steps.iter().any(|step| step.answered.is_some())
+    }
+}
+
 /// Whom a lookup serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {

@@ -80,6 +80,9 @@ pub enum PingFailure {
     /// Nobody in the DHT has a record of the target.
     #[error("no node with this address is known to the network")]
     NotFound,
+    /// Nobody answered who was asked for it.
+    #[error("nobody answers who could be asked for that node")]
+    Unheard,
     /// The target's record is known, but it does not answer.
     #[error("the node is known but does not answer at any of its endpoints")]
     NoAnswer,

@@ -73,7 +73,7 @@ impl Node {
                     self.resolved(now, wall, address);
                 }
                 None if self.peers.at_address(&address).is_some() => self.resolved(now, wall, address),
-                None => self.unresolved(now, address, outcome.rpcs),
+                None => self.unresolved(now, address, &outcome),
             },
             Some(Purpose::Command(ticket)) => {
                 if let Some(record) = outcome.record.clone() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::datapath::{self, Batch, DropReason, Outbound, Outbox, Sink, Train};
+use crate::proto::dht::Outcome;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CONTROL_LEN_MAX, Control, Want};
@@ -136,7 +137,8 @@ impl Node {
         let known_nobody = self.unreachable.get(&address).is_some_and(|(until, _)| now < *until);
         let full = self.resolving.len() >= RESOLVING_MAX && !self.resolving.contains_key(&address);
         if address == self.address() || full || known_nobody && ping.is_none() {
-            return self.fail_waiting(packet.into_iter(), ping.into_iter());
+            let failure = if full { PingFailure::TooMany } else { PingFailure::NotFound };
+            return self.fail_waiting(packet, ping, failure);
         }
         let entry = self.resolving.entry(address).or_insert_with(|| Resolving {
             started: now,
@@ -171,7 +173,7 @@ impl Node {
         };
         self.timers.disarm(&Timer::Resolve(address));
         let Some(id) = self.peers.at_address(&address) else {
-            return self.fail_waiting(waiting.staged.take().into_iter(), waiting.pings.into_iter());
+            return self.fail_waiting(waiting.staged.take(), waiting.pings, PingFailure::NotFound);
         };
         if let Some(peer) = self.peers.of_mut(&id) {
             let dropped = peer.staged.append(now, &mut waiting.staged);
@@ -185,7 +187,8 @@ impl Node {
     }
 
     /// A lookup found nobody: try again while we know nobody to ask or are new here, then say so.
-    pub(super) fn unresolved(&mut self, now: Instant, address: MeshAddress, asked: u32) {
+    pub(super) fn unresolved(&mut self, now: Instant, address: MeshAddress, outcome: &Outcome) {
+        let asked = outcome.rpcs;
         let Some(entry) = self.resolving.get_mut(&address) else { return };
         entry.running = false;
         if (asked == 0 || now < self.new_here_until) && now.saturating_since(entry.started) < RESOLVE_MAX {
@@ -202,15 +205,21 @@ impl Node {
         if self.unreachable.len() < UNREACHABLE_ENTRIES_MAX {
             self.unreachable.insert(address, (now + wait, wait));
         }
-        self.fail_waiting(entry.staged.take().into_iter(), entry.pings.into_iter());
+        let failure = if outcome.is_heard() { PingFailure::NotFound } else { PingFailure::Unheard };
+        self.fail_waiting(entry.staged.take(), entry.pings, failure);
     }
 
-    fn fail_waiting(&mut self, packets: impl Iterator<Item = Vec<u8>>, pings: impl Iterator<Item = Ticket>) {
+    fn fail_waiting(
+        &mut self,
+        packets: impl IntoIterator<Item = Vec<u8>>,
+        pings: impl IntoIterator<Item = Ticket>,
+        failure: PingFailure,
+    ) {
         for packet in packets {
             self.refuse(IcmpError::NoRoute, &packet);
         }
         for ticket in pings {
-            self.event(Event::Ping(ticket, Err(PingFailure::NotFound)));
+            self.event(Event::Ping(ticket, Err(failure)));
         }
     }
 
