@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn nothing_is_left_to_wake_up_for_when_the_duty_is_back() {
         let (mut inward, outward) = ends(()).unwrap();
-        let (given, is_given) = std::sync::mpsc::channel();
+        let (given, is_given) = sync_channel(1);
         let returning = std::thread::spawn(move || {
             while let Some(duty) = outward.wait() {
                 outward.give_back(duty);

@@ -85,7 +85,8 @@ fn idle_neighbours(announcing: bool) -> (World, Vec<HostId>, u64) {
 fn announce(world: &mut World, senders: &[HostId], listeners: &[HostId]) {
     for from in senders {
         let endpoint = world.endpoint(*from);
-        let packet = world.with(*from, |host, _| host.node.announcement(endpoint.port()).unwrap());
+        let packet =
+            world.with(*from, |host, _| host.node.announcement(endpoint.port()).expect("it has a record"));
         for to in listeners.iter().filter(|to| *to != from) {
             world.with(*to, |host, now| host.node.handle_announce(now, host.wall(now), endpoint, &packet));
         }
