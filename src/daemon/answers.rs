@@ -197,7 +197,15 @@ impl Answers {
 
     async fn link(&self, up: bool) -> Result<Value, Failure> {
         let done = if up { self.keeper.up().await } else { self.keeper.down().await };
-        done.map_err(|error| Failure::new(error.to_string(), "azora status shows the interface"))?;
+        done.map_err(|error| {
+            let next = match error.is_permission_denied() {
+                true => {
+                    format!("as root: ip link set {} {}", self.keeper.name(), if up { "up" } else { "down" })
+                }
+                false => "azora status shows the interface".into(),
+            };
+            Failure::new(error.to_string(), &next)
+        })?;
         answer(&Done {})
     }
 

@@ -9,7 +9,7 @@ use crate::config::{Config, Inbound};
 use crate::control::counted;
 use crate::control::message::Health;
 use crate::host::clock;
-use crate::proto::identity::MeshAddress;
+use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::node::{Lost, PeerState, PeerStatus, Relayed, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
@@ -260,6 +260,10 @@ impl Facts {
         }
         match (peer, self.nobody(status)) {
             (Some(peer), _) if peer.state != PeerState::Known => None,
+            (Some(peer), _) if let Some((at, other)) = occupied(status, peer) => {
+                let text = format!("the node at {at} is {other}, which answers there");
+                Some((text, "copy the ID or the endpoint again: azora id there shows the ID".into()))
+            }
             (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
                 Some((format!("no answer at {}", tried.join(", ")), IS_IT_OPEN.into()))
@@ -291,6 +295,13 @@ fn unauthentic(at: SocketAddr) -> String {
     format!(
         "datagrams come from {at}, but do not authenticate: the node there may have another ID or another network secret"
     )
+}
+
+/// An endpoint at which a node is tried, and another one that is reached there.
+fn occupied(status: &Status, peer: &PeerStatus) -> Option<(SocketAddr, NodeId)> {
+    let others = status.peers.iter().filter(|other| other.node_id != peer.node_id && is_heard(other));
+    let mut there = others.filter(|other| other.via.is_none() && !other.by_stream);
+    there.find_map(|other| Some((other.endpoint.filter(|at| peer.candidates.contains(at))?, other.node_id)))
 }
 
 /// That no configured peer answers.

@@ -36,6 +36,8 @@ pub(super) struct Keeper {
     guarded: AtomicBool,
     /// What the interface was like after the last change of links, addresses or routes.
     seen: Mutex<Option<Condition>>,
+    /// Held while the interface is being changed: what is put right must not be what the owner has just taken down.
+    changing: Mutex<()>,
     failed: Mutex<Option<Error>>,
     failure: Notify,
 }
@@ -50,8 +52,8 @@ impl Keeper {
     ) -> Self {
         let guarded = AtomicBool::new(guard.is_some());
         let (wanted, failure) = (AtomicBool::new(true), Notify::new());
-        let (seen, failed) = (Mutex::new(None), Mutex::new(None));
-        Self { interface, guard, handle, listen, taking, wanted, guarded, seen, failed, failure }
+        let (seen, changing, failed) = (Mutex::new(None), Mutex::new(()), Mutex::new(None));
+        Self { interface, guard, handle, listen, taking, wanted, guarded, seen, changing, failed, failure }
     }
 
     /// Waits until the interface is beyond repair.
@@ -67,14 +69,17 @@ impl Keeper {
 
     /// Brings the interface up on the owner's word.
     pub(super) async fn up(&self) -> Result<(), tun::Error> {
+        let _changing = self.changing.lock().await;
         self.wanted.store(true, Ordering::Relaxed);
         self.interface.up().await
     }
 
-    /// Takes the interface down on the owner's word; it stays so.
+    /// Takes the interface down on the owner's word; it stays so. What cannot be taken down is still wanted.
     pub(super) async fn down(&self) -> Result<(), tun::Error> {
+        let _changing = self.changing.lock().await;
+        self.interface.down().await?;
         self.wanted.store(false, Ordering::Relaxed);
-        self.interface.down().await
+        Ok(())
     }
 
     /// True unless the owner took the interface down.
@@ -152,6 +157,7 @@ impl Keeper {
     }
 
     async fn repair(&self) {
+        let _changing = self.changing.lock().await;
         if !self.is_wanted() {
             return;
         }

@@ -138,6 +138,19 @@ pub fn run(config: Config) -> Result<(), Error> {
     runtime.map_err(system("cannot start the runtime"))?.block_on(Daemon::run(config))
 }
 
+/// Waits until a task panics: what it does would be missed from then on. Some end by themselves.
+async fn panicked(tasks: &mut JoinSet<()>) -> Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                return system("a task of the daemon has failed")(io::Error::other(error));
+            }
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// All that stands between start and stop.
 struct Daemon {
     engine: Engine,
@@ -168,6 +181,7 @@ impl Daemon {
                     system("the data path has stopped")(error)
                 }),
                 error = daemon.keeper.failure() => break Err(error),
+                error = panicked(&mut daemon.tasks) => break Err(error),
             }
         };
         if let Err(error) = &outcome {

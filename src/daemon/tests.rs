@@ -54,3 +54,18 @@ fn two_cores_make_a_worker() {
     check(1, 64, 1);
     check(100, 1, WORKERS_MAX);
 }
+
+#[test]
+fn a_task_that_panics_ends_the_daemon_and_one_that_ends_does_not() {
+    let mut tasks = tokio::task::JoinSet::new();
+    let error = run(async {
+        tasks.spawn(async {});
+        tasks.spawn(async {
+            tokio::task::yield_now().await;
+            panic!("out of order");
+        });
+        super::panicked(&mut tasks).await
+    });
+    let told = error.to_string();
+    assert!(told.starts_with("a task of the daemon has failed: ") && told.contains("out of order"), "{told}");
+}

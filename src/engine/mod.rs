@@ -182,7 +182,10 @@ async fn cause(
             Ok(error) => error,
             Err(_) => io::Error::other("the threads of the data path have ended"),
         },
-        _ = control => io::Error::other("the control task has ended"),
+        ended = control => match ended {
+            Ok(()) => io::Error::other("the control task has ended"),
+            Err(panicked) => io::Error::other(panicked),
+        },
     }
 }
 

@@ -188,6 +188,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True when it takes rights that this process does not have.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// The commands that make a TUN which the daemon may use without any capability.
 fn prepare(name: &str, mtu: u16, address: &Ipv6Addr) -> String {
     let node = nix::unistd::eaccess("/dev/net/tun", AccessFlags::R_OK | AccessFlags::W_OK);

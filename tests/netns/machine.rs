@@ -307,6 +307,17 @@ fn without_rights_it_names_the_three_ways() {
     });
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    // What it cannot take down is not said to be down.
+    let socket = state.join("r/azora.sock");
+    let azora = |command: &str| node.sh(&format!("{AZORA} --socket {} {command}", socket.display()));
+    let down = azora("down");
+    assert!(down.code == 1 && down.err.contains("as root: ip link set azora0 down"), "{down:?}");
+    let status: serde_json::Value = serde_json::from_str(&azora("status --json").out).unwrap();
+    assert_eq!(status["state"], "running");
+    ip(&format!("-n {} link set azora0 down", node.netns));
+    eventually(Duration::from_secs(15), "health watches over it as before", || {
+        azora("status").out.contains("is not up with its address and route").then_some(())
+    });
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(process.ended(Duration::from_secs(5)).and_then(|status| status.code()), Some(0));
     assert!(node.interfaces().contains(&"azora0".to_owned()), "a prepared device stays");

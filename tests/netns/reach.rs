@@ -236,7 +236,16 @@ fn a_node_that_is_cut_off_blames_nobody_else() {
     for other in [&first, &second] {
         node.reaches(other, Duration::from_secs(5));
     }
-    node.must("nft 'table ip filter { chain x { type filter hook input priority 0; udp dport 5747 drop; }; }'");
+    // Before that: the right place, and the key of another.
+    let (stranger, contact) = (lab.node(Underlay::V4), first.contact());
+    let (_, place) = contact.split_once('@').unwrap();
+    let asked = node.azora(&["ping", "-c", "1", "--timeout", "3", &format!("{}@{place}", stranger.id)]);
+    let named = format!("the node at {place} is {}", first.id);
+    assert!(asked.code == 1 && asked.out.contains(&named), "{}", asked.out);
+
+    node.must(
+        "nft 'table ip filter { chain x { type filter hook input priority 0; udp dport 5747 drop; }; }'",
+    );
     let nobody = "6aa:bb:cc::1";
     let asked = node.azora(&["dht", "lookup", nobody]);
     assert_eq!(asked.code, 1);
@@ -246,7 +255,8 @@ fn a_node_that_is_cut_off_blames_nobody_else() {
     let asked = node.azora(&["probe", nobody]);
     assert!(!asked.out.contains("has a record of it") && asked.out.contains(CUT_OFF), "{}", asked.out);
     eventually(Duration::from_secs(60), "all are known to be silent", || {
-        let asked = [&first, &second].map(|other| node.azora(&["ping", &other.id, "-c", "1", "--timeout", "1"]));
+        let asked =
+            [&first, &second].map(|other| node.azora(&["ping", &other.id, "-c", "1", "--timeout", "1"]));
         (asked[1].code == 1 && asked[1].out.contains(CUT_OFF)).then_some(())
     });
     for command in [&["ping", "-c", "1", nobody][..], &["trace", &second.id], &["probe", &second.id]] {

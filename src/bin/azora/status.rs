@@ -170,7 +170,7 @@ fn streams(streams: &StreamsStatus) -> String {
     let taken = (!streams.listen.is_empty())
         .then(|| format!("{} taken at {}", counted(streams.taken, "stream"), joined(&streams.listen)));
     let said: Vec<_> = [blocked, opened, taken].into_iter().flatten().collect();
-    if said.is_empty() { "not needed, none taken".into() } else { said.join(", ") }
+    if said.is_empty() { "no stream in use, none taken".into() } else { said.join(", ") }
 }
 
 fn data(data: &DataStatus) -> String {
