@@ -24,7 +24,9 @@ use crate::proto::wire::control::{Contact, Want};
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often once every member has been found alive in turn and nobody came: the longer a node was up, the longer it
 /// will be (Kademlia paper §2.2), and an idle network should cost nothing.
-pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(120);
+pub const LIVENESS_INTERVAL_CALM: Duration = Duration::from_secs(240);
+/// Its spread: nodes that came together would else go on checking each other at the same time, a handshake each.
+const LIVENESS_SPREAD_PERCENT_CALM: u32 = 50;
 /// How often known nodes outside of the table are asked.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// A node that answered within this time is not asked for being known alone: those that are cut off are, again and again.
@@ -342,8 +344,11 @@ impl Dht {
     fn check_member(&mut self, now: Instant) {
         let Some(contact) = self.table.next_to_check() else { return };
         self.upkeep.calm_checks = self.upkeep.calm_checks.saturating_add(1);
-        let interval = if self.is_calm() { LIVENESS_INTERVAL_CALM } else { LIVENESS_INTERVAL };
-        let at = now + self.spread(interval, SPREAD_PERCENT);
+        let (interval, spread) = match self.is_calm() {
+            true => (LIVENESS_INTERVAL_CALM, LIVENESS_SPREAD_PERCENT_CALM),
+            false => (LIVENESS_INTERVAL, SPREAD_PERCENT),
+        };
+        let at = now + self.spread(interval, spread);
         self.timers.arm(Timer::Liveness, at);
         self.table.handle_check(now, contact.node_id);
         if let Some(index) = self.table.index(&contact.node_id.position())
