@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use auramesh::control::message::*;
 use auramesh::control::server::{self, Handler, Listener, PeerCredentials, answer};
@@ -47,14 +48,20 @@ impl Fake {
 
     /// A node that nobody knows.
     pub(crate) fn lonely() -> Self {
-        Self::start(vec![
+        Self::lonely_after(Duration::ZERO)
+    }
+
+    /// The same, whose socket is not there at first.
+    pub(crate) fn lonely_after(pause: Duration) -> Self {
+        let health = vec![
             Health {
                 code: "no-contacts".into(),
                 text: "no other node is known".into(),
                 fix: "azora peers add NODEID@IP:PORT".into(),
             },
             Health { code: "clock".into(), text: "the clock is wrong".into(), fix: "set it".into() },
-        ])
+        ];
+        Self::start_after(pause, health)
     }
 
     /// A node that lets everything in.
@@ -63,6 +70,10 @@ impl Fake {
     }
 
     fn start(health: Vec<Health>) -> Self {
+        Self::start_after(Duration::ZERO, health)
+    }
+
+    fn start_after(pause: Duration, health: Vec<Health>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/azora.sock");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -73,15 +84,18 @@ impl Fake {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
+                tokio::time::sleep(pause).await;
                 let listener = Listener::bind(&path).await.unwrap();
-                bound.send(()).unwrap();
+                let _ = bound.send(());
                 tokio::select! {
                     () = server::serve(listener, handler) => {}
                     _ = stopped => {}
                 }
             });
         });
-        is_bound.recv().unwrap();
+        if pause.is_zero() {
+            is_bound.recv().unwrap();
+        }
         Self { socket, directory, seen, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -113,7 +127,14 @@ struct Answers {
 impl Handler for Answers {
     fn handle(&self, request: Request, _: PeerCredentials) -> BoxFuture<'_, Result<Value, Failure>> {
         self.seen.lock().unwrap().push(request.clone());
-        Box::pin(async move { self.answer(request) })
+        Box::pin(async move {
+            if let Request::Wait { timeout_ms } = request
+                && !self.health.is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(timeout_ms)).await;
+            }
+            self.answer(request)
+        })
     }
 }
 

@@ -227,4 +227,7 @@ fn wait_ends_when_ready_or_late() {
     let late = Fake::lonely().azora(&["wait", "--timeout", "0.3"]).exits(1);
     late.complains(&["not ready after 0.3 s: no other node is known", "azora.sock status"]);
     assert!(start.elapsed() < Duration::from_secs(10));
+    let started_late =
+        Fake::lonely_after(Duration::from_millis(500)).azora(&["wait", "--timeout", "2"]).exits(1);
+    started_late.complains(&["not ready after 2 s: no other node is known"]);
 }

@@ -32,22 +32,20 @@ pub(crate) async fn down(socket: &Socket) -> Outcome {
 
 pub(crate) async fn wait(socket: &Socket, limit: Duration, format: Format) -> Outcome {
     let path = socket.path()?;
-    let mut last = Err(client::Error::Timeout);
     let waiting = async {
         loop {
-            last = ask(path).await;
-            match &last {
-                Ok(readiness) if readiness.ready => return,
+            match ask(path).await {
+                Ok(readiness) if readiness.ready => return Ok(readiness),
                 Ok(_) => {}
-                Err(client::Error::NotPermitted { .. }) => return,
+                Err(error @ client::Error::NotPermitted { .. }) => return Err(error),
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
     };
-    let in_time = tokio::time::timeout(limit, waiting).await.is_ok();
-    let readiness = match last {
-        Err(client::Error::Timeout) if !in_time => current(socket).await?,
-        other => other?,
+    let readiness = match tokio::time::timeout(limit, waiting).await {
+        Ok(outcome) => outcome?,
+        // Not the last answer: a daemon that came up meanwhile may not have given any.
+        Err(_) => current(socket).await?,
     };
     if format.json {
         print_json(&readiness)?;
