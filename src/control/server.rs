@@ -6,7 +6,7 @@ use std::future::pending;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -167,15 +167,13 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
     let shared = Arc::new(Shared { handler, owner: nix::unistd::geteuid().as_raw(), idle: Mutex::default() });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
-    let mut serial = 0;
     let mut complained: Option<Instant> = None;
     loop {
         while connections.try_join_next().is_some() {}
         match listener.inner.accept().await {
             Ok((stream, _)) => {
                 let place = shared.place(&places).await;
-                serial += 1;
-                connections.spawn(shared.clone().connection(stream, serial, place));
+                connections.spawn(shared.clone().connection(stream, place));
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
@@ -203,8 +201,26 @@ struct Shared {
     handler: Arc<dyn Handler>,
     /// Effective user of this process.
     owner: u32,
-    /// Connections that wait for a request, oldest first, and how to close each.
-    idle: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    idle: Mutex<Idle>,
+}
+
+/// Connections that wait for a request.
+#[derive(Default)]
+struct Idle {
+    /// How to close each, those that began to wait first in front.
+    waiting: BTreeMap<u64, oneshot::Sender<()>>,
+    /// How often one began.
+    begun: u64,
+}
+
+impl Idle {
+    /// A connection's place in the order, and what tells it to close.
+    fn begin(&mut self) -> (u64, oneshot::Receiver<()>) {
+        let (close, closed) = oneshot::channel();
+        self.begun += 1;
+        self.waiting.insert(self.begun, close);
+        (self.begun, closed)
+    }
 }
 
 impl Shared {
@@ -221,34 +237,31 @@ impl Shared {
         }
     }
 
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn close_idlest(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, close)) = idle.pop_first() {
+        if let Some((_, close)) = self.idle().waiting.pop_first() {
             // A connection that has just ended needs no closing.
             let _ = close.send(());
         }
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        stream: UnixStream,
-        serial: u64,
-        place: Option<OwnedSemaphorePermit>,
-    ) {
-        if let Err(error) = self.converse(stream, serial).await {
+    async fn connection(self: Arc<Self>, stream: UnixStream, place: Option<OwnedSemaphorePermit>) {
+        if let Err(error) = self.converse(stream).await {
             tracing::debug!(%error, "control connection ended");
         }
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
         drop(place);
     }
 
-    async fn converse(&self, stream: UnixStream, serial: u64) -> io::Result<()> {
+    async fn converse(&self, stream: UnixStream) -> io::Result<()> {
         let credentials = stream.peer_cred()?;
         let origin =
             PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
-        while self.next_line(&mut stream, &mut line, serial).await? {
+        while self.next_line(&mut stream, &mut line).await? {
             let Some(response) = self.respond(&line, origin).await else { return Ok(()) };
             let mut bytes = serde_json::to_vec(&response)?;
             bytes.push(b'\n');
@@ -258,21 +271,15 @@ impl Shared {
     }
 
     /// Reads one request line. False at the end, when idle for too long, or when the place is needed.
-    async fn next_line(
-        &self,
-        stream: &mut BufReader<UnixStream>,
-        line: &mut Vec<u8>,
-        serial: u64,
-    ) -> io::Result<bool> {
+    async fn next_line(&self, stream: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> io::Result<bool> {
         line.clear();
-        let (close, closed) = oneshot::channel();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).insert(serial, close);
+        let (order, closed) = self.idle().begin();
         let mut limited = stream.take(REQUEST_BYTES_MAX as u64);
         let read = tokio::select! {
             read = timeout(IDLE_TIMEOUT, limited.read_until(b'\n', line)) => read,
             _ = closed => return Ok(false),
         };
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+        self.idle().waiting.remove(&order);
         match read {
             Ok(read) => read.map(|_| line.ends_with(b"\n")),
             Err(_) => Ok(false),

@@ -157,10 +157,12 @@ async fn a_full_server_closes_the_idlest_for_a_new_one() {
         client.own().await.unwrap();
         idle.push(client);
     }
+    idle[0].own().await.unwrap();
     let mut late = Client::connect(&server.path).await.unwrap();
     assert!(late.own().await.is_ok());
-    assert!(idle[0].own().await.is_err(), "the oldest made room");
-    assert!(idle[1].own().await.is_ok(), "and no other");
+    assert!(idle[1].own().await.is_err(), "the one that asked nothing for longest made room");
+    assert!(idle[0].own().await.is_ok(), "not the one that connected first");
+    assert!(idle[2].own().await.is_ok(), "and no other");
 }
 
 #[tokio::test]
