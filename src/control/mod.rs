@@ -31,6 +31,10 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Connections served at once. When all are taken the one idle for longest is closed for a new one.
 pub const CONNECTIONS_MAX: usize = 64;
+/// Of them those that only root and the daemon's own user can have.
+pub const CONNECTIONS_KEPT: usize = 8;
+/// Connections that wait for a place; more are closed at once, and as many as are kept of those who have these.
+pub const CONNECTIONS_WAITING_MAX: usize = 64;
 /// How long a connection may take for the next whole request line.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to accept an answer.

@@ -12,14 +12,17 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::message::{Failure, Request, Response};
-use super::{ACCEPT_PAUSE, CONNECTIONS_MAX, IDLE_TIMEOUT, REQUEST_BYTES_MAX, WRITE_TIMEOUT};
+use super::{
+    ACCEPT_PAUSE, CONNECTIONS_KEPT, CONNECTIONS_MAX, CONNECTIONS_WAITING_MAX, IDLE_TIMEOUT,
+    REQUEST_BYTES_MAX, WRITE_TIMEOUT,
+};
 
 /// Permissions of the socket file: owner and group.
 const SOCKET_MODE: u32 = 0o660;
@@ -28,6 +31,9 @@ const DIRECTORY_MODE: u32 = 0o750;
 
 /// Between two lines in the log about connections that cannot be accepted.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the client of a running request is still there.
+const GONE_LOOK: Duration = Duration::from_millis(500);
 
 /// Who asks, attested by the kernel for the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,16 +170,20 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves until the future is dropped, which also ends every connection and removes the socket file.
 pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
-    let shared = Arc::new(Shared { handler, owner: nix::unistd::geteuid().as_raw(), idle: Mutex::default() });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shared = Arc::new(Shared::new(handler));
     let mut connections = JoinSet::new();
     let mut complained: Option<Instant> = None;
     loop {
+        let accepted = listener.inner.accept().await;
         while connections.try_join_next().is_some() {}
-        match listener.inner.accept().await {
+        match accepted {
             Ok((stream, _)) => {
-                let place = shared.place(&places).await;
-                connections.spawn(shared.clone().connection(stream, place));
+                let Ok(origin) = origin(&stream) else { continue };
+                if connections.len() < CONNECTIONS_MAX + shared.waiting_max(origin) {
+                    connections.spawn(shared.clone().connection(stream, origin));
+                }
+                // Of a crowd, those that ask nothing idle, and make room, before the next is looked at.
+                yield_now().await;
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
@@ -184,7 +194,7 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
                     );
                     complained = Some(Instant::now());
                 }
-                shared.close_idlest();
+                shared.close_idlest(|_| true);
                 // The descriptor of one that ends is free at once: a queue of idle ones is over soon.
                 let ended = async {
                     if connections.join_next().await.is_none() {
@@ -197,41 +207,98 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
     }
 }
 
+/// Who connected.
+fn origin(stream: &UnixStream) -> io::Result<PeerCredentials> {
+    let credentials = stream.peer_cred()?;
+    Ok(PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
+}
+
+/// Ends when the client is gone altogether. One that only says no more waits for its answer.
+async fn gone(client: &UnixStream) {
+    let is_there =
+        async || client.ready(Interest::WRITABLE).await.is_ok_and(|ready| !ready.is_write_closed());
+    while is_there().await {
+        sleep(GONE_LOOK).await;
+    }
+}
+
 struct Shared {
     handler: Arc<dyn Handler>,
     /// Effective user of this process.
     owner: u32,
+    places: Semaphore,
+    /// Those of the places that users who may only read can have.
+    places_of_readers: Semaphore,
     idle: Mutex<Idle>,
 }
 
 /// Connections that wait for a request.
 #[derive(Default)]
 struct Idle {
-    /// How to close each, those that began to wait first in front.
-    waiting: BTreeMap<u64, oneshot::Sender<()>>,
+    /// Whose each is and how to close it, those that began to wait first in front.
+    waiting: BTreeMap<u64, (PeerCredentials, oneshot::Sender<()>)>,
     /// How often one began.
     begun: u64,
 }
 
 impl Idle {
     /// A connection's place in the order, and what tells it to close.
-    fn begin(&mut self) -> (u64, oneshot::Receiver<()>) {
+    fn begin(&mut self, origin: PeerCredentials) -> (u64, oneshot::Receiver<()>) {
         let (close, closed) = oneshot::channel();
         self.begun += 1;
-        self.waiting.insert(self.begun, close);
+        self.waiting.insert(self.begun, (origin, close));
         (self.begun, closed)
     }
 }
 
 impl Shared {
-    /// A free place; while there is none, closes the connections idle for longest.
-    async fn place(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    fn new(handler: Arc<dyn Handler>) -> Self {
+        Self {
+            handler,
+            owner: nix::unistd::geteuid().as_raw(),
+            places: Semaphore::new(CONNECTIONS_MAX),
+            places_of_readers: Semaphore::new(CONNECTIONS_MAX - CONNECTIONS_KEPT),
+            idle: Mutex::default(),
+        }
+    }
+
+    const fn may_change(&self, origin: PeerCredentials) -> bool {
+        origin.may_change(self.owner)
+    }
+
+    /// How many may wait for a place when somebody connects; those of readers do not count against others.
+    const fn waiting_max(&self, origin: PeerCredentials) -> usize {
+        if self.may_change(origin) {
+            CONNECTIONS_WAITING_MAX + CONNECTIONS_KEPT
+        } else {
+            CONNECTIONS_WAITING_MAX
+        }
+    }
+
+    /// A place of those that this user can have, until it is dropped.
+    async fn place(
+        &self,
+        origin: PeerCredentials,
+    ) -> Option<(Option<SemaphorePermit<'_>>, SemaphorePermit<'_>)> {
+        let of_reader = match self.may_change(origin) {
+            true => None,
+            false => Some(self.acquire(&self.places_of_readers, |idle| !self.may_change(idle)).await?),
+        };
+        Some((of_reader, self.acquire(&self.places, |_| true).await?))
+    }
+
+    /// One of those; while there is none, closes the connections idle for longest that hold one.
+    async fn acquire<'a>(
+        &self,
+        places: &'a Semaphore,
+        holds_one: impl Fn(PeerCredentials) -> bool,
+    ) -> Option<SemaphorePermit<'a>> {
         loop {
-            if let Ok(place) = places.clone().try_acquire_owned() {
+            if let Ok(place) = places.try_acquire() {
                 return Some(place);
             }
-            self.close_idlest();
-            if let Ok(place) = timeout(ACCEPT_PAUSE, places.clone().acquire_owned()).await {
+            self.close_idlest(&holds_one);
+            if let Ok(place) = timeout(ACCEPT_PAUSE, places.acquire()).await {
                 return place.ok();
             }
         }
@@ -241,28 +308,27 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close_idlest(&self) {
-        if let Some((_, close)) = self.idle().waiting.pop_first() {
+    fn close_idlest(&self, which: impl Fn(PeerCredentials) -> bool) {
+        let mut idle = self.idle();
+        let Some((&order, _)) = idle.waiting.iter().find(|(_, (origin, _))| which(*origin)) else { return };
+        if let Some((_, close)) = idle.waiting.remove(&order) {
             // A connection that has just ended needs no closing.
             let _ = close.send(());
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: UnixStream, place: Option<OwnedSemaphorePermit>) {
-        if let Err(error) = self.converse(stream).await {
+    async fn connection(self: Arc<Self>, stream: UnixStream, origin: PeerCredentials) {
+        let Some(_place) = self.place(origin).await else { return };
+        if let Err(error) = self.converse(stream, origin).await {
             tracing::debug!(%error, "control connection ended");
         }
-        drop(place);
     }
 
-    async fn converse(&self, stream: UnixStream) -> io::Result<()> {
-        let credentials = stream.peer_cred()?;
-        let origin =
-            PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+    async fn converse(&self, stream: UnixStream, origin: PeerCredentials) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
-        while self.next_line(&mut stream, &mut line).await? {
-            let Some(response) = self.respond(&line, origin).await else { return Ok(()) };
+        while self.next_line(&mut stream, &mut line, origin).await? {
+            let Some(response) = self.respond(&line, origin, stream.get_ref()).await else { return Ok(()) };
             let mut bytes = serde_json::to_vec(&response)?;
             bytes.push(b'\n');
             timeout(WRITE_TIMEOUT, stream.write_all(&bytes)).await??;
@@ -271,9 +337,14 @@ impl Shared {
     }
 
     /// Reads one request line. False at the end, when idle for too long, or when the place is needed.
-    async fn next_line(&self, stream: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> io::Result<bool> {
+    async fn next_line(
+        &self,
+        stream: &mut BufReader<UnixStream>,
+        line: &mut Vec<u8>,
+        origin: PeerCredentials,
+    ) -> io::Result<bool> {
         line.clear();
-        let (order, closed) = self.idle().begin();
+        let (order, closed) = self.idle().begin(origin);
         let mut limited = stream.take(REQUEST_BYTES_MAX as u64);
         let read = tokio::select! {
             read = timeout(IDLE_TIMEOUT, limited.read_until(b'\n', line)) => read,
@@ -287,15 +358,25 @@ impl Shared {
     }
 
     /// The answer to one line; `None` closes the connection in silence.
-    async fn respond(&self, line: &[u8], origin: PeerCredentials) -> Option<Response<Value>> {
+    async fn respond(
+        &self,
+        line: &[u8],
+        origin: PeerCredentials,
+        client: &UnixStream,
+    ) -> Option<Response<Value>> {
         let request: Value = serde_json::from_slice(line).ok().filter(Value::is_object)?;
-        Some(match self.decide(request, origin).await {
+        Some(match self.decide(request, origin, client).await {
             Ok(value) => Response::Ok(value),
             Err(failure) => Response::Error(failure),
         })
     }
 
-    async fn decide(&self, request: Value, origin: PeerCredentials) -> Result<Value, Failure> {
+    async fn decide(
+        &self,
+        request: Value,
+        origin: PeerCredentials,
+        client: &UnixStream,
+    ) -> Result<Value, Failure> {
         let request: Request = serde_json::from_value(request).map_err(|error| {
             let version = env!("CARGO_PKG_VERSION");
             Failure::new(
@@ -308,7 +389,7 @@ impl Shared {
             request if request.names_place() => Some("name a place (@IP:PORT)"),
             _ => None,
         };
-        if let Some(what) = restricted.filter(|_| !origin.may_change(self.owner)) {
+        if let Some(what) = restricted.filter(|_| !self.may_change(origin)) {
             return Err(Failure::new(
                 format!("only root and the daemon's user (uid {}) may {what}", self.owner),
                 "run the command with sudo",
@@ -317,7 +398,14 @@ impl Shared {
         let deadline = request.deadline().ok_or_else(|| {
             Failure::new("the timeout is beyond the limit of 60 s", "use a shorter timeout")
         })?;
-        match timeout(deadline, self.handler.handle(request, origin)).await {
+        let changes = request.changes();
+        let answered = tokio::select! {
+            biased;
+            answered = timeout(deadline, self.handler.handle(request, origin)) => answered,
+            // What was asked to change is changed, whoever hears of it.
+            () = gone(client), if !changes => return Err(Failure::new("the client has gone", "ask again")),
+        };
+        match answered {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 format!("no result after {} s", deadline.as_secs()),

@@ -148,6 +148,20 @@ async fn idle_connections_are_closed_and_running_requests_are_not() {
     assert!(matches!(running.await.unwrap(), Err(client::Error::Failed(_))), "an answer at its own deadline");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_ends_with_its_client() {
+    let server = serve().await;
+    for _ in 0..CONNECTIONS_MAX {
+        let mut slow = UnixStream::connect(&server.path).await.unwrap();
+        slow.write_all(b"{\"command\":\"wait\",\"timeout_ms\":58000}\n").await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut late = Client::connect(&server.path).await.unwrap();
+    assert!(late.own().await.is_ok(), "nobody waits any more");
+    let waiting = raw(&server, b"{\"command\":\"wait\",\"timeout_ms\":3000}\n").await;
+    assert!(waiting.contains("no result after 5 s"), "who only says no more is answered: {waiting}");
+}
+
 #[tokio::test]
 async fn a_full_server_closes_the_idlest_for_a_new_one() {
     let server = serve().await;

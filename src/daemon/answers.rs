@@ -36,6 +36,10 @@ use super::why;
 
 /// How often readiness is looked at while somebody waits for it.
 const READY_LOOK: Duration = Duration::from_millis(50);
+/// And once that has taken longer than this.
+const READY_SOON: Duration = Duration::from_secs(3);
+/// Each look makes a whole status: others may wait for very long.
+const READY_LOOK_LATER: Duration = Duration::from_millis(500);
 
 /// What answers.
 pub(super) struct Answers {
@@ -71,6 +75,11 @@ fn told(request: &Request) -> String {
         fields.remove("endpoint");
     }
     asked.to_string()
+}
+
+/// The pause before the next look at readiness, for somebody who has waited so long.
+pub(super) fn ready_look(waited: Duration) -> Duration {
+    if waited < READY_SOON { READY_LOOK } else { READY_LOOK_LATER }
 }
 
 fn stopped(error: AskError) -> Failure {
@@ -304,13 +313,13 @@ impl Answers {
     }
 
     async fn wait(&self, patience: Duration) -> Result<Readiness, Failure> {
-        let end = Instant::now() + patience;
+        let start = Instant::now();
         loop {
             let missing = self.missing().await?;
-            if missing.is_empty() || Instant::now() >= end {
+            if missing.is_empty() || start.elapsed() >= patience {
                 return Ok(Readiness { ready: missing.is_empty(), missing });
             }
-            sleep(READY_LOOK).await;
+            sleep(ready_look(start.elapsed()).min(patience.saturating_sub(start.elapsed()))).await;
         }
     }
 

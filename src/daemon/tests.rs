@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::message::{FirewallMatch, FirewallProtocol};
 use crate::engine::WORKERS_MAX;
 use crate::store::StateDir;
 
+use super::answers::ready_look;
 use super::firewall::Firewall;
 use super::workers::wanted;
 
@@ -39,6 +41,21 @@ fn a_rule_that_cannot_be_saved_is_neither_added_nor_removed() {
     assert_eq!((firewall.list(), firewall.rules()), (listed, enforced));
     // Adding what is there takes no disk, and tells its number.
     assert_eq!(run(firewall.clone().add(tcp(22))).unwrap(), added);
+}
+
+#[test]
+fn readiness_is_looked_at_less_often_by_those_who_wait_for_long() {
+    let check = |waited_s, ms| {
+        assert_eq!(
+            ready_look(Duration::from_secs(waited_s)),
+            Duration::from_millis(ms),
+            "after {waited_s} s"
+        );
+    };
+    check(0, 50);
+    check(2, 50);
+    check(3, 500);
+    check(60, 500);
 }
 
 #[test]

@@ -1,11 +1,17 @@
 //! Exit codes 2 and 3: wrong usage, and no daemon.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use auramesh::control::message::Request;
+use auramesh::control::{CONNECTIONS_KEPT, CONNECTIONS_MAX};
 
 use crate::fake::{Fake, OWN, PEER, node_id};
-use crate::run::azora;
+use crate::run::{Ran, azora};
 
 #[test]
 fn wrong_usage_exits_2() {
@@ -113,29 +119,13 @@ fn failures_of_the_daemon_exit_1_with_their_next_step() {
 /// Two users on one machine: the second may neither open the socket nor, when let in, change anything.
 #[test]
 fn another_user_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
-
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: needs root to become another user");
         return;
     }
     let fake = Fake::healthy();
-    let open = |path: &std::path::Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    let program = fake.directory.path().join("azora");
-    // By another process: a descriptor of ours open for writing could be inherited by a child of another test, and
-    // the copy could not be run then (ETXTBSY).
-    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_azora")).arg(&program).status();
-    assert!(copied.unwrap().success());
-    open(&program, 0o755);
-    open(fake.directory.path(), 0o755);
-    let stranger = |arguments: &[&str]| -> crate::run::Ran {
-        let mut command = crate::run::plain(&program);
-        command.env("AZORA_SOCKET", &fake.socket).args(arguments).uid(65_534).gid(65_534);
-        command.output().unwrap().into()
-    };
+    let strange = stranger_of(&fake);
+    let stranger = |arguments: &[&str]| -> Ran { strange(arguments).output().unwrap().into() };
     stranger(&["id"]).exits(1).complains(&["not permitted", "sudo"]);
     open(fake.socket.parent().unwrap(), 0o755);
     stranger(&["id"]).exits(1).complains(&["not permitted", "sudo"]);
@@ -147,4 +137,56 @@ fn another_user_is_refused() {
         stranger(change).exits(1).complains(&["only root and the daemon's user", "sudo"]);
     }
     assert!(fake.asked().is_empty(), "the handler heard nothing of it");
+}
+
+/// Programs of users who may only read cannot take every place.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the real time that a real process takes")]
+fn root_is_answered_whatever_others_ask() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root to become another user");
+        return;
+    }
+    let fake = Fake::lonely();
+    let stranger = stranger_of(&fake);
+    open(fake.socket.parent().unwrap(), 0o755);
+    open(&fake.socket, 0o666);
+    let waiting: Vec<_> = (0..CONNECTIONS_MAX + 8)
+        .map(|_| stranger(&["wait", "--timeout", "60"]).stderr(Stdio::null()).spawn().unwrap())
+        .collect();
+    let start = Instant::now();
+    let mut running = 0;
+    while running < CONNECTIONS_MAX - CONNECTIONS_KEPT {
+        assert!(start.elapsed() < Duration::from_secs(30), "{running} wait");
+        std::thread::sleep(Duration::from_millis(50));
+        running += fake.asked().len();
+    }
+    let start = Instant::now();
+    fake.azora(&["id"]).exits(0);
+    assert!(start.elapsed() < Duration::from_secs(5), "at once");
+    for mut child in waiting {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+fn open(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Makes commands of another user. The socket is closed to that one.
+fn stranger_of(fake: &Fake) -> impl Fn(&[&str]) -> Command {
+    let program = fake.directory.path().join("azora");
+    // By another process: a descriptor of ours open for writing could be inherited by a child of another test, and
+    // the copy could not be run then (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_azora")).arg(&program).status();
+    assert!(copied.unwrap().success());
+    open(&program, 0o755);
+    open(fake.directory.path(), 0o755);
+    let socket = fake.socket.clone();
+    move |arguments| {
+        let mut command = crate::run::plain(&program);
+        command.env("AZORA_SOCKET", &socket).args(arguments).uid(65_534).gid(65_534);
+        command
+    }
 }
