@@ -222,7 +222,7 @@ async fn gone(client: &UnixStream) {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     handler: Arc<dyn Handler>,
     /// Effective user of this process.
     owner: u32,
@@ -252,7 +252,7 @@ impl Idle {
 }
 
 impl Shared {
-    fn new(handler: Arc<dyn Handler>) -> Self {
+    pub(super) fn new(handler: Arc<dyn Handler>) -> Self {
         Self {
             handler,
             owner: nix::unistd::geteuid().as_raw(),
@@ -308,7 +308,7 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close_idlest(&self, which: impl Fn(PeerCredentials) -> bool) {
+    pub(super) fn close_idlest(&self, which: impl Fn(PeerCredentials) -> bool) {
         let mut idle = self.idle();
         let Some((&order, _)) = idle.waiting.iter().find(|(_, (origin, _))| which(*origin)) else { return };
         if let Some((_, close)) = idle.waiting.remove(&order) {
@@ -337,7 +337,7 @@ impl Shared {
     }
 
     /// Reads one request line. False at the end, when idle for too long, or when the place is needed.
-    async fn next_line(
+    pub(super) async fn next_line(
         &self,
         stream: &mut BufReader<UnixStream>,
         line: &mut Vec<u8>,
@@ -347,6 +347,8 @@ impl Shared {
         let (order, closed) = self.idle().begin(origin);
         let mut limited = stream.take(REQUEST_BYTES_MAX as u64);
         let read = tokio::select! {
+            // A request that is there is answered, whoever needs the place.
+            biased;
             read = timeout(IDLE_TIMEOUT, limited.read_until(b'\n', line)) => read,
             _ = closed => return Ok(false),
         };

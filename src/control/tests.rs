@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, poll_immediate};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 use super::client::{self, Client};
@@ -177,6 +177,24 @@ async fn a_full_server_closes_the_idlest_for_a_new_one() {
     assert!(idle[1].own().await.is_err(), "the one that asked nothing for longest made room");
     assert!(idle[0].own().await.is_ok(), "not the one that connected first");
     assert!(idle[2].own().await.is_ok(), "and no other");
+}
+
+/// Chance would drop every second one.
+#[tokio::test]
+async fn a_request_that_comes_with_the_close_is_answered() {
+    let origin = PeerCredentials { uid: 0, gid: 0, pid: None };
+    for round in 0..16 {
+        let shared = server::Shared::new(Arc::new(Fake));
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let (mut stream, mut line) = (BufReader::new(stream), Vec::new());
+        let mut reading = Box::pin(shared.next_line(&mut stream, &mut line, origin));
+        assert!(poll_immediate(&mut reading).await.is_none(), "it idles");
+        client.write_all(b"{}\n").await.unwrap();
+        shared.close_idlest(|_| true);
+        // The runtime learns of the bytes.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(reading.await.unwrap(), "request {round}");
+    }
 }
 
 #[tokio::test]
