@@ -12,14 +12,14 @@ use crate::lab::{Lab, Underlay, eventually, long, noise};
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     descriptors: usize,
-    tasks: usize,
+    threads: Vec<String>,
     interfaces: Vec<String>,
     routes: Vec<String>,
     tables: String,
 }
 
 fn held(node: &Node) -> Held {
-    Held { descriptors: node.proc_count("fd"), tasks: node.proc_count("task"), ..outside(node) }
+    Held { descriptors: node.proc_count("fd"), threads: node.threads(), ..outside(node) }
 }
 
 /// What is in the machine, whether the daemon runs or not.
@@ -29,7 +29,7 @@ fn outside(node: &Node) -> Held {
     interfaces.sort();
     Held {
         descriptors: 0,
-        tasks: 0,
+        threads: Vec::new(),
         interfaces,
         routes: routes.lines().filter(|line| line.contains("azora")).map(str::to_owned).collect(),
         tables: node.must("nft list tables"),

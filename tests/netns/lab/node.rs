@@ -260,9 +260,18 @@ impl Node {
         threads.map(|(thread, name)| (name, of(thread))).collect()
     }
 
-    /// Entries in a directory of `/proc/PID`: `fd` or `task`.
+    /// Entries in a directory of `/proc/PID`.
     pub(crate) fn proc_count(&self, directory: &str) -> usize {
         fs::read_dir(format!("/proc/{}/{directory}", self.pid())).unwrap().count()
+    }
+
+    /// Names of the daemon's threads, without those that tokio makes for what blocks and keeps for ten seconds after.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        let mut names: Vec<_> = names.filter(|name| name.trim_end() != "tokio-rt-worker").collect();
+        names.sort();
+        names
     }
 }
 
