@@ -40,7 +40,7 @@ impl Saver {
             sleep(if saved.is_empty() && !failed { FIRST_WAIT } else { WAIT }).await;
             let Ok(mut known) = self.handle.with(|node, _, _| node.known()).await else { return };
             known.sort();
-            if known == saved {
+            if !is_due(&known, &saved, failed) {
                 continue;
             }
             let written = write(self.state.clone(), known.clone()).await;
@@ -50,6 +50,11 @@ impl Saver {
             }
         }
     }
+}
+
+/// Whether to write: something is new, or only another try tells that the disk works again.
+pub(super) fn is_due(known: &[Contact], saved: &[Contact], failed: bool) -> bool {
+    failed || known != saved
 }
 
 /// Saves what the node knows now.

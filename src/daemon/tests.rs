@@ -7,10 +7,12 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::control::message::{FirewallMatch, FirewallProtocol};
 use crate::engine::WORKERS_MAX;
+use crate::proto::wire::control::Contact;
 use crate::store::StateDir;
 
 use super::answers::ready_look;
 use super::firewall::Firewall;
+use super::saver::is_due;
 use super::workers::wanted;
 
 fn tcp(port: u16) -> FirewallMatch {
@@ -41,6 +43,13 @@ fn a_rule_that_cannot_be_saved_is_neither_added_nor_removed() {
     assert_eq!((firewall.list(), firewall.rules()), (listed, enforced));
     // Adding what is there takes no disk, and tells its number.
     assert_eq!(run(firewall.clone().add(tcp(22))).unwrap(), added);
+}
+
+#[test]
+fn a_disk_that_works_again_is_found_out() {
+    let check = |known: &[Contact], failed, expected| assert_eq!(is_due(known, &[], failed), expected);
+    check(&[], false, false);
+    check(&[], true, true);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct StateDir {
     directory: OwnedFd,
     /// Held from opening to drop by whoever may write.
     lock: Option<Flock<File>>,
+    /// One file at a time: a write that nobody waits for any more may still go on, beside the next of the same file.
+    writing: Mutex<()>,
 }
 
 impl StateDir {
@@ -62,7 +65,7 @@ impl StateDir {
             openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| io_error("open", path, e))?;
         let stat = fstat(&directory).map_err(|e| io_error("open", path, e))?;
         check_directory(path, &stat, geteuid())?;
-        Ok(Self { path: path.to_path_buf(), directory, lock: None })
+        Ok(Self { path: path.to_path_buf(), directory, lock: None, writing: Mutex::default() })
     }
 
     /// Where it is.
@@ -113,6 +116,7 @@ impl StateDir {
         if self.lock.is_none() {
             return Err(Error::ReadOnly { path: self.path.clone() });
         }
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = format!("{name}.tmp");
         let written = self.write_beside(&temporary, content).and_then(|()| {
             renameat(&self.directory, temporary.as_str(), &self.directory, name)?;

@@ -367,3 +367,17 @@ fn inside_a_full_disk() {
     state.save_contacts(&[contact(2)]).unwrap();
     assert_eq!(state.load_contacts().unwrap().contacts, [contact(2)]);
 }
+
+#[test]
+fn two_writers_of_a_file_leave_one_whole() {
+    let (_directory, state) = state();
+    let wholes = [vec![b'a'; 1 << 16], vec![b'b'; 1 << 12]];
+    std::thread::scope(|scope| {
+        for whole in &wholes {
+            let writer = || (0..50).try_for_each(|_| state.write("peers", whole));
+            scope.spawn(move || writer().unwrap());
+        }
+    });
+    let left = state.read("peers", 1 << 20).unwrap().unwrap();
+    assert!(wholes.contains(&left), "{} bytes", left.len());
+}
