@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::ACCEPT_PAUSE;
+use crate::host::descriptors::Complaint;
 
 /// Connections served at once; more wait to be accepted.
 pub const METRICS_CONNECTIONS_MAX: usize = 16;
@@ -57,6 +58,7 @@ pub struct BindError {
 pub async fn serve(listener: TcpListener, render: Render) {
     let places = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let mut complaint = Complaint::default();
     loop {
         while connections.try_join_next().is_some() {}
         let place = places.clone().acquire_owned().await;
@@ -69,7 +71,7 @@ pub async fn serve(listener: TcpListener, render: Render) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a metrics connection");
+                complaint.tell(&error, "a metrics connection");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -16,7 +16,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interes
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
+
+use crate::host::descriptors::Complaint;
 
 use super::message::{Failure, Request, Response};
 use super::{
@@ -28,9 +30,6 @@ use super::{
 const SOCKET_MODE: u32 = 0o660;
 /// Permissions of the directory, if the server makes it.
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// Between two lines in the log about connections that cannot be accepted.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether the client of a running request is still there.
 const GONE_LOOK: Duration = Duration::from_millis(500);
@@ -172,7 +171,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
     let shared = Arc::new(Shared::new(handler));
     let mut connections = JoinSet::new();
-    let mut complained: Option<Instant> = None;
+    let mut complaint = Complaint::default();
     loop {
         let accepted = listener.inner.accept().await;
         while connections.try_join_next().is_some() {}
@@ -186,14 +185,7 @@ pub async fn serve(listener: Listener, handler: Arc<dyn Handler>) {
                 yield_now().await;
             }
             Err(error) => {
-                if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
-                    tracing::warn!(
-                        %error,
-                        fix = "close what keeps connections to it open; LimitNOFILE= in the unit, or `ulimit -n`, allows more",
-                        "cannot accept a control connection"
-                    );
-                    complained = Some(Instant::now());
-                }
+                complaint.tell(&error, "a control connection");
                 shared.close_idlest(|_| true);
                 // The descriptor of one that ends is free at once: a queue of idle ones is over soon.
                 let ended = async {

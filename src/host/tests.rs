@@ -2,7 +2,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::host::changes::{Burst, Change, Changes, Message};
-use crate::host::{addresses, clock, cpu, entropy, priority, privileges};
+use crate::host::{addresses, clock, cpu, descriptors, entropy, priority, privileges};
+use crate::proto::timer::Instant;
 
 #[test]
 fn monotonic_time_does_not_go_back_and_counts_from_boot() {
@@ -201,4 +202,11 @@ fn a_chosen_nice_value_stays() {
     let values = std::thread::spawn(|| (priority::set_nice(5).unwrap(), priority::set_nice(7).unwrap()));
     let (first, second) = values.join().unwrap();
     assert_eq!(first, second);
+}
+
+#[test]
+fn the_log_is_told_once_in_ten_seconds_that_nothing_can_be_accepted() {
+    let mut complaint = descriptors::Complaint::default();
+    let told = (0..250).filter(|i| complaint.is_due(Instant::from_nanos(i * 100_000_000))).count();
+    assert_eq!(told, 3, "of 250 attempts in 25 s");
 }

@@ -26,6 +26,7 @@ use super::places::Place;
 use super::pump::{Connection, End};
 use super::{Shell, http, prepare, websocket};
 use crate::host::clock;
+use crate::host::descriptors::Complaint;
 use crate::proto::node::Stream;
 
 /// From the TCP connection to the request that makes a stream of it, TLS included.
@@ -61,6 +62,7 @@ pub(super) async fn serve(shell: Rc<Shell>, listener: std::net::TcpListener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "no streams are taken"),
     };
+    let mut complaint = Complaint::default();
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -77,7 +79,7 @@ pub(super) async fn serve(shell: Rc<Shell>, listener: std::net::TcpListener) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a stream");
+                complaint.tell(&error, "a stream");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
