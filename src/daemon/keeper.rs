@@ -172,7 +172,11 @@ impl Keeper {
                 *self.failed.lock().await = Some(Error::InterfaceGone { name: self.name().into() });
                 self.failure.notify_one();
             }
-            Err(error) => tracing::error!(%error, "cannot repair the interface"),
+            Err(error) => tracing::error!(
+                %error,
+                fix = "`azora down` and `azora up` set it up anew; look for another program that changes it",
+                "cannot repair the interface"
+            ),
         }
     }
 
@@ -202,7 +206,13 @@ impl Keeper {
     pub(super) async fn look_around(&self) {
         let found = match addresses::local() {
             Ok(found) => found,
-            Err(error) => return tracing::warn!(%error, "cannot list the addresses of this machine"),
+            Err(error) => {
+                return tracing::warn!(
+                    %error,
+                    fix = "if this stays, restart the daemon; others may not learn where this node is",
+                    "cannot list the addresses of this machine"
+                );
+            }
         };
         let usable: Vec<_> = found.into_iter().filter(|a| self.is_underlay(a)).collect();
         let networks = usable.iter().map(|a| LocalNetwork { ip: a.ip, prefix_len: a.prefix_len }).collect();

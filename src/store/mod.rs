@@ -132,7 +132,7 @@ fn next_step(action: &str, error: &io::Error) -> &'static str {
     } else if kind == io::ErrorKind::NotFound {
         "; `azora-meshing-daemon` or `azora key generate` creates it"
     } else {
-        ""
+        "; look at `dmesg` for what is wrong with the disk, or choose another directory with --state-dir"
     }
 }
 

@@ -381,3 +381,16 @@ fn two_writers_of_a_file_leave_one_whole() {
     let left = state.read("peers", 1 << 20).unwrap().unwrap();
     assert!(wholes.contains(&left), "{} bytes", left.len());
 }
+
+#[test]
+fn every_failure_of_the_system_has_a_next_step() {
+    for code in
+        [libc::EIO, libc::ENOSPC, libc::EACCES, libc::EROFS, libc::ENOENT, libc::ENOTDIR, libc::EMFILE]
+    {
+        let source = std::io::Error::from_raw_os_error(code);
+        let cause = source.to_string();
+        let error = Error::Io { action: "write", path: "/state/peers".into(), source };
+        let text = line(&error, "peers");
+        assert!(text.split_once(&cause).unwrap().1.starts_with("; "), "{text}");
+    }
+}

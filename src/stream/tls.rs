@@ -45,7 +45,9 @@ pub enum TlsError {
     )]
     Certificate(#[from] Error),
     /// No certificate can be made.
-    #[error("no certificate for streams can be made: {0}")]
+    #[error(
+        "no certificate for streams can be made: {0} (name one of yours: net.stream_cert and net.stream_key)"
+    )]
     Made(#[from] rcgen::Error),
 }
 

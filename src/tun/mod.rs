@@ -167,7 +167,9 @@ pub enum Error {
         now: String,
     },
     /// Something could not be put right, for another reason than permission.
-    #[error("{name} lacks {missing}, and the kernel refuses to add it: {source}")]
+    #[error(
+        "{name} lacks {missing}, and the kernel refuses to add it: {source} (keep other programs, like NetworkManager, off {name}, and start again)"
+    )]
     Unsettled {
         /// The interface.
         name: String,
@@ -177,7 +179,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A netlink request or system call failed.
-    #[error("interface {name}: cannot {action}: {source}")]
+    #[error(
+        "interface {name}: cannot {action}: {source} (start again; if that stays, choose another name with --tun)"
+    )]
     Io {
         /// What was tried.
         action: &'static str,

@@ -51,8 +51,16 @@ pub enum Error {
         /// What was asked for.
         address: SocketAddr,
     },
+    /// A port that not everybody may have.
+    #[error(
+        "UDP {address} cannot be opened: ports below 1024 need CAP_NET_BIND_SERVICE; start with it, or choose a port from 1024 on with --listen"
+    )]
+    NotPermitted {
+        /// What was asked for.
+        address: SocketAddr,
+    },
     /// Anything else.
-    #[error("UDP {address} cannot be opened: {source}")]
+    #[error("UDP {address} cannot be opened: {source} (choose another with --listen)")]
     Io {
         /// What was asked for.
         address: SocketAddr,
@@ -62,11 +70,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the kernel's answer means.
+    fn opening(address: SocketAddr, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => Self::InUse { address },
+            Some(libc::EADDRNOTAVAIL) => Self::NoSuchAddress { address },
+            Some(libc::EACCES) => Self::NotPermitted { address },
+            _ => Self::Io { address, source },
+        }
+    }
+
     /// True when this machine does not speak the family of the address at all.
     pub fn is_missing_family(&self) -> bool {
         let code = match self {
             Self::Io { source, .. } => source.raw_os_error(),
-            Self::InUse { .. } | Self::NoSuchAddress { .. } | Self::InMesh { .. } => None,
+            Self::InUse { .. }
+            | Self::NoSuchAddress { .. }
+            | Self::InMesh { .. }
+            | Self::NotPermitted { .. } => None,
         };
         code == Some(libc::EAFNOSUPPORT)
     }

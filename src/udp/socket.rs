@@ -37,11 +37,7 @@ impl UdpSocket {
         if is_mesh(&address) {
             return Err(Error::InMesh { address });
         }
-        open(address, false).map_err(|source| match source.raw_os_error() {
-            Some(libc::EADDRINUSE) => Error::InUse { address },
-            Some(libc::EADDRNOTAVAIL) => Error::NoSuchAddress { address },
-            _ => Error::Io { address, source },
-        })
+        open(address, false).map_err(|source| Error::opening(address, source))
     }
 
     /// Another socket at the same address (`SO_REUSEPORT`, socket(7)): the kernel gives each one the datagrams of its

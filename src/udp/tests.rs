@@ -400,3 +400,17 @@ fn what_the_own_link_does_not_carry_is_refused_rather_than_cut() {
         }
     }
 }
+
+#[test]
+fn a_refusal_says_what_to_do() {
+    let check = |code, needle: &str| {
+        let error = Error::opening("0.0.0.0:443".parse().unwrap(), std::io::Error::from_raw_os_error(code));
+        let text = error.to_string();
+        assert!(text.starts_with("UDP 0.0.0.0:443 ") && text.contains(needle), "{text}");
+        assert!(text.contains("--listen"), "{text}");
+    };
+    check(libc::EACCES, "CAP_NET_BIND_SERVICE");
+    check(libc::EADDRINUSE, "another program");
+    check(libc::EADDRNOTAVAIL, "does not have that address");
+    check(libc::EMFILE, "open files");
+}
