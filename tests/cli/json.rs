@@ -236,3 +236,27 @@ fn report_has_everything_and_no_addresses() {
         assert!(says.contains("IP addresses (192.0.2.N, 2001:db8::N, link-local ones fe80::N)"), "{says}");
     }
 }
+
+/// The daemon goes away in the middle.
+#[test]
+fn ping_ends_with_the_statistics_whatever_ends_it() {
+    use std::io::{BufRead, BufReader, Read};
+
+    let fake = Fake::healthy();
+    let mut child = crate::run::azora_command()
+        .env("AZORA_SOCKET", &fake.socket)
+        .args(["ping", &node_id(PEER).to_string(), "--json", "-c", "5", "--interval", "0.5"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let (mut first, mut rest) = (String::new(), String::new());
+    out.read_line(&mut first).unwrap();
+    drop(fake);
+    out.read_to_string(&mut rest).unwrap();
+    let ended: crate::run::Ran = child.wait_with_output().unwrap().into();
+    assert!(ended.exits(3).err.contains("no daemon answers"));
+    let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["sent"], &last["received"]), (&json!(2), &json!(1)), "{rest}");
+}

@@ -56,16 +56,20 @@ pub(crate) async fn run(socket: &Socket, arguments: &PingArguments) -> Outcome {
         stopped = pings(socket, arguments, &mut tally) => stopped,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
-    stopped?;
+    if tally.sent <= 1 {
+        stopped.clone()?;
+    }
     let fix = tally.fix.take();
     let statistics = tally.statistics();
     let wanted =
         if arguments.until_direct { statistics.direct_after_s.is_some() } else { statistics.received > 0 };
     if arguments.format.json {
         print_json(&statistics)?;
+        stopped?;
     } else {
         print(&statistics.text())?;
         print(&socket.hint(&statistics.path_text()))?;
+        stopped?;
         if statistics.received == 0 {
             let probe = || format!("azora probe {} tells how far it gets", arguments.target);
             print(&socket.hint(&format!("try: {}\n", fix.unwrap_or_else(probe))))?;
