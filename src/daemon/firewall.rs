@@ -1,5 +1,6 @@
 //! The rules in force: those of the configuration, which only it changes, and those added at run time, which are saved.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::spawn_blocking;
@@ -31,7 +32,7 @@ struct Held {
 
 /// What adding a rule takes.
 enum Planned {
-    /// Nothing: it is there, under this number.
+    /// Nothing: it is saved, under this number.
     Known(u32),
     /// Saving these lines first.
     Save(Vec<String>),
@@ -160,27 +161,36 @@ impl Firewall {
 }
 
 impl Held {
+    /// Each rule once, also one that is configured and added.
     fn all(&self) -> impl Iterator<Item = &(u32, AllowRule)> {
-        self.configured.iter().chain(&self.added)
+        let only_added = |(index, _): &&(u32, AllowRule)| !self.configured.iter().any(|(i, _)| i == index);
+        self.configured.iter().chain(self.added.iter().filter(only_added))
     }
 
     fn configure(&mut self, policy: &Policy) {
         self.inbound = policy.inbound;
-        self.configured.clear();
+        let before = mem::take(&mut self.configured);
         for rule in &policy.allow {
-            let index = self.index();
-            self.configured.push((index, *rule));
+            let index = self.index(rule, &before);
+            if !self.configured.iter().any(|(i, _)| *i == index) {
+                self.configured.push((index, *rule));
+            }
         }
     }
 
-    const fn index(&mut self) -> u32 {
+    /// Equal rules have one number, wherever they come from and whatever is loaded again.
+    fn index(&mut self, rule: &AllowRule, before: &[(u32, AllowRule)]) -> u32 {
+        let mut known = before.iter().chain(&self.configured).chain(&self.added);
+        if let Some((index, _)) = known.find(|(_, known)| known == rule) {
+            return *index;
+        }
         let index = self.next_index;
         self.next_index += 1;
         index
     }
 
     fn add(&mut self, rule: AllowRule) -> u32 {
-        let index = self.index();
+        let index = self.index(&rule, &[]);
         self.added.push((index, rule));
         index
     }
@@ -191,10 +201,10 @@ impl Held {
 
     /// What to save for one more rule.
     fn lines_with(&self, rule: &AllowRule) -> Result<Planned, Failure> {
-        if let Some((index, _)) = self.all().find(|(_, known)| known == rule) {
+        if let Some((index, _)) = self.added.iter().find(|(_, known)| known == rule) {
             return Ok(Planned::Known(*index));
         }
-        if self.all().count() >= RULES_MAX {
+        if self.all().filter(|(_, known)| known != rule).count() >= RULES_MAX {
             let next = "remove one first: azora firewall list, azora firewall remove N";
             return Err(Failure::new(format!("there are {RULES_MAX} rules already"), next));
         }

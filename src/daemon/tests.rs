@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{AllowRule, Config, Protocol};
 use crate::control::message::{FirewallMatch, FirewallProtocol};
 use crate::engine::WORKERS_MAX;
 use crate::proto::wire::control::Contact;
@@ -43,6 +43,29 @@ fn a_rule_that_cannot_be_saved_is_neither_added_nor_removed() {
     assert_eq!((firewall.list(), firewall.rules()), (listed, enforced));
     // Adding what is there takes no disk, and tells its number.
     assert_eq!(run(firewall.clone().add(tcp(22))).unwrap(), added);
+}
+
+#[test]
+fn a_rule_of_the_file_that_is_added_too_outlives_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = Arc::new(StateDir::open(&directory.path().join("state")).unwrap());
+    let (mut config, nothing) = (Config::default(), Config::default());
+    let rule = |port| AllowRule::new(None, Some(Protocol::Tcp), Some(port)).unwrap();
+    config.policy.allow = vec![rule(22), rule(80)];
+    let firewall = Arc::new(Firewall::load(&config, state.clone()).unwrap());
+    let listed = firewall.list();
+    let added = run(firewall.clone().add(tcp(22))).unwrap();
+    assert_eq!(firewall.list(), listed, "one rule is listed once");
+    assert_eq!(state.load_rules().unwrap().len(), 1, "and saved");
+    run(firewall.configure(&nothing.policy));
+    assert_eq!(firewall.list(), [added]);
+    run(firewall.configure(&config.policy));
+    assert_eq!(firewall.list()[0], added);
+    let listed = firewall.list();
+    config.policy.allow = vec![rule(443), rule(80), rule(22)];
+    run(firewall.configure(&config.policy));
+    assert!(listed.iter().all(|rule| firewall.list().contains(rule)), "what stays keeps its number");
+    assert_eq!(firewall.list().len(), 3);
 }
 
 #[test]
