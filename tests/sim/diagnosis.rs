@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use auramesh::proto::node::{PeerStatus, Reason, Relayed, Way};
+use auramesh::proto::node::{Lost, PeerStatus, Reason, Relayed, Way};
 use auramesh::proto::relay;
 
 use crate::host::Machine;
 use crate::nat::NatKind;
 use crate::network::Conditions;
-use crate::pair::ping;
+use crate::pair::{pair, ping};
 use crate::relays::{PATIENCE, Place, conditions, is_direct, peer, place};
-use crate::traffic::steady;
+use crate::traffic::{quiet_pair, steady};
 use crate::world::{HostId, PORT, World};
 
 /// Two nodes behind NATs, with three open relays on the internet.
@@ -80,8 +80,62 @@ fn a_session_that_ends_is_the_end_of_its_way() {
     world.run_for(Duration::from_secs(600));
     let status = world.host(a).node.status(world.now);
     let seen = status.peers.iter().find(|peer| peer.node_id == id).unwrap();
-    assert_eq!((seen.history[0].reason, &seen.history[0].to), (Reason::Ended, &None));
+    assert_eq!((seen.history[0].reason, &seen.history[0].to), (Reason::Lost(Lost::NoAnswer), &None));
     assert!(seen.relayed.is_none());
+}
+
+/// Losses and returns of `b` that were told at `a`, and those in its history, oldest first.
+fn told(world: &World, a: HostId, b: HostId) -> (Vec<Option<Lost>>, Vec<Option<Lost>>) {
+    let id = world.id(b);
+    let told = world.host(a).told.iter().filter(|(of, _)| *of == id).map(|(_, lost)| *lost);
+    let kept = peer(world, a, b).map(|peer| reasons(&peer)).unwrap_or_default().into_iter().rev();
+    let kept = kept.filter_map(|reason| {
+        let back = matches!(reason, Reason::Handshake | Reason::Returned).then_some(None);
+        if let Reason::Lost(why) = reason { Some(Some(why)) } else { back }
+    });
+    (told.collect(), kept.collect())
+}
+
+#[test]
+fn a_peer_that_is_silent_for_a_while_is_told_to_be_lost_and_back_once() {
+    let mut world = World::new(816, Conditions::default());
+    let (a, b) = pair(&mut world);
+    world.run_for(Duration::from_secs(2));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(2));
+    let silent = world.endpoint(b);
+    world.filter(move |datagram| datagram.from != silent && datagram.to != silent);
+    for n in 0..2 {
+        assert!(ping(&mut world, a, b, 2 + n, Duration::from_secs(20)).is_none());
+    }
+    let lost = vec![None, Some(Lost::NoAnswer)];
+    assert_eq!(told(&world, a, b), (lost.clone(), lost));
+    assert_eq!(peer(&world, a, b).unwrap().history[0].to, None);
+
+    world.unfilter();
+    assert!(ping(&mut world, b, a, 1, PATIENCE).is_some());
+    let back = vec![None, Some(Lost::NoAnswer), None];
+    assert_eq!(told(&world, a, b), (back.clone(), back));
+    let seen = peer(&world, a, b).unwrap();
+    assert_eq!((seen.history[0].reason, &seen.history[0].from), (Reason::Returned, &None));
+    assert_eq!(seen.history[0].to.as_ref().and_then(|way| way.endpoint), seen.endpoint);
+}
+
+#[test]
+fn a_peer_found_dead_after_its_session_has_ended_is_told_to_be_lost_in_both() {
+    let mut world = World::new(817, Conditions::default());
+    let (a, b) = quiet_pair(&mut world);
+    world.run_for(Duration::from_secs(2));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(2));
+    let dead = world.endpoint(b);
+    world.filter(move |datagram| datagram.from != dead && datagram.to != dead);
+    let idle = |world: &World| reasons(&peer(world, a, b).unwrap())[0] == Reason::Idle;
+    assert!(world.run_until(Duration::from_secs(300), idle).is_some(), "nobody asked it anything");
+    assert_eq!(told(&world, a, b), (vec![None], vec![None]), "nothing is known of it");
+    ping(&mut world, a, b, 2, Duration::from_secs(30));
+    let lost = vec![None, Some(Lost::NoAnswer)];
+    assert_eq!(told(&world, a, b), (lost.clone(), lost));
 }
 
 #[test]

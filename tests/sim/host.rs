@@ -10,7 +10,7 @@ use auramesh::proto::datapath::{
 };
 use auramesh::proto::dht::Mode;
 use auramesh::proto::identity::{Identity, NodeId};
-use auramesh::proto::node::{Config, Event, Node, SocketOrder, Transmit};
+use auramesh::proto::node::{Config, Event, Lost, Node, SocketOrder, Transmit};
 use auramesh::proto::path::LocalNetwork;
 use auramesh::proto::path::spray::SocketId;
 use auramesh::proto::policy::Rules;
@@ -86,6 +86,8 @@ pub(crate) struct Host {
     pub(crate) delivered: Vec<(Instant, Vec<u8>)>,
     /// What the node said.
     pub(crate) events: Vec<(Instant, Event)>,
+    /// Who was told to be reached, or why it is lost.
+    pub(crate) told: Vec<(NodeId, Option<Lost>)>,
     /// Times that the node was woken by a deadline.
     pub(crate) wakeups: u64,
     /// Datagrams sent.
@@ -138,6 +140,7 @@ impl Host {
             shared,
             delivered: Vec::new(),
             events: Vec::new(),
+            told: Vec::new(),
             wakeups: 0,
             sent: 0,
             sent_bytes: 0,
@@ -363,9 +366,9 @@ impl Host {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::ToInterface(packet) => self.delivered.push((now, packet)),
+                Event::PeerReached(id, _) => self.told.push((id, None)),
+                Event::PeerLost(id, why) => self.told.push((id, Some(why))),
                 Event::PeerUp(_)
-                | Event::PeerReached(..)
-                | Event::PeerLost(..)
                 | Event::UdpBlocked(_)
                 | Event::RecordChanged
                 | Event::SocketsMissing(_)

@@ -13,6 +13,7 @@ use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CloseReason, Control, Want};
 
 use super::peers::WAITING_PINGS_MAX;
+use super::history::Reason;
 use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most pings of commands on the wire at once.
@@ -157,7 +158,7 @@ impl Node {
         let known = self.peers.at_address(&address);
         let session = known.and_then(|id| self.peers.of(&id)).and_then(|peer| peer.current.as_ref());
         if let (Some(id), true) = (known, session.is_some_and(|session| session.is_expired(now))) {
-            self.forget_sessions(now, id);
+            self.forget_sessions(now, id, Reason::Idle);
         }
         match known {
             Some(id) if self.peers.of(&id).is_some_and(|peer| peer.current.is_some()) => {
@@ -191,7 +192,7 @@ impl Node {
     pub(super) fn close(&mut self, now: Instant, id: NodeId, reason: CloseReason) {
         self.send_control(now, id, &[Control::Close { reason }]);
         self.end_effort(id, false);
-        self.forget_sessions(now, id);
+        self.forget_sessions(now, id, Reason::Crowded);
     }
 
     fn stop(&mut self, now: Instant) {

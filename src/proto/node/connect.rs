@@ -484,7 +484,7 @@ impl Node {
     }
 
     /// Forgets all sessions with a peer; their keys are wiped.
-    pub(super) fn forget_sessions(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn forget_sessions(&mut self, now: Instant, id: NodeId, why: Reason) {
         // A session that nobody waits for ends as it should: the peer is asked again when there is something to send.
         if !self.stopping && self.peers.of(&id).is_some_and(Peer::awaits_answer) {
             self.note_lost(now, id, Lost::NoAnswer);
@@ -508,7 +508,7 @@ impl Node {
         self.timers.disarm(&Timer::Unconfirmed(id));
         self.forget_sockets(now, id);
         self.dirty = true;
-        self.note_way(now, id, Reason::Ended);
+        self.note_way(now, id, why);
     }
 
     /// A session has ended: what waited for it is refused, unless the next one is on its way.

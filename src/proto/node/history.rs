@@ -36,8 +36,14 @@ pub enum Reason {
     Left,
     /// The stream that led there has ended.
     Hangup,
-    /// The session ended: there is no way any more.
-    Ended,
+    /// It is not reached any more.
+    Lost(Lost),
+    /// It was heard from again.
+    Returned,
+    /// The session ended because nobody used it.
+    Idle,
+    /// One of the two ended the session to have room for others.
+    Crowded,
 }
 
 impl fmt::Display for Reason {
@@ -51,7 +57,10 @@ impl fmt::Display for Reason {
             Self::Refused => f.write_str("relay refused"),
             Self::Left => f.write_str("the peer uses another one"),
             Self::Hangup => f.write_str("stream ended"),
-            Self::Ended => f.write_str("session ended"),
+            Self::Lost(why) => why.fmt(f),
+            Self::Returned => f.write_str("heard again"),
+            Self::Idle => f.write_str("idle: nobody used it"),
+            Self::Crowded => f.write_str("gave room to others"),
         }
     }
 }
@@ -200,17 +209,20 @@ impl Node {
     }
 
     /// Tells that a peer is reached, unless that was told. Of contacts that are only asked for others nothing is told:
-    /// in a large network they come and go all the time.
+    /// in a large network they come and go all the time. Who was told to be lost is told to be back.
     pub(super) fn tell_reached(&mut self, id: NodeId) {
         let configured = self.bootstrap.contains_key(&id);
-        let Some(peer) = self.peers.of(&id).filter(|peer| !peer.told && peer.current.is_some()) else {
+        let Some(peer) = self.peers.of(&id).filter(|peer| peer.told != Some(true) && peer.current.is_some())
+        else {
             return;
         };
+        let is_back = peer.told == Some(false) && peer.is_gone().is_none();
         let wanted = configured || peer.is_awaited() || peer.data_packets() > 0;
-        let Some(hop) = peer.path.current().filter(|_| wanted && !peer.awaits_answer()) else { return };
+        let is_told = is_back || wanted && !peer.awaits_answer();
+        let Some(hop) = peer.path.current().filter(|_| is_told) else { return };
         let way = self.way(hop);
         if let Some(peer) = self.peers.of_mut(&id) {
-            peer.told = true;
+            peer.told = Some(true);
         }
         self.event(Event::PeerReached(id, way));
     }
@@ -222,8 +234,26 @@ impl Node {
         if peer.is_gone() != Some(Lost::Stopped) {
             peer.gone = Some((now, why));
         }
-        if std::mem::take(&mut peer.told) {
-            self.event(Event::PeerLost(id, why));
+        let told = peer.told == Some(true);
+        self.note_way(now, id, Reason::Lost(why));
+        let Some(peer) = self.peers.of_mut(&id).filter(|_| told) else { return };
+        peer.told = Some(false);
+        // Its way may have ended before, when nobody used it: the log and the history tell the same.
+        if peer.history.0.back().is_none_or(|change| change.reason != Reason::Lost(why)) {
+            peer.history.push(Change { at: now, from: None, to: None, reason: Reason::Lost(why) });
+        }
+        self.event(Event::PeerLost(id, why));
+    }
+
+    /// Something came from a peer: tells so, if it was not reached any more.
+    pub(super) fn note_heard(&mut self, now: Instant, id: NodeId) {
+        let is_back = |peer: &Peer| peer.gone.is_some() && peer.is_gone().is_none();
+        if self.peers.of(&id).is_some_and(|peer| is_back(peer) && peer.current.is_some()) {
+            self.note_way(now, id, Reason::Returned);
+            self.tell_reached(id);
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.gone = None;
+            }
         }
     }
 
@@ -237,7 +267,7 @@ impl Node {
     /// Notes that the way to a peer is another one now, if it is.
     pub(super) fn note_way(&mut self, now: Instant, id: NodeId, reason: Reason) {
         let Some(peer) = self.peers.of(&id) else { return };
-        let hop = peer.current.as_ref().and(peer.path.current());
+        let hop = peer.current.as_ref().filter(|_| peer.is_gone().is_none()).and(peer.path.current());
         let to = hop.map(|hop| self.way(hop));
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let from = peer.history.last();

@@ -74,6 +74,7 @@ impl Node {
             self.note_way(now, id, Reason::Moved);
         }
         self.see_epoch(now, id);
+        self.note_heard(now, id);
         match (heard, source) {
             (Heard::Moved, Hop::Direct(_)) => {
                 self.watch(now, id);
@@ -115,6 +116,7 @@ impl Node {
             peer.control_packets += 1;
             peer.control_received += 1;
             self.see_epoch(now, id);
+            self.note_heard(now, id);
         }
         self.note_udp(now, source);
         match Control::parse_all(plaintext) {
@@ -326,7 +328,7 @@ impl Node {
             if reason == CloseReason::Stopping {
                 self.note_lost(now, id, Lost::Stopped);
             }
-            self.forget_sessions(now, id);
+            self.forget_sessions(now, id, Reason::Crowded);
             self.refuse_unless_connecting(id);
         }
     }

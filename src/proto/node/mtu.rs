@@ -12,6 +12,7 @@ use crate::proto::timer::Instant;
 use crate::proto::wire::control::Control;
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, TAG_LEN};
 
+use super::history::Reason;
 use super::{Node, Timer};
 
 /// A new session is looked at this early for data: the search is worth most at the beginning of a transfer.
@@ -125,7 +126,7 @@ impl Node {
                 }
                 self.transmit(hop, packet);
             }
-            Err(_) => self.forget_sessions(now, id),
+            Err(_) => self.forget_sessions(now, id, Reason::Idle),
         }
     }
 }

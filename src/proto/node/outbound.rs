@@ -14,6 +14,7 @@ use crate::proto::wire::relay::Hop;
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
 use super::command::PingFailure;
+use super::history::Reason;
 use super::peers::{OUTBOX_MAX, Staged};
 use super::{Event, Node, Purpose, Ticket, Timer};
 
@@ -74,7 +75,7 @@ impl Node {
         let dropped = peer.staged.push(now, packet);
         (0..dropped).for_each(|_| self.drop(DropReason::QueueFull));
         if expired {
-            self.forget_sessions(now, id);
+            self.forget_sessions(now, id, Reason::Idle);
         }
         match self.peers.of(&id) {
             // The session came between the data path's look and ours.
@@ -271,7 +272,7 @@ impl Node {
                 true
             }
             Err(_) => {
-                self.forget_sessions(now, id);
+                self.forget_sessions(now, id, Reason::Idle);
                 false
             }
         }

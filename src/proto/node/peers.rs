@@ -207,8 +207,8 @@ pub(super) struct Peer {
     pub(super) notices: u64,
     /// Where something came from that is not keyed to us, and when, while it was asked there.
     pub(super) unauthentic: Option<(SocketAddr, Instant)>,
-    /// It was told that it is reached.
-    pub(super) told: bool,
+    /// What was last told of it: that it is reached, or that it is lost.
+    pub(super) told: Option<bool>,
     /// When it last showed that it holds the keys of a session that has ended.
     pub(super) heard: Option<Instant>,
     /// Why it is not reached, and since when.
@@ -281,7 +281,7 @@ impl Peer {
             last_used: now,
             notices: 0,
             unauthentic: None,
-            told: false,
+            told: None,
             heard: None,
             gone: None,
             history: History::default(),

@@ -27,6 +27,7 @@ use crate::proto::wire::control::{Control, SprayStep};
 use crate::proto::wire::relay::Hop;
 use crate::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPLE};
 
+use super::history::Reason;
 use super::relays::KEEPALIVE;
 use super::{Event, Node, Timer};
 
@@ -420,7 +421,7 @@ impl Node {
         packet.resize(packet.len() + PADDING_MULTIPLE + OVERHEAD, 0);
         let waited = peer.awaits_answer();
         let Ok(total) = session.seal(Kind::Control, &mut packet, len, len + PADDING_MULTIPLE, now) else {
-            return self.forget_sessions(now, id);
+            return self.forget_sessions(now, id, Reason::Idle);
         };
         packet.truncate(total);
         peer.control_packets += 1;

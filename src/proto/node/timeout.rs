@@ -89,7 +89,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let Some(session) = peer.current.clone() else { return };
         if session.is_expired(now) {
-            self.forget_sessions(now, id);
+            self.forget_sessions(now, id, Reason::Idle);
             return self.refuse_unless_connecting(id);
         }
         if let Some(previous) = peer.previous.take_if(|previous| previous.is_expired(now)) {

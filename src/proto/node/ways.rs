@@ -48,15 +48,13 @@ impl Node {
     pub(super) fn note_active(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.active_at = Some(now);
-        let told = peer.told;
         let due = peer.looked_at.is_none_or(|at| now.saturating_since(at) >= KEEPALIVE);
         let timer = Timer::Ways(id);
         if due && self.timers.deadline(&timer).is_none() {
             self.timers.arm(timer, now + QUICK_LOOK);
         }
-        if !told {
-            self.tell_reached(id);
-        }
+        self.note_heard(now, id);
+        self.tell_reached(id);
     }
 
     /// Asks on the ways to a peer in use.
