@@ -24,7 +24,8 @@ const REFUSED_TOLD_MAX: usize = 128;
 /// What the log knows already.
 struct Watch {
     socket: PathBuf,
-    problems: BTreeMap<String, String>,
+    /// What is wrong, by its code, and since when that is known.
+    problems: BTreeMap<String, Instant>,
     /// What was not let in, and when that was told.
     refused: BTreeMap<String, Instant>,
 }
@@ -47,16 +48,19 @@ impl Watch {
     }
 
     fn tell_health(&mut self, health: &[Health]) {
+        let now = Instant::now();
+        let mut new = None;
         for problem in health {
             if !self.problems.contains_key(&problem.code) {
-                self.problems.insert(problem.code.clone(), problem.text.clone());
+                self.problems.insert(problem.code.clone(), now);
                 tracing::warn!(code = problem.code, fix = self.hint(&problem.fix), "{}", problem.text);
+                new.get_or_insert(problem.code.as_str());
             }
         }
-        self.problems.retain(|code, text| {
+        self.problems.retain(|code, since| {
             let stays = health.iter().any(|problem| problem.code == *code);
             if !stays {
-                tracing::info!(code, "over: {text}");
+                tracing::info!("{}", ended(code, now.saturating_duration_since(*since), new));
             }
             stays
         });
@@ -77,5 +81,29 @@ impl Watch {
                 room -= 1;
             }
         }
+    }
+}
+
+/// That a problem is not seen any more. With another one, seen since the same look, nothing may be over: the two can have
+/// one cause.
+fn ended(code: &str, lasted: Duration, new: Option<&str>) -> String {
+    let s = lasted.as_secs();
+    match new {
+        Some(new) => format!("after {s} s another problem instead: {new}, no longer {code}"),
+        None => format!("over after {s} s: {code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_over_when_another_problem_takes_its_place() {
+        let lasted = Duration::from_millis(40_900);
+        assert_eq!(ended("no-answer", lasted, None), "over after 40 s: no-answer");
+        let replaced = ended("no-answer", lasted, Some("no-network"));
+        assert!(!replaced.contains("over"), "{replaced}");
+        assert_eq!(replaced, "after 40 s another problem instead: no-network, no longer no-answer");
     }
 }
