@@ -113,6 +113,17 @@ fn ping_command_ends_one_way_or_the_other() {
 }
 
 #[test]
+fn a_lookup_of_the_node_itself_drops_nothing() {
+    let mut world = World::new(239, Conditions::default());
+    let nodes = world.add_mesh(3, Duration::from_millis(50));
+    world.run_for(Duration::from_secs(10));
+    let own = world.mesh_address(nodes[1]);
+    world.command(nodes[1], |ticket| Command::Lookup(ticket, own));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.host(nodes[1]).drops(DropReason::Malformed), 0);
+}
+
+#[test]
 fn configured_contacts_are_limited_and_a_refused_one_is_told() {
     let mut world = World::new(237, Conditions::default());
     let machine = world.machine();

@@ -12,7 +12,7 @@ pub enum DropReason {
     UnknownSession,
     /// Seen before, or older than the replay window.
     Replay,
-    /// Impossible length or fields.
+    /// Impossible length or fields, authentic or not: what is too short to be checked counts here.
     Malformed,
     /// A kind or version that we do not know.
     UnknownKind,
@@ -116,7 +116,9 @@ impl DropReason {
             }
             Self::UnknownSession => "of a session that has ended; some after a restart are usual",
             Self::Replay => "came twice, or far too late: the network repeats or delays datagrams",
-            Self::Malformed => "impossible length or fields, though authentic: a broken or hostile node",
+            Self::Malformed => {
+                "too short, cut off or with impossible fields: strangers' garbage, or a broken or hostile node"
+            }
             Self::UnknownKind => "a kind that this version does not know: that node runs a newer one",
             Self::Foreign => "of another protocol, on this node's port",
             Self::NotIpv6 => "a peer sent what is no complete IPv6 packet",

@@ -343,7 +343,11 @@ impl Node {
     /// Takes what a verified record says of its node; older records and records out of date say nothing.
     pub(super) fn learn_record(&mut self, now: Instant, wall: WallTime, record: NodeRecord) -> bool {
         let id = record.node_id();
-        if id == self.node_id() || record.remaining(wall).is_err() {
+        if id == self.node_id() {
+            // Others keep it for us, and it is found when our own address is looked up.
+            return false;
+        }
+        if record.remaining(wall).is_err() {
             self.drop(DropReason::Malformed);
             return false;
         }
