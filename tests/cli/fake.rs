@@ -61,7 +61,12 @@ impl Fake {
             },
             Health { code: "clock".into(), text: "the clock is wrong".into(), fix: "set it".into() },
         ];
-        Self::start_after(pause, health)
+        Self::answering(pause, health, false)
+    }
+
+    /// A healthy node that has met nobody yet.
+    pub(crate) fn new() -> Self {
+        Self::answering(Duration::ZERO, Vec::new(), true)
     }
 
     /// A node that lets everything in.
@@ -70,14 +75,14 @@ impl Fake {
     }
 
     fn start(health: Vec<Health>) -> Self {
-        Self::start_after(Duration::ZERO, health)
+        Self::answering(Duration::ZERO, health, false)
     }
 
-    fn start_after(pause: Duration, health: Vec<Health>) -> Self {
+    fn answering(pause: Duration, health: Vec<Health>, alone: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/azora.sock");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let handler = Arc::new(Answers { health, seen: seen.clone() });
+        let handler = Arc::new(Answers { health, alone, seen: seen.clone() });
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let path = socket.clone();
@@ -121,6 +126,8 @@ impl Drop for Fake {
 
 struct Answers {
     health: Vec<Health>,
+    /// Nobody was met.
+    alone: bool,
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
@@ -178,6 +185,7 @@ impl Answers {
             Request::Netcheck => answer(&netcheck()),
             Request::Trace { target } => answer(&trace(target, target != silent)),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
+            Request::FirewallTrace if self.alone => answer(&Vec::<RefusedFlow>::new()),
             Request::FirewallTrace => answer(&refused()),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
             Request::FirewallRemove { index: 8 } => answer(&Done {}),
@@ -196,7 +204,7 @@ impl Answers {
 
     fn status(&self) -> Status {
         let mut peers: Vec<_> = [PEER, SILENT].map(peer).into();
-        if !self.health.is_empty() {
+        if self.alone || !self.health.is_empty() {
             peers.clear();
         }
         Status {
@@ -207,7 +215,11 @@ impl Answers {
             interface: InterfaceStatus { name: "azora0".into(), up: true, mtu: 1420 },
             listen: vec!["0.0.0.0:5747".parse().unwrap(), "[::]:5747".parse().unwrap()],
             endpoints: vec!["203.0.113.7:5747".parse().unwrap()],
-            dht: DhtSummary { mode: DhtRole::Server, contacts: 37, network_size_estimate: Some(120) },
+            dht: DhtSummary {
+                mode: DhtRole::Server,
+                contacts: if self.alone { 0 } else { 37 },
+                network_size_estimate: Some(120),
+            },
             nat: NatStatus {
                 mapped: Some("203.0.113.9:40001".parse().unwrap()),
                 firewalled: false,

@@ -211,6 +211,8 @@ fn changes_say_what_they_did() {
     let open = Fake::open().azora(&["firewall", "list"]).exits(0).out;
     assert_eq!(
         open.strip_suffix(&rules),
+    let none = Fake::new().azora(&["firewall", "trace"]).exits(0).out;
+    assert!(none.starts_with("nothing was refused lately; "), "{none}");
         Some("everything comes in, whatever the rules say: the daemon runs with inbound allow\n")
     );
     let added = fake.azora(&["peers", "add", &format!("{peer}@192.0.2.9:5747")]).exits(0).out;

@@ -57,7 +57,7 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
 
 fn trace_text(refused: &[RefusedFlow]) -> String {
     if refused.is_empty() {
-        return "the rules let in all that peers tried to open lately; what was refused before a rule let it in is counted, \
+        return "nothing was refused lately; what was refused before a rule let it in is counted, \
                 but not listed, as are late segments of TCP connections that have ended\n"
             .into();
     }
