@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use auramesh::store::StateDir;
+
 use crate::run::{azora, azora_fed};
 
 #[test]
@@ -38,6 +40,16 @@ fn generate_show_export_import() {
 
     let replaced = azora(&["key", "generate", "--force", "--state-dir", &first]).exits(0).out;
     assert_ne!(replaced, shown);
+}
+
+#[test]
+fn a_key_that_a_daemon_uses_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let daemon = StateDir::open(&path).unwrap();
+    let ran = azora(&["key", "generate", "--force", "--state-dir", path.to_str().unwrap()]).exits(1);
+    ran.complains(&["is in use by a running azora-meshing-daemon (process ", "stop that daemon first"]);
+    drop(daemon);
 }
 
 #[test]

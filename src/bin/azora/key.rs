@@ -50,9 +50,17 @@ pub(crate) fn run(state_dir: Option<PathBuf>, config: Option<&Path>, command: Ke
 }
 
 impl From<store::Error> for Fault {
-    /// The texts of `store` name the next step themselves.
+    /// The texts of `store` name the next step themselves, but to a daemon when two want one directory.
     fn from(error: store::Error) -> Self {
-        Self::failed(error, "")
+        let store::Error::InUse { path, pid } = &error else { return Self::failed(error, "") };
+        let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        Self::failed(
+            format!(
+                "{} is in use by a running azora-meshing-daemon{process}, which keeps the key that it has",
+                path.display()
+            ),
+            "stop that daemon first, or name another directory with --state-dir",
+        )
     }
 }
 
