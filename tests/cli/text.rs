@@ -52,6 +52,9 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
     assert!(first.starts_with("running, but no other node is known; try: azora --socket /"), "{first}");
     assert!(first.ends_with("/azora.sock peers add NODEID@IP:PORT"), "{first}");
     assert_eq!(lines.next(), Some("  also the clock is wrong; try: set it"));
+    let new = Fake::new().azora(&["status"]).exits(0).out;
+    assert!(new.starts_with("running, all is well; no peers yet; `azora --socket /"), "{new}");
+    assert!(new.lines().next().unwrap().ends_with("/azora.sock peers add NODEID@IP:PORT` adds one"), "{new}");
 }
 
 #[test]
@@ -208,11 +211,11 @@ fn changes_say_what_they_did() {
         format!("protocol 132 from {peer}: 1 packet, the last 1 min ago\n  {fix}\n"),
     ];
     assert_eq!(refused, lines.concat());
+    let none = Fake::new().azora(&["firewall", "trace"]).exits(0).out;
+    assert!(none.starts_with("nothing was refused lately; "), "{none}");
     let open = Fake::open().azora(&["firewall", "list"]).exits(0).out;
     assert_eq!(
         open.strip_suffix(&rules),
-    let none = Fake::new().azora(&["firewall", "trace"]).exits(0).out;
-    assert!(none.starts_with("nothing was refused lately; "), "{none}");
         Some("everything comes in, whatever the rules say: the daemon runs with inbound allow\n")
     );
     let added = fake.azora(&["peers", "add", &format!("{peer}@192.0.2.9:5747")]).exits(0).out;

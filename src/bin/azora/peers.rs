@@ -7,6 +7,9 @@ use crate::args::{Format, PeersCommand};
 use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
 use crate::socket::Socket;
 
+/// Said by a node that knows nobody.
+pub(crate) const NO_PEERS: &str = "no peers yet; `azora peers add NODEID@IP:PORT` adds one";
+
 pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCommand>) -> Outcome {
     if format.json && command.is_some() {
         return Err(Fault::new(Exit::Usage, "--json is for the list of peers", "leave it out"));
@@ -17,7 +20,7 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
             let peers = client.peers().await?;
             show(&peers, format.json, |peers| {
                 if peers.is_empty() {
-                    return socket.hint("no peers yet; `azora peers add NODEID@IP:PORT` adds one\n");
+                    return socket.hint(&format!("{NO_PEERS}\n"));
                 }
                 peer_table(peers)
             })

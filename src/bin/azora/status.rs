@@ -11,7 +11,7 @@ use auramesh::proto::datapath::DropReason;
 use crate::args::{Check, Format};
 use crate::interface;
 use crate::output::{Fault, Outcome, joined, print, short, show as show_value, table};
-use crate::peers::{no_data, path_changes, peer_table};
+use crate::peers::{NO_PEERS, no_data, path_changes, peer_table};
 use crate::socket::Socket;
 
 pub(crate) async fn show(socket: &Socket, peers: bool, drops: bool, format: Format) -> Outcome {
@@ -72,7 +72,9 @@ fn summary(status: &Status) -> String {
         [] => {
             let rest =
                 if status.state == NodeState::Running { "all is well" } else { "nothing else is wrong" };
-            let _ = writeln!(text, "{state}, {rest}");
+            let alone = status.peers.is_empty() && status.dht.contacts == 0;
+            let next = if alone { format!("; {NO_PEERS}") } else { String::new() };
+            let _ = writeln!(text, "{state}, {rest}{next}");
         }
         [worst, rest @ ..] => {
             let _ = writeln!(text, "{state}, but {}; try: {}", worst.text, worst.fix);
