@@ -10,7 +10,7 @@ use crate::control::message::{Cause, ProbeReport, ProbeStage};
 use crate::control::target::Target;
 use crate::engine::{AskError, Handle};
 use crate::host::clock;
-use crate::proto::node::{self, PeerState, PingReply, Relayed};
+use crate::proto::node::{self, EFFORT_MAX, PeerState, PingReply, Relayed};
 use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
 use crate::proto::wire::session::OVERHEAD;
@@ -176,7 +176,13 @@ impl Probe<'_> {
 
     async fn handshake(&mut self) -> Option<()> {
         let since = clock::now();
-        let outcome = match self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await {
+        let mut answer = self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await;
+        let tried = clock::now().saturating_since(since);
+        if matches!(answer, Err(AskError::Ping(node::PingFailure::NoAnswer))) && tried < EFFORT_MAX {
+            // An effort that was under way ended: its end says nothing of the time since.
+            answer = self.handle.ping(node_target(self.target), HANDSHAKE_PATIENCE).await;
+        }
+        let outcome = match answer {
             Ok(reply) => {
                 let way = self.way(&reply).await;
                 let elsewhere = self.elsewhere(&reply).await;

@@ -396,6 +396,23 @@ fn ping_and_probe_name_the_same_cause() {
 }
 
 #[test]
+fn a_probe_tries_for_a_whole_effort_of_its_own() {
+    let lab = Lab::new();
+    let nowhere = lab.node(Underlay::V4);
+    let one = lab.node(Underlay::V4).started();
+    let two = lab.node(Underlay::V4).knows(&one).started();
+    one.reaches(&two, Duration::from_secs(5));
+    let target = nowhere.contact();
+    // Its effort goes on for another three seconds.
+    assert_eq!(two.azora(&["ping", &target, "-c", "1", "--timeout", "2"]).code, 1);
+    let probe = two.azora(&["probe", &target, "--json"]);
+    let probe: serde_json::Value = serde_json::from_str(&probe.out).unwrap();
+    let handshake = probe["stages"].as_array().unwrap().last().unwrap();
+    assert_eq!(handshake["name"], "handshake", "{probe}");
+    assert!(handshake["elapsed_ms"].as_f64().unwrap() >= 5000.0, "{probe}");
+}
+
+#[test]
 fn an_endpoint_that_was_given_is_not_said_to_answer_when_another_does() {
     let lab = Lab::new();
     let one = lab.node(Underlay::V4).started();

@@ -36,7 +36,7 @@ const ATTEMPT_WAITS_MS: [u64; 5] = [300, 600, 1000, 1000, 1000];
 /// Wait between later attempts, long enough for any round trip: a new attempt ends the one before.
 const ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A handshake nobody waits for with packets is given up after this.
-pub(super) const EFFORT_MAX: Duration = Duration::from_secs(5);
+pub const EFFORT_MAX: Duration = Duration::from_secs(5);
 /// A handshake that packets wait for is given up after this.
 pub(super) const EFFORT_WITH_PACKETS_MAX: Duration = Duration::from_secs(15);
 /// After this many attempts a fresh record is looked up: the peer may have moved.

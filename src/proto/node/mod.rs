@@ -57,6 +57,7 @@ use std::time::Duration;
 use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
+pub use connect::EFFORT_MAX;
 pub use history::{CHANGES_MAX, Change, Lost, Reason, Relayed, Way};
 pub use netcheck::{Netcheck, OBSERVERS_MAX, Observation};
 pub use peers::PEERS_MAX;
