@@ -12,8 +12,8 @@ use crate::proto::policy::Rules;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CloseReason, Control, Want};
 
-use super::peers::WAITING_PINGS_MAX;
 use super::history::Reason;
+use super::peers::WAITING_PINGS_MAX;
 use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most pings of commands on the wire at once.
