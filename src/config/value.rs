@@ -80,10 +80,7 @@ pub enum InvalidValue {
     /// A node ID alone.
     #[error("this ID lacks the place: write {0}@IP:PORT, with the IP address and UDP port where the node is")]
     EndpointMissing(NodeId),
-    /// An address and port alone.
-    #[error("{0} lacks the node's ID: write NODEID@{0} (`azora id` on that node shows it)")]
-    NodeIdMissing(SocketAddr),
-    /// The part before `@` is no node ID.
+    /// No node ID before `@`, or nothing but the endpoint.
     #[error(transparent)]
     NodeId(#[from] ParseNodeIdError),
     /// A path that is empty or too long.
@@ -255,10 +252,10 @@ impl FromStr for Bootstrap {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let Some((id, endpoint)) = text.split_once('@') else {
-            return Err(match (text.parse(), text.parse()) {
-                (Ok(id), _) => InvalidValue::EndpointMissing(id),
-                (_, Ok(endpoint)) => InvalidValue::NodeIdMissing(endpoint),
-                _ => InvalidValue::Bootstrap(text.into()),
+            return Err(match text.parse() {
+                Ok(id) => InvalidValue::EndpointMissing(id),
+                Err(missing @ ParseNodeIdError::Missing(_)) => missing.into(),
+                Err(_) => InvalidValue::Bootstrap(text.into()),
             });
         };
         Ok(Self { node_id: id.parse()?, endpoint: reachable(socket_address(endpoint)?)? })

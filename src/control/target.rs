@@ -36,6 +36,9 @@ pub enum ParseTargetError {
     /// What follows `@` is not `IP:PORT`.
     #[error("`{0}` is not IP:PORT (IPv6 in brackets: [::]:5747; names are not resolved)")]
     Endpoint(String),
+    /// An endpoint without the ID.
+    #[error(transparent)]
+    NodeIdMissing(#[from] ParseNodeIdError),
     /// None of the forms.
     #[error(
         "`{text}` is no node ID, mesh address, NODEID.azora or NODEID@IP:PORT (other names are not resolved): {source}"
@@ -93,8 +96,16 @@ impl FromStr for Target {
             };
             return address.map(Self::Address).ok_or(ParseTargetError::OutsideMesh(ip));
         }
-        let node_id =
-            |id: &str| id.parse().map_err(|source| ParseTargetError::NodeId { text: text.into(), source });
+        let node_id = |id: &str| {
+            id.parse().map_err(|source| {
+                let is_endpoint = matches!(source, ParseNodeIdError::Missing(_));
+                if is_endpoint {
+                    source.into()
+                } else {
+                    ParseTargetError::NodeId { text: text.into(), source }
+                }
+            })
+        };
         match text.split_once('@') {
             Some((id, endpoint)) => {
                 let id = node_id(id)?;

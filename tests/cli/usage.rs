@@ -31,6 +31,10 @@ fn wrong_usage_exits_2() {
     check(&["ping", &id, "--timeout", "61"], "60 seconds");
     check(&["ping", &id, "--timeout", "NaN"], "seconds");
     check(&["inspect", &id[..51]], "52 characters");
+    check(
+        &["ping", "10.77.0.3:5747"],
+        "5747 lacks the node's ID: write NODEID@10.77.0.3:5747 (`azora id` on that node",
+    );
     check(&["key"], "Usage: azora key");
     check(&["dht"], "Usage: azora dht");
     check(&["peers", "add", &id], &format!("write {id}@IP:PORT"));

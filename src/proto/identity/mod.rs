@@ -16,7 +16,7 @@
 //! Ed25519 key is used in its Montgomery form ([`Identity::open_secret`]).
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -72,6 +72,9 @@ pub enum ParseNodeIdError {
     /// Not 52 characters long.
     #[error("a node ID has {NODE_ID_TEXT_LEN} characters, this has {0}: copy it again, whole")]
     Length(usize),
+    /// Where a node may be, instead of its ID.
+    #[error("{0} lacks the node's ID: write NODEID@{0} (`azora id` on that node shows it)")]
+    Missing(SocketAddr),
     /// A character outside of a-z and 2-7.
     #[error("character {position} is `{found}`, and a node ID has only a-z (lower case) and 2-7")]
     Alphabet {
@@ -159,7 +162,7 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let len = text.chars().count();
         if len != NODE_ID_TEXT_LEN {
-            return Err(ParseNodeIdError::Length(len));
+            return Err(text.parse().map_or(ParseNodeIdError::Length(len), ParseNodeIdError::Missing));
         }
         if let Some((i, found)) = text.chars().enumerate().find(|(_, c)| !matches!(c, 'a'..='z' | '2'..='7'))
         {
