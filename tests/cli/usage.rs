@@ -83,7 +83,7 @@ fn no_daemon_exits_3() {
         let socket = socket.to_str().unwrap();
         for command in commands {
             let ran = azora(&[command, ["--socket", socket].as_slice()].concat()).exits(3);
-            ran.complains(&[socket, "no daemon answers", "try: start it"]);
+            ran.complains(&[socket, "no daemon answers", "try: start it", "its log says why it ended"]);
         }
         let ran = azora(&["status", "--check", "live", "--socket", socket]).exits(1);
         assert!(ran.out.starts_with("not live: no daemon answers at "), "{ran:?}");

@@ -72,7 +72,8 @@ impl From<client::Error> for Fault {
         let (exit, next_step) = match &error {
             client::Error::NoDaemon { .. } => (
                 Exit::NoDaemon,
-                "start it (scripts/run, or sudo systemctl start azora), or name its socket with --socket",
+                "start it (scripts/run, or sudo systemctl start azora), or name its socket with --socket; if it ran before, its log \
+                 says why it ended (journalctl -u azora)",
             ),
             client::Error::NotASocket { .. } => (
                 Exit::NoDaemon,
