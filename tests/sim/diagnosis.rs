@@ -139,6 +139,31 @@ fn a_peer_found_dead_after_its_session_has_ended_is_told_to_be_lost_in_both() {
 }
 
 #[test]
+fn totals_of_a_peer_outlive_its_sessions() {
+    let mut world = World::new(818, Conditions::default());
+    let (a, b) = pair(&mut world);
+    world.run_for(Duration::from_secs(2));
+    let mut before = (0, 0);
+    let mut look = |world: &World| {
+        let seen = peer(world, a, b).unwrap();
+        let bytes = (seen.bytes_received, seen.bytes_sent);
+        assert!(bytes.0 >= before.0 && bytes.1 >= before.1, "{bytes:?} after {before:?}");
+        assert!(seen.last_heard.is_some());
+        before = bytes;
+        seen.session_age
+    };
+    for n in 0..20 {
+        assert!(ping(&mut world, a, b, n, PATIENCE).is_some());
+        world.run_for(Duration::from_secs(20));
+        look(&world);
+    }
+    let dead = world.endpoint(b);
+    world.filter(move |datagram| datagram.from != dead && datagram.to != dead);
+    world.run_for(Duration::from_secs(400));
+    assert_eq!(look(&world), None, "the session has ended");
+}
+
+#[test]
 fn a_relayed_peer_says_why() {
     use NatKind::{PortRestricted, Symmetric};
     for (one, other) in [(Symmetric, Symmetric), (Symmetric, PortRestricted), (PortRestricted, Symmetric)] {

@@ -213,11 +213,11 @@ pub struct PeerStatus {
     pub cipher: Option<String>,
     /// Age of the session in seconds.
     pub session_age_s: Option<f64>,
-    /// Seconds since the last authenticated packet.
+    /// Seconds since it was last heard from in any session; `None` when it never was.
     pub last_rx_s: Option<f64>,
-    /// Inner bytes received.
+    /// Bytes received from it since it is known, encrypted as they came.
     pub rx_bytes: u64,
-    /// Inner bytes sent.
+    /// Bytes sent to it since it is known, encrypted as they left.
     pub tx_bytes: u64,
     /// Packets of this peer dropped, by reason.
     pub drops: BTreeMap<String, u64>,

@@ -496,6 +496,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         peer.heard = peer.last_heard();
         let sessions = [peer.current.take(), peer.previous.take(), peer.next.take()];
+        sessions.iter().flatten().for_each(|session| peer.count_past(session));
         (peer.probe, peer.epoch_grace, peer.racing) = (None, None, false);
         (peer.active_at, peer.looked_at, peer.surveyed_at) = (None, None, None);
         peer.compare_at = None;

@@ -50,7 +50,7 @@ impl Node {
             let crossed = peer.current.as_ref().filter(|current| crosses(current, &session));
             if crossed.is_some_and(|current| current.is_initiator() == (own < id)) {
                 // Both sides have both sessions now and send on the same one.
-                if let Some(old) = peer.previous.replace(session) {
+                if let Some(old) = peer.replace_previous(Some(session)) {
                     self.peers.release_index(old.local_index());
                 }
                 self.dirty = true;

@@ -173,6 +173,8 @@ pub(super) struct Peer {
     pub(super) probe: Option<Probe>,
     pub(super) rtt: Option<Duration>,
     pub(super) account: Arc<Account>,
+    /// Bytes received and sent in sessions that are forgotten.
+    pub(super) past_bytes: (u64, u64),
     /// Limit of the DHT requests that it may make.
     pub(super) requests: TokenBucket,
     /// Limit of the searches for routes that it may bring to us.
@@ -263,6 +265,7 @@ impl Peer {
             probe: None,
             rtt: None,
             account: Arc::default(),
+            past_bytes: (0, 0),
             requests: TokenBucket::new(REQUEST_RATE_PER_S, REQUEST_BURST, now),
             seeks: TokenBucket::new(SEEKS_PER_S, SEEKS_BURST, now),
             has_sought: None,
@@ -301,7 +304,28 @@ impl Peer {
         (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
         (self.introduced, self.greeted, self.last_used) = (false, now, now);
         let old = self.current.replace(session);
-        std::mem::replace(&mut self.previous, old)
+        self.replace_previous(old)
+    }
+
+    /// Makes `session` the one that still receives. Returns the one before, to be forgotten.
+    pub(super) fn replace_previous(&mut self, session: Option<Session>) -> Option<Session> {
+        let old = std::mem::replace(&mut self.previous, session);
+        old.iter().for_each(|old| self.count_past(old));
+        old
+    }
+
+    /// A session is forgotten: what it carried stays counted.
+    pub(super) fn count_past(&mut self, session: &Session) {
+        self.past_bytes.0 += session.bytes_received();
+        self.past_bytes.1 += session.bytes_sent();
+    }
+
+    /// Bytes received and sent in all sessions.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let add = |(received, sent), session: &Session| {
+            (received + session.bytes_received(), sent + session.bytes_sent())
+        };
+        self.sessions().fold(self.past_bytes, add)
     }
 
     /// Data packets that went either way in the current session.

@@ -63,8 +63,6 @@ pub struct PeerStatus {
     pub cipher: Option<&'static str>,
     /// Age of the session.
     pub session_age: Option<Duration>,
-    /// Time since the last authenticated packet.
-    pub last_received: Option<Duration>,
     /// Time since it last showed that it holds the keys of a session, also of one that has ended.
     pub last_heard: Option<Duration>,
     /// Why it is not reached any more.
@@ -77,9 +75,9 @@ pub struct PeerStatus {
     pub packets_wait: Option<Duration>,
     /// Where something that does not authenticate came from lately, while the peer was asked there in vain.
     pub unauthentic: Option<SocketAddr>,
-    /// Bytes received in the session.
+    /// Bytes received in all sessions, overhead included.
     pub bytes_received: u64,
-    /// Bytes sent in the session.
+    /// Bytes sent in all sessions, overhead included.
     pub bytes_sent: u64,
     /// Replayed packets dropped in the session.
     pub replays: u64,
@@ -178,6 +176,7 @@ impl Node {
         let hop = peer.path.current();
         let endpoint = hop.filter(|_| state != PeerState::Known).and_then(|hop| self.endpoint_of(hop));
         let shown = endpoint.map(|endpoint| self.streams.shown(endpoint));
+        let (bytes_received, bytes_sent) = peer.bytes();
         PeerStatus {
             node_id: peer.id,
             address: peer.address,
@@ -197,7 +196,6 @@ impl Node {
             mtu: peer.pmtu.datagram_len() - OVERHEAD,
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),
-            last_received: heard,
             last_heard: peer.last_heard().map(age),
             gone: peer.is_gone(),
             unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
@@ -207,8 +205,8 @@ impl Node {
                 .filter(|(_, at)| session.is_none() && age(*at) < UNAUTHENTIC_LIFE)
                 .map(|(endpoint, _)| endpoint),
             packets_wait: peer.staged.since().map(age),
-            bytes_received: session.map_or(0, |s| s.bytes_received()),
-            bytes_sent: session.map_or(0, |s| s.bytes_sent()),
+            bytes_received,
+            bytes_sent,
             replays: session.map_or(0, |s| s.replays()),
             connecting: peer.effort.is_some(),
             configured: self.bootstrap.contains_key(&peer.id),

@@ -92,7 +92,9 @@ impl Node {
             self.forget_sessions(now, id, Reason::Idle);
             return self.refuse_unless_connecting(id);
         }
-        if let Some(previous) = peer.previous.take_if(|previous| previous.is_expired(now)) {
+        if peer.previous.as_ref().is_some_and(|previous| previous.is_expired(now))
+            && let Some(previous) = peer.replace_previous(None)
+        {
             self.peers.release_index(previous.local_index());
             self.dirty = true;
         }
