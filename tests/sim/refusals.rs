@@ -1,5 +1,6 @@
 //! Packets and pings that lead nowhere: their senders are told, and what waits is bounded.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use auramesh::proto::datapath::DropReason;
@@ -121,6 +122,36 @@ fn a_lookup_of_the_node_itself_drops_nothing() {
     world.command(nodes[1], |ticket| Command::Lookup(ticket, own));
     world.run_for(Duration::from_secs(5));
     assert_eq!(world.host(nodes[1]).drops(DropReason::Malformed), 0);
+}
+
+#[test]
+fn an_endpoint_that_only_a_command_named_is_forgotten_unless_it_answers() {
+    let mut world = World::new(240, Conditions::default());
+    let nodes = world.add_mesh(3, Duration::from_millis(50));
+    world.run_for(Duration::from_secs(10));
+    let (a, b) = (nodes[1], nodes[2]);
+    let (unknown, known) = (Identity::from_seed(world.seed()).node_id(), world.id(b));
+    let wrong: SocketAddr = "9.9.9.9:9999".parse().unwrap();
+    let of = |world: &World, id| {
+        let peers = world.host(a).node.status(world.now).peers.into_iter();
+        peers.filter(|peer| peer.node_id == id).map(|peer| peer.candidates).next()
+    };
+    for id in [unknown, known] {
+        world.command(a, |ticket| Command::Ping(ticket, Target::Node(id, Some(wrong))));
+        world.run_for(Duration::from_secs(1));
+        assert!(of(&world, id).unwrap().contains(&wrong), "it is tried there");
+    }
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(of(&world, unknown), None);
+    assert!(!of(&world, known).unwrap().contains(&wrong));
+
+    let machine = world.machine();
+    let (id, there) = (machine.identity().node_id(), machine.endpoint);
+    world.add(machine);
+    let ticket = world.command(a, |ticket| Command::Ping(ticket, Target::Node(id, Some(there))));
+    world.run_for(Duration::from_secs(30));
+    assert!(matches!(world.ping_outcome(a, ticket), Some(Ok(_))));
+    assert!(of(&world, id).unwrap().contains(&there));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::proto::path;
 use crate::proto::policy::Rules;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::control::{CloseReason, Control, Want};
+use crate::proto::wire::relay::Hop;
 
 use super::history::Reason;
 use super::peers::WAITING_PINGS_MAX;
@@ -18,6 +19,8 @@ use super::{Event, Node, Purpose, Ticket, Timer};
 
 /// Most pings of commands on the wire at once.
 pub(super) const PINGS_MAX: usize = 256;
+/// How long a node is looked for where a command said, after the last command that did.
+const NAMED_LIFE: Duration = Duration::from_secs(10);
 /// Most configured contacts.
 pub const BOOTSTRAP_MAX: usize = 256;
 
@@ -150,10 +153,8 @@ impl Node {
         if address == self.address() {
             return self.event(Event::Ping(ticket, Err(PingFailure::Ourselves)));
         }
-        if let Target::Node(id, Some(endpoint)) = target
-            && let Some(peer) = self.peers.entry(id, now)
-        {
-            peer.path.learn(endpoint);
+        if let Target::Node(id, Some(endpoint)) = target {
+            self.learn_named(now, id, endpoint);
         }
         let known = self.peers.at_address(&address);
         let session = known.and_then(|id| self.peers.of(&id)).and_then(|peer| peer.current.as_ref());
@@ -173,6 +174,47 @@ impl Node {
                 self.connect(now, wall, id);
             }
             None => self.resolve(now, wall, address, None, Some(ticket)),
+        }
+    }
+
+    /// Has a node tried at an endpoint that a command names.
+    fn learn_named(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
+        let Some(peer) = self.peers.entry(id, now) else { return };
+        let known = peer.path.candidates().contains(&endpoint);
+        peer.path.learn(endpoint);
+        if !known && let Some(before) = peer.named.replace(endpoint) {
+            self.lose_unanswered(now, id, before);
+        }
+        self.timers.arm(Timer::Named(id), now + NAMED_LIFE);
+    }
+
+    /// Whoever did not answer where a command looked for it is not looked for there any more, and who is known by nothing
+    /// else not at all.
+    pub(super) fn forget_named(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        if peer.effort.is_some() || peer.is_awaited() {
+            return self.timers.arm(Timer::Named(id), now + NAMED_LIFE);
+        }
+        if let Some(endpoint) = peer.named.take() {
+            self.lose_unanswered(now, id, endpoint);
+        }
+        let Some(peer) = self.peers.of(&id) else { return };
+        let is_known =
+            peer.record.is_some() || peer.last_heard().is_some() || self.bootstrap.contains_key(&id);
+        if !is_known && peer.sessions().next().is_none() && peer.path.candidates().is_empty() {
+            self.peers.remove(&id);
+            self.dirty = true;
+        }
+    }
+
+    fn lose_unanswered(&mut self, now: Instant, id: NodeId, endpoint: SocketAddr) {
+        let configured = self.bootstrap.get(&id).is_some_and(|endpoints| endpoints.contains(&endpoint));
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let said = peer.record.as_ref().is_some_and(|record| record.content().endpoints.contains(&endpoint));
+        let hop = Hop::Direct(endpoint);
+        let answered = peer.path.current() == Some(hop) || peer.path.choice.is_known(now, hop);
+        if !(configured || said || answered) {
+            peer.path.lose(endpoint);
         }
     }
 

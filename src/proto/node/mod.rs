@@ -221,6 +221,8 @@ enum Timer {
     Bootstrap,
     /// Pings that were not answered.
     Pings,
+    /// The end of an endpoint that a command named.
+    Named(NodeId),
 }
 
 /// Why a lookup runs.

@@ -219,6 +219,8 @@ pub(super) struct Peer {
     pub(super) history: History,
     /// The straight ways that were tried in vain.
     pub(super) trials: Trials,
+    /// An endpoint that only a command has named so far.
+    pub(super) named: Option<SocketAddr>,
     /// An endpoint that the owner wants to know of.
     pub(super) trial: Option<Trial>,
 }
@@ -289,6 +291,7 @@ impl Peer {
             gone: None,
             history: History::default(),
             trials: Trials::default(),
+            named: None,
             trial: None,
         }
     }

@@ -70,6 +70,7 @@ impl Node {
                 Timer::Fetch(request) => self.fetch_attempt(now, wall, request),
                 Timer::Bootstrap => self.reach_bootstrap(now, wall),
                 Timer::Pings => self.expire_pings(now),
+                Timer::Named(id) => self.forget_named(now, id),
             }
         }
         self.dht.handle_timeout(now, wall);
