@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::message::{
     DhtStatus, Done, Failure, FirewallMatch, FirewallRule, LookupReport, NetcheckReport, OwnNode, PeerStatus,
@@ -17,6 +18,9 @@ use super::message::{
 use super::target::Target;
 use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
 use crate::proto::identity::NodeId;
+
+/// Between two attempts to get into the daemon's queue.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ impl Client {
     /// # Errors
     /// Nobody listens there, or the socket may not be opened.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
-        match timeout(ANSWER_TIMEOUT, UnixStream::connect(path)).await {
+        match timeout(ANSWER_TIMEOUT, queue(path)).await {
             Ok(Ok(stream)) => Ok(Self { stream: BufReader::new(stream) }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(Error::NotPermitted { path: path.into() })
@@ -106,6 +110,16 @@ impl Client {
             Some(b'\n') => Ok(line),
             Some(_) if line.len() == RESPONSE_BYTES_MAX => Err(Error::TooLong),
             _ => Err(Error::Closed),
+        }
+    }
+}
+
+/// Connects; in a crowd it waits until the daemon's queue of those who connect has room (`EAGAIN`, connect(2)).
+async fn queue(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_PAUSE).await,
+            connected => return connected,
         }
     }
 }

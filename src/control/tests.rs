@@ -228,6 +228,23 @@ async fn nobody_there_is_told_apart() {
     assert!(matches!(Client::connect(&path).await, Err(client::Error::NoDaemon { .. })));
 }
 
+#[tokio::test]
+async fn a_full_queue_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("full.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+    let mut crowd = Vec::new();
+    while let Ok(one) = UnixStream::connect(&path).await {
+        crowd.push(one);
+    }
+    let mut client = tokio::spawn(async move { Client::connect(&path).await });
+    let waits = tokio::time::timeout(Duration::from_millis(100), &mut client).await.is_err();
+    assert!(waits, "not told that nobody is there");
+    listener.accept().unwrap();
+    assert!(client.await.unwrap().is_ok());
+}
+
 #[test]
 fn only_root_and_the_owner_change_anything() {
     let who = |uid| PeerCredentials { uid, gid: 0, pid: None };

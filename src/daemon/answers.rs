@@ -283,7 +283,7 @@ impl Answers {
     pub(super) async fn status(&self) -> Result<Status, Failure> {
         let (node, now) = (self.node_status().await?, clock::now());
         let shared = self.shared().await?;
-        let interface = self.keeper.inspect().await.ok();
+        let interface = self.keeper.inspect().await;
         let up = interface.as_ref().is_some_and(|i| i.up);
         let state = match (self.keeper.is_wanted(), up) {
             (false, _) => NodeState::Down,
@@ -326,7 +326,7 @@ impl Answers {
     async fn missing(&self) -> Result<Vec<String>, Failure> {
         let node = self.node_status().await?;
         let mut missing = Vec::new();
-        if !self.keeper.inspect().await.is_ok_and(|i| i.up && i.has_address && i.has_route) {
+        if !self.keeper.inspect().await.is_some_and(|i| i.up && i.has_address && i.has_route) {
             missing.push(format!("the interface {} is not up", self.keeper.name()));
         }
         let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);

@@ -102,9 +102,12 @@ impl Keeper {
         self.seen.lock().await.clone()
     }
 
-    /// What the interface is like.
-    pub(super) async fn inspect(&self) -> Result<Condition, tun::Error> {
-        self.interface.inspect().await
+    /// What the interface is like; where the kernel cannot be asked, for want of descriptors perhaps, what it was like last.
+    pub(super) async fn inspect(&self) -> Option<Condition> {
+        match self.interface.inspect().await {
+            Ok(condition) => Some(condition),
+            Err(_) => self.seen().await,
+        }
     }
 
     /// Follows changes until the task is ended. `links` tells others that addresses changed.
@@ -153,7 +156,8 @@ impl Keeper {
     }
 
     async fn see(&self) {
-        *self.seen.lock().await = self.inspect().await.ok();
+        let condition = self.inspect().await;
+        *self.seen.lock().await = condition;
     }
 
     async fn repair(&self) {

@@ -100,7 +100,7 @@ fn a_node_out_of_descriptors_carries_traffic_and_answers_again() {
         (node.proc_count("fd") >= DESCRIPTORS - 2).then_some(())
     });
     let asked = node.azora(&["status", "--check", "live"]);
-    assert_eq!(asked.code, 0, "who asks is answered meanwhile: {}", asked.err);
+    assert_eq!(asked.code, 0, "who asks is answered meanwhile: {asked:?}");
     let newcomer = lab.node(Underlay::V4).knows(&node).started();
     newcomer.reaches(&node, Duration::from_secs(5));
     assert!(node.proc_count("fd") >= DESCRIPTORS - 2, "the crowd is there still");
