@@ -19,7 +19,7 @@ use crate::engine::{AskError, Handle};
 use crate::host::clock;
 use crate::proto::datapath::Shared;
 use crate::proto::identity::NodeId;
-use crate::proto::node::{self, BOOTSTRAP_MAX, PeerState, PingFailure};
+use crate::proto::node::{self, BOOTSTRAP_MAX, PingFailure};
 use crate::proto::path::is_possible;
 use crate::stream::Counters;
 
@@ -329,8 +329,7 @@ impl Answers {
         if !self.keeper.inspect().await.is_some_and(|i| i.up && i.has_address && i.has_route) {
             missing.push(format!("the interface {} is not up", self.keeper.name()));
         }
-        let up = node.peers.iter().any(|peer| peer.state != PeerState::Known);
-        if node.configured > 0 && !up {
+        if node.configured > 0 && !node.peers.iter().any(node::PeerStatus::may_answer) {
             missing.push(no_network(&node).map_or_else(|| unanswered(&node), |(text, _)| text));
         }
         Ok(missing)

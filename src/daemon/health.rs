@@ -134,7 +134,12 @@ impl Facts {
             Some(entry("no-answer", text, fix))
         };
         // Before, nobody could have answered yet.
-        let unanswered = settled.then(|| self.nobody(status).or_else(no_answer)).flatten();
+        // When all are silent, none of them is to blame.
+        let unanswered = || match known(status) {
+            0 | 1 => self.nobody(status).or_else(no_answer),
+            _ => no_answer().or_else(|| self.nobody(status)),
+        };
+        let unanswered = settled.then(unanswered).flatten();
         let relays = settled.then(|| relays(status, self.port)).flatten();
         let unnamed = (status.endpoints.is_empty() && status.has_network).then(|| {
             let text = "others are told no address of this node: it listens at none but those of a link or of this machine";
@@ -146,7 +151,7 @@ impl Facts {
         let is_filtered = self.is_filtered(status) && !status.peers.iter().any(answers);
         let filtered = is_filtered.then(|| self.filter(status));
         let filtered = filtered.map(|(text, fix)| entry("udp-filtered", text, fix));
-        [filtered, streams(status), unanswered, relays, unnamed].into_iter().flatten().collect()
+        [filtered, unanswered, streams(status), relays, unnamed].into_iter().flatten().collect()
     }
 
     /// True when a packet filter of this machine has refused to send something lately.
@@ -156,7 +161,9 @@ impl Facts {
         if status.filtered > seen.0 {
             *seen = (status.filtered, Some(now));
         }
-        seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE)
+        // What went out to all of them since then was let out.
+        let still = status.peers.is_empty() || status.peers.iter().any(|peer| peer.filtered);
+        still && seen.1.is_some_and(|at| now.saturating_since(at) < FILTERED_LIFE)
     }
 
     /// That it does, and what to do.
@@ -172,7 +179,7 @@ impl Facts {
 
     /// Why nobody can be asked for anything; `None` when somebody can.
     pub(super) fn nobody(&self, status: &Status) -> Option<Health> {
-        if status.peers.iter().any(|peer| peer.state != PeerState::Known) {
+        if status.peers.iter().any(PeerStatus::may_answer) {
             return None;
         }
         let (code, text, fix) = if status.configured > 0 {

@@ -79,6 +79,8 @@ pub struct Engine {
     wake: Arc<Wake>,
     threads: Vec<JoinHandle<()>>,
     control: tokio::task::JoinHandle<()>,
+    /// Without it the control task would end with the threads, before it has said goodbye.
+    _inbox: inbox::Inbox,
     failed: oneshot::Receiver<io::Error>,
 }
 
@@ -140,7 +142,7 @@ impl Engine {
         let (wanted, wishes) = mpsc::channel(WISHES_MAX);
         let control = control::Control::new(node, snapshot, device, sockets, keeper, wanted);
         let control = tokio::spawn(control.run(items, asked));
-        Ok((Self { handle, rungs, wake, threads, control, failed }, wishes))
+        Ok((Self { handle, rungs, wake, threads, control, _inbox: inbox, failed }, wishes))
     }
 
     /// A way to talk to the node.
@@ -171,7 +173,7 @@ impl Engine {
     }
 }
 
-/// What ended first. The control task ends after the threads, as their inbox goes with them: they know the cause.
+/// What ended first. The control task may end with the threads: they know the cause.
 async fn cause(
     failed: &mut oneshot::Receiver<io::Error>,
     control: &mut tokio::task::JoinHandle<()>,

@@ -129,7 +129,6 @@ impl Plane {
         let plane = self.clone();
         let run = move || {
             run_first(nice);
-            // INVARIANT: reported before the plane goes. When the last one does, the control task ends for want of an inbox.
             run(&plane).unwrap_or_else(|error| failure.report(error));
         };
         thread::Builder::new().name(name).spawn(run)

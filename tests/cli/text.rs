@@ -212,7 +212,7 @@ fn changes_say_what_they_did() {
     ];
     assert_eq!(refused, lines.concat());
     let none = Fake::new().azora(&["firewall", "trace"]).exits(0).out;
-    assert!(none.starts_with("nothing was refused lately; "), "{none}");
+    assert!(none.starts_with("nothing was refused lately by this node"), "{none}");
     let open = Fake::open().azora(&["firewall", "list"]).exits(0).out;
     assert_eq!(
         open.strip_suffix(&rules),

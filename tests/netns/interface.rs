@@ -68,6 +68,7 @@ fn a_deleted_interface_is_made_again_or_ends_the_daemon_with_the_reason() {
             let last = log.lines().rev().take(3).collect::<String>().to_lowercase();
             assert!(last.contains("azora0"), "the last lines name the reason:\n{log}");
             assert!(!node.must("nft list tables").contains("azora"), "the guard went with it");
+            assert!(server.log().contains("why=it has stopped"), "it said goodbye: {}", server.log());
         }
         None => {
             println!("made again after {took:?}");

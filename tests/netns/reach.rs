@@ -208,6 +208,8 @@ fn a_node_that_is_cut_off_says_so_and_names_its_own_packet_filter() {
 
     filter("input");
     assert_eq!(ask(), 1);
+    let said = node.azora(&["ping", &other.id, "-c", "1"]).out;
+    assert!(!said.contains("refuses to let UDP out"), "that is over: {said}");
     eventually(Duration::from_secs(60), "the peer is given up", || {
         ask();
         (peer(&node, &other)?["state"] == "known").then_some(())
@@ -242,6 +244,16 @@ fn a_node_that_is_cut_off_blames_nobody_else() {
     let asked = node.azora(&["ping", "-c", "1", "--timeout", "3", &format!("{}@{place}", stranger.id)]);
     let named = format!("the node at {place} is {}", first.id);
     assert!(asked.code == 1 && asked.out.contains(&named), "{}", asked.out);
+
+    // A place far away that somebody named, and that does not answer, says nothing of the network.
+    let far = format!("{}@192.0.2.9:5747", lab.node(Underlay::V4).id);
+    assert_eq!(node.azora(&["ping", "-c", "6", "--timeout", "1", &far]).code, 1);
+    assert!(
+        codes(&node).is_empty() && !node.log().contains("TCP is tried"),
+        "{:?} {}",
+        codes(&node),
+        node.log()
+    );
 
     node.must(
         "nft 'table ip filter { chain x { type filter hook input priority 0; udp dport 5747 drop; }; }'",

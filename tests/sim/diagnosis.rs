@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use auramesh::proto::node::{Lost, PeerStatus, Reason, Relayed, Way};
+use auramesh::proto::node::{Lost, PeerState, PeerStatus, Reason, Relayed, Way};
 use auramesh::proto::relay;
 
 use crate::host::Machine;
@@ -94,6 +94,36 @@ fn told(world: &World, a: HostId, b: HostId) -> (Vec<Option<Lost>>, Vec<Option<L
         if let Reason::Lost(why) = reason { Some(Some(why)) } else { back }
     });
     (told.collect(), kept.collect())
+}
+
+/// An idle network is no outage, and an outage is not as old as the idleness before it.
+#[test]
+fn a_peer_that_nobody_used_may_answer_until_it_was_asked_in_vain() {
+    let mut world = World::new(817, Conditions::default());
+    let (a, b) = pair(&mut world);
+    world.run_for(Duration::from_secs(2));
+    assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
+    world.run_for(Duration::from_secs(60));
+    let place = world.endpoint(b);
+    world.filter(move |datagram| datagram.from != place && datagram.to != place);
+    assert!(ping(&mut world, a, b, 2, Duration::from_secs(6)).is_none());
+    let unanswered = peer(&world, a, b).unwrap().unanswered.unwrap();
+    assert!((5..=7).contains(&unanswered.as_secs()), "{unanswered:?}");
+    world.unfilter();
+    assert!(ping(&mut world, a, b, 3, PATIENCE).is_some());
+
+    let mut without_session = 0;
+    for _ in 0..120 {
+        world.run_for(Duration::from_secs(10));
+        let seen = peer(&world, a, b).unwrap();
+        without_session += usize::from(seen.state == PeerState::Known);
+        assert!(seen.may_answer(), "{seen:?}");
+    }
+    assert!(without_session > 0, "no session ended");
+    world.filter(move |datagram| datagram.from != place && datagram.to != place);
+    world.run_for(Duration::from_secs(200));
+    assert!(ping(&mut world, a, b, 4, Duration::from_secs(20)).is_none());
+    assert!(!peer(&world, a, b).unwrap().may_answer());
 }
 
 #[test]

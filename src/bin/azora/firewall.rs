@@ -57,8 +57,9 @@ const fn message_protocol(protocol: Protocol) -> FirewallProtocol {
 
 fn trace_text(refused: &[RefusedFlow]) -> String {
     if refused.is_empty() {
-        return "nothing was refused lately; what was refused before a rule let it in is counted, \
-                but not listed, as are late segments of TCP connections that have ended\n"
+        return "nothing was refused lately by this node (what another one refuses, its own azora firewall trace tells); \
+                what was refused before a rule let it in is counted, but not listed, as are late segments of TCP \
+                connections that have ended\n"
             .into();
     }
     let line = |flow: &RefusedFlow| {

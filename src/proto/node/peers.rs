@@ -379,6 +379,13 @@ impl Peer {
         self.waiting.map_or(now, |(_, since)| since)
     }
 
+    /// Since when something that we sent has not been answered, as it was found at the last look; `None` when nothing waits.
+    pub(super) fn unanswered(&self) -> Option<Instant> {
+        let sent = self.current.as_ref().and_then(Session::last_sent).filter(|_| self.awaits_answer())?;
+        let found = self.waiting.filter(|(proof, _)| Some(*proof) == self.last_proof());
+        Some(found.map_or(sent, |(_, since)| since))
+    }
+
     /// True when there is a session, and the peer has shown that it receives where we send.
     pub(super) const fn may_be_probed(&self) -> bool {
         self.current.is_some() && self.challenge.is_none()

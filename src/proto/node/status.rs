@@ -97,6 +97,13 @@ pub struct PeerStatus {
     pub refused: Vec<Refused>,
 }
 
+impl PeerStatus {
+    /// True while nothing says that it would not answer: there is a session, or the last one ended because nobody used it.
+    pub fn may_answer(&self) -> bool {
+        self.state != PeerState::Known || self.last_heard.is_some() && self.gone.is_none()
+    }
+}
+
 /// The node as a whole.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -198,7 +205,7 @@ impl Node {
             session_age: session.map(|s| age(s.established())),
             last_heard: peer.last_heard().map(age),
             gone: peer.is_gone(),
-            unanswered: peer.last_proof().filter(|_| peer.awaits_answer()).map(age),
+            unanswered: peer.unanswered().map(age),
             filtered: endpoint.is_some_and(|endpoint| self.filtered.contains(&endpoint)),
             unauthentic: peer
                 .unauthentic

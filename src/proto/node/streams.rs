@@ -292,7 +292,7 @@ impl Node {
         let Some(peer) = self.peers.of(&id) else { return };
         let by_udp = match peer.path.current() {
             Some(hop) => self.is_by_udp(hop),
-            None => peer.path.candidates().iter().any(|endpoint| self.is_outside(*endpoint)),
+            None => self.may_be_outside(peer),
         };
         // Where there is no network at all, nothing can be told of its UDP.
         if by_udp
@@ -303,6 +303,12 @@ impl Node {
         {
             self.timers.arm(Timer::Streams, now);
         }
+    }
+
+    /// True when a peer may be outside of our networks; where a command alone looks for it tells nothing.
+    fn may_be_outside(&self, peer: &Peer) -> bool {
+        let said = |endpoint: &&SocketAddr| peer.named != Some(**endpoint);
+        peer.path.candidates().iter().filter(said).any(|endpoint| self.is_outside(*endpoint))
     }
 
     /// Something authentic came: by UDP and from outside, it tells that UDP gets through.
