@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::Group;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -18,6 +19,9 @@ use super::message::{
 use super::target::Target;
 use super::{ANSWER_SLACK, ANSWER_TIMEOUT, RESPONSE_BYTES_MAX};
 use crate::proto::identity::NodeId;
+
+/// Root's group.
+const ROOT: u32 = 0;
 
 /// Between two attempts to get into the daemon's queue.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
@@ -51,6 +55,8 @@ pub enum Error {
     NotPermitted {
         /// The socket.
         path: PathBuf,
+        /// The group that may read there.
+        group: Option<String>,
     },
     /// Sending or receiving failed.
     #[error("the connection to the daemon broke: {0}")]
@@ -81,7 +87,7 @@ impl Client {
         match timeout(ANSWER_TIMEOUT, queue(path)).await {
             Ok(Ok(stream)) => Ok(Self { stream: BufReader::new(stream) }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(Error::NotPermitted { path: path.into() })
+                Err(Error::NotPermitted { path: path.into(), group: group(path) })
             }
             Ok(Err(_)) if fs::metadata(path).is_ok_and(|at| !at.file_type().is_socket()) => {
                 Err(Error::NotASocket { path: path.into() })
@@ -122,6 +128,15 @@ async fn queue(path: &Path) -> io::Result<UnixStream> {
             connected => return connected,
         }
     }
+}
+
+/// The group whose members may open the socket; none for root's, which nobody is asked to join.
+fn group(path: &Path) -> Option<String> {
+    // Whoever may not enter its directory sees no more than that.
+    let seen = fs::metadata(path).or_else(|_| fs::metadata(path.parent().unwrap_or(path)));
+    let gid = seen.ok()?.gid();
+    let group = Group::from_gid(gid.into()).ok().flatten();
+    group.filter(|_| gid != ROOT).map(|group| group.name)
 }
 
 /// One method for each request: its answer's type stands here and nowhere else.

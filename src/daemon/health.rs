@@ -271,6 +271,13 @@ impl Facts {
                 let text = format!("the node at {at} is {other}, which answers there");
                 Some((text, "copy the ID or the endpoint again: azora id there shows the ID".into()))
             }
+            (Some(peer), _) if peer.routeless => {
+                let at = peer.candidates.first()?.ip();
+                Some((
+                    format!("this machine has no route to {at}"),
+                    format!("look at its routes: ip route get {at}"),
+                ))
+            }
             (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
                 Some((format!("no answer at {}", tried.join(", ")), IS_IT_OPEN.into()))

@@ -61,6 +61,7 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         cipher: peer.cipher.map(String::from),
         session_age_s: peer.session_age.map(s),
         last_rx_s: peer.last_heard.map(s),
+        unanswered_s: peer.unanswered.map(s),
         rx_bytes: peer.bytes_received,
         tx_bytes: peer.bytes_sent,
         drops: BTreeMap::from([("replay".into(), peer.replays)]),

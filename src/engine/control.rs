@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::host::clock;
 use crate::proto::datapath::{DropReason, Snapshot};
-use crate::proto::node::{Command, Event, Node, SocketOrder, Ticket, Transmit};
+use crate::proto::node::{Command, Event, Node, Refusal, SocketOrder, Ticket, Transmit};
 use crate::proto::timer::Instant;
 use crate::proto::wire::gso::Virtio;
 use crate::tun::Device;
@@ -216,14 +216,18 @@ impl Control {
         let kept = self.keeper.published().load();
         let socket = socket_for(&self.sockets, &kept, transmit.to);
         match socket.map(|socket| socket.send_to(&transmit.datagram, transmit.to)) {
-            Some(Ok(_)) => self.node.handle_filter(transmit.to, false),
+            Some(Ok(_)) => self.node.handle_sent(transmit.to, None),
             // An answer to a probe, most likely; the node sends a shorter one.
             Some(Err(error)) if udp::is_too_big(&error) => {
                 self.node.handle_too_big(clock::now(), transmit.to, transmit.datagram.len());
             }
             Some(Err(error)) if udp::is_filtered(&error) => {
                 self.node.shared().drops.count(DropReason::Filtered);
-                self.node.handle_filter(transmit.to, true);
+                self.node.handle_sent(transmit.to, Some(Refusal::Filter));
+            }
+            Some(Err(error)) if udp::is_routeless(&error) => {
+                self.node.shared().drops.count(DropReason::Io);
+                self.node.handle_sent(transmit.to, Some(Refusal::NoRoute));
             }
             Some(Err(_)) | None => self.node.shared().drops.count(DropReason::Io),
         }

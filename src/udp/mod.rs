@@ -17,7 +17,7 @@ mod train;
 
 pub use lan::{LAN_DATAGRAM_BYTES_MAX, LAN_GROUP_V4, LAN_GROUP_V6, LAN_INTERFACES_MAX, LAN_PORT, LanSocket};
 pub use ready::ReadySet;
-pub use socket::{UdpSocket, is_filtered, is_too_big};
+pub use socket::{UdpSocket, is_filtered, is_routeless, is_too_big};
 pub use train::{Received, Sent, TrainReceiver, TrainSender};
 
 use std::io;

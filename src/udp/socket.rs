@@ -200,6 +200,11 @@ pub fn is_filtered(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
 }
 
+/// True when this machine has no route to where a datagram was to go (ip(7)).
+pub fn is_routeless(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENETUNREACH)
+}
+
 pub(super) fn is_mesh(address: &SocketAddr) -> bool {
     match address.ip() {
         IpAddr::V6(ip) => in_mesh(&ip),

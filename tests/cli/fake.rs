@@ -273,6 +273,7 @@ fn peer(seed: u8) -> PeerStatus {
         cipher: flowing.then(|| "aes-256-gcm".into()),
         session_age_s: flowing.then_some(12.0),
         last_rx_s: flowing.then_some(0.4),
+        unanswered_s: (!flowing).then_some(14.0),
         rx_bytes: 2048,
         tx_bytes: 100,
         drops: BTreeMap::from([("replay".into(), 0)]),

@@ -79,6 +79,7 @@ fn peers_are_a_table() {
     let expected =
         ["flowing", &address, "direct 198.51.100.7:5747", "0.310 ms", "2.0 KiB", "100 B", "0.4 s", &id];
     assert_eq!(lines[1], expected);
+    assert_eq!(lines[2][2], "none (no answer for 14.0 s)");
     assert!(Fake::lonely().azora(&["peers"]).exits(0).out.contains("azora.sock peers add"));
 }
 

@@ -240,7 +240,13 @@ fn other_users_may_read_only_with_the_group_and_change_nothing() {
     let stranger = as_nobody("65534", &["status"]);
     assert!([1, 3].contains(&stranger.code), "{stranger:?}");
     assert!(stranger.err.to_lowercase().contains("permitted"), "{}", stranger.err);
+    assert!(stranger.err.contains("with sudo") && !stranger.err.contains("group"), "{}", stranger.err);
     assert_eq!(as_nobody("0", &["status"]).code, 0, "the socket's group reads");
+    let run_dir = node.socket().parent().unwrap().display().to_string();
+    node.must(&format!("chgrp daemon {run_dir} {socket}"));
+    let stranger = as_nobody("65534", &["status"]);
+    assert!(stranger.err.contains("join the group daemon"), "{}", stranger.err);
+    node.must(&format!("chgrp root {run_dir} {socket}"));
     for change in [
         &["down"][..],
         &["firewall", "add", "in", "allow", "-p", "tcp", "--port", "22"],

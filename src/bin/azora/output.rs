@@ -69,6 +69,7 @@ impl Fault {
 
 impl From<client::Error> for Fault {
     fn from(error: client::Error) -> Self {
+        let join;
         let (exit, next_step) = match &error {
             client::Error::NoDaemon { .. } => (
                 Exit::NoDaemon,
@@ -79,9 +80,11 @@ impl From<client::Error> for Fault {
                 Exit::NoDaemon,
                 "name the socket that the daemon was started with: --socket, or AZORA_SOCKET",
             ),
-            client::Error::NotPermitted { .. } => {
-                (Exit::Failed, "run the command with sudo, or join the group of the socket")
+            client::Error::NotPermitted { group: Some(group), .. } => {
+                join = format!("run the command with sudo, or join the group {group}, which may read");
+                (Exit::Failed, join.as_str())
             }
+            client::Error::NotPermitted { group: None, .. } => (Exit::Failed, "run the command with sudo"),
             client::Error::Failed(failure) => (Exit::Failed, failure.next_step.as_str()),
             client::Error::Answer(_) => (Exit::Failed, "use an azora of the same version as the daemon"),
             client::Error::Io(_)

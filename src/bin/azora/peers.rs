@@ -10,6 +10,9 @@ use crate::socket::Socket;
 /// Said by a node that knows nobody.
 pub(crate) const NO_PEERS: &str = "no peers yet; `azora peers add NODEID@IP:PORT` adds one";
 
+/// From how many seconds on it is told that a peer does not answer.
+const SILENT_S: f64 = 3.0;
+
 pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCommand>) -> Outcome {
     if format.json && command.is_some() {
         return Err(Fault::new(Exit::Usage, "--json is for the list of peers", "leave it out"));
@@ -47,7 +50,7 @@ pub(crate) fn peer_table(peers: &[PeerStatus]) -> String {
         [
             state(peer.state).into(),
             peer.address.to_string(),
-            path(&peer.path),
+            path(&peer.path) + &silent(peer),
             or_dash(peer.rtt_ms, milliseconds),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -79,6 +82,12 @@ pub(crate) fn path_changes(peers: &[PeerStatus]) -> String {
         text.push_str(&table(&rows));
     }
     text
+}
+
+/// What follows the path of a peer that owes an answer for longer than a lost packet takes.
+fn silent(peer: &PeerStatus) -> String {
+    let silence = peer.unanswered_s.filter(|silence| *silence >= SILENT_S);
+    silence.map(|silence| format!(" (no answer for {})", age(silence))).unwrap_or_default()
 }
 
 const fn state(state: PeerState) -> &'static str {

@@ -72,8 +72,14 @@ fn summary(status: &Status) -> String {
         [] => {
             let rest =
                 if status.state == NodeState::Running { "all is well" } else { "nothing else is wrong" };
-            let alone = status.peers.is_empty() && status.dht.contacts == 0;
-            let next = if alone { format!("; {NO_PEERS}") } else { String::new() };
+            let next = match &status.peers[..] {
+                [] if status.dht.contacts == 0 => format!("; {NO_PEERS}"),
+                [] => String::new(),
+                peers if peers.iter().all(|peer| peer.last_rx_s.is_none()) => {
+                    "; no peer has answered yet".into()
+                }
+                _ => String::new(),
+            };
             let _ = writeln!(text, "{state}, {rest}{next}");
         }
         [worst, rest @ ..] => {

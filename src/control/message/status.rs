@@ -215,6 +215,9 @@ pub struct PeerStatus {
     pub session_age_s: Option<f64>,
     /// Seconds since it was last heard from in any session; `None` when it never was.
     pub last_rx_s: Option<f64>,
+    /// Seconds since something was sent to it that it has not answered; absent while nothing waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_s: Option<f64>,
     /// Bytes received from it since it is known, encrypted as they came.
     pub rx_bytes: u64,
     /// Bytes sent to it since it is known, encrypted as they left.

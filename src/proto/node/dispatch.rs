@@ -29,8 +29,17 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(5);
 const NEW_HERE_FOR: Duration = Duration::from_secs(10);
 /// Peers told at once of a new record or a new address of ours, most recently used first.
 const PEERS_TOLD_MAX: usize = 64;
-/// Destinations kept that a packet filter refused to send to; one more takes the place of another one.
-const FILTERED_MAX: usize = 256;
+/// Destinations kept that this machine refused to send to; one more takes the place of another one.
+const REFUSED_MAX: usize = 256;
+
+/// Why this machine did not send a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A packet filter of its own.
+    Filter,
+    /// It has no route there.
+    NoRoute,
+}
 
 impl Node {
     /// Carries what the DHT wants and found to where it belongs, until it is quiet.
@@ -99,7 +108,7 @@ impl Node {
         (self.local, self.endpoints) = (local, endpoints);
         self.new_here_until = now + NEW_HERE_FOR;
         self.observed.clear();
-        self.filtered.clear();
+        self.refused.clear();
         self.end_sprays(now);
         self.reach = Default::default();
         // Whom we could not reach we may reach now.
@@ -116,17 +125,16 @@ impl Node {
         self.drain(now, wall);
     }
 
-    /// What became of a datagram of ours to `to`, not of one with data: a packet filter of this machine refused to send it,
-    /// or let it out.
-    pub fn handle_filter(&mut self, to: SocketAddr, refused: bool) {
-        if !refused {
-            self.filtered.remove(&to);
+    /// What became of a datagram of ours to `to`, not of one with data: this machine refused to send it, or let it out.
+    pub fn handle_sent(&mut self, to: SocketAddr, refused: Option<Refusal>) {
+        let Some(refusal) = refused else {
+            self.refused.remove(&to);
             return;
+        };
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.pop_first();
         }
-        if self.filtered.len() >= FILTERED_MAX {
-            self.filtered.pop_first();
-        }
-        self.filtered.insert(to);
+        self.refused.insert(to, refusal);
     }
 
     /// Renews our record when it does not say any more how we are reached.

@@ -49,7 +49,7 @@ mod timeout;
 mod trace;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,7 @@ use rand_core::{Rng as _, SeedableRng};
 
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use connect::EFFORT_MAX;
+pub use dispatch::Refusal;
 pub use history::{CHANGES_MAX, Change, Lost, Reason, Relayed, Way};
 pub use netcheck::{Netcheck, OBSERVERS_MAX, Observation};
 pub use peers::PEERS_MAX;
@@ -285,8 +286,8 @@ pub struct Node {
     asking: netcheck::Asking,
     local: Vec<LocalNetwork>,
     endpoints: Vec<SocketAddr>,
-    /// Where a packet filter of this machine refused to send to the last time.
-    filtered: BTreeSet<SocketAddr>,
+    /// Where this machine refused to send to the last time, and why.
+    refused: BTreeMap<SocketAddr, Refusal>,
     /// A port of the router's that leads to us, as the router says.
     port_mapping: Option<SocketAddr>,
     /// Our UDP ports hop.
@@ -362,7 +363,7 @@ impl Node {
             asking: netcheck::Asking::default(),
             local: Vec::new(),
             endpoints: Vec::new(),
-            filtered: BTreeSet::new(),
+            refused: BTreeMap::new(),
             port_mapping: None,
             hops: false,
             record: None,

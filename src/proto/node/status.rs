@@ -12,6 +12,7 @@ use crate::proto::wire::control::Service;
 use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
+use super::dispatch::Refusal;
 use super::history::{Change, Lost, Relayed, Way};
 use super::peers::{Peer, last_heard};
 use super::streams::StreamStatus;
@@ -71,6 +72,8 @@ pub struct PeerStatus {
     pub unanswered: Option<Duration>,
     /// A packet filter of this machine refused what was last to go there, packets with data apart.
     pub filtered: bool,
+    /// This machine has no route to any of its endpoints.
+    pub routeless: bool,
     /// For how long packets have waited for a way that carries them.
     pub packets_wait: Option<Duration>,
     /// Where something that does not authenticate came from lately, while the peer was asked there in vain.
@@ -206,7 +209,14 @@ impl Node {
             last_heard: peer.last_heard().map(age),
             gone: peer.is_gone(),
             unanswered: peer.unanswered().map(age),
-            filtered: endpoint.is_some_and(|endpoint| self.filtered.contains(&endpoint)),
+            filtered: endpoint
+                .map_or_else(|| peer.path.candidates().to_vec(), |endpoint| vec![endpoint])
+                .iter()
+                .any(|at| self.refused.get(at) == Some(&Refusal::Filter)),
+            routeless: endpoint.is_none() && !peer.path.candidates().is_empty() && {
+                let mut tried = peer.path.candidates().iter();
+                tried.all(|at| self.refused.get(at) == Some(&Refusal::NoRoute))
+            },
             unauthentic: peer
                 .unauthentic
                 .filter(|(_, at)| session.is_none() && age(*at) < UNAUTHENTIC_LIFE)
