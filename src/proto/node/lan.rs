@@ -7,11 +7,11 @@ use std::time::Duration;
 use rand_core::Rng as _;
 
 use crate::proto::datapath::DropReason;
+use crate::proto::identity::NodeId;
 use crate::proto::path;
 use crate::proto::timer::{Instant, WallTime};
 use crate::proto::wire::Malformed;
 use crate::proto::wire::announce::{self, Announce};
-use crate::proto::wire::envelope::NetworkSecret;
 use crate::proto::wire::record::NodeRecord;
 
 use super::Node;
@@ -52,9 +52,7 @@ impl Node {
         source: SocketAddr,
         packet: &[u8],
     ) -> bool {
-        let network = &self.session_config.network;
-        let heard =
-            if self.announces.take(now) { parse(packet, network) } else { Err(DropReason::RateLimited) };
+        let heard = if self.announces.take(now) { self.parse(packet) } else { Err(DropReason::RateLimited) };
         let (port, record) = match heard {
             Ok(heard) => heard,
             Err(reason) => {
@@ -105,22 +103,27 @@ impl Node {
     pub(super) fn twin(&self, now: Instant) -> Option<IpAddr> {
         self.twin.filter(|twin| now.saturating_since(twin.heard) < TWIN_LIFE).map(|twin| twin.ip)
     }
-}
 
-/// The port and the record of an announcement.
-///
-/// # Errors
-/// The reason to count.
-fn parse(packet: &[u8], network: &NetworkSecret) -> Result<(u16, NodeRecord), DropReason> {
-    let opened = match network.is_open() {
-        true => Cow::Borrowed(packet),
-        false => announce::open(packet, network).ok_or(DropReason::Unauthenticated)?.into(),
-    };
-    let announce = Announce::parse(&opened).map_err(|malformed| {
-        // Without the magic it is of a network with a secret, most likely.
-        let sealed = malformed == Malformed::Field("magic");
-        if sealed { DropReason::Unauthenticated } else { DropReason::Malformed }
-    })?;
-    let record = NodeRecord::parse(announce.record).map_err(|_| DropReason::Malformed)?;
-    Ok((announce.port, record))
+    /// The port and the record of an announcement.
+    ///
+    /// # Errors
+    /// The reason to count.
+    fn parse(&self, packet: &[u8]) -> Result<(u16, NodeRecord), DropReason> {
+        let network = &self.session_config.network;
+        let opened = match network.is_open() {
+            true => Cow::Borrowed(packet),
+            false => announce::open(packet, network).ok_or(DropReason::Unauthenticated)?.into(),
+        };
+        let announce = Announce::parse(&opened).map_err(|malformed| {
+            // Without the magic it is of a network with a secret, most likely.
+            let sealed = malformed == Malformed::Field("magic");
+            if sealed { DropReason::Unauthenticated } else { DropReason::Malformed }
+        })?;
+        let held = |id: &NodeId| match *id == self.node_id() {
+            true => self.record.as_ref(),
+            false => self.peers.of(id).and_then(|peer| peer.record.as_ref()),
+        };
+        let record = NodeRecord::parse_again(announce.record, held).map_err(|_| DropReason::Malformed)?;
+        Ok((announce.port, record))
+    }
 }

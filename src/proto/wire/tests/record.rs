@@ -87,6 +87,8 @@ proptest! {
         let bit = bit.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(NodeRecord::parse(&bytes).is_err(), "bit {}", bit);
+        prop_assert!(NodeRecord::parse_again(&bytes, |_| Some(&record)).is_err(), "held, bit {}", bit);
+        prop_assert_eq!(NodeRecord::parse_again(record.bytes(), |_| Some(&record)), Ok(record.clone()));
     }
 
     #[test]
