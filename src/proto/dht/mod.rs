@@ -15,7 +15,7 @@
 //!
 //! upkeep.rs, by time:  alone ─a node answers─▶ walk to us, at 2 s placing our record, at 15 s elsewhere, at 1 min placing it
 //!                      again, then every 30 min or sooner, calm every 2 hours
-//!                      one member checked every 10 s · idle buckets with room refreshed after an hour, others after four
+//!                      one member checked every 10 s, calm every 240 s · idle buckets with room refreshed after an hour, others after four
 //!                      3 known nodes outside of the table asked every 60 s: heals partitions
 //! ```
 //!
