@@ -104,12 +104,11 @@ fn a_peer_that_nobody_used_may_answer_until_it_was_asked_in_vain() {
     world.run_for(Duration::from_secs(2));
     assert!(ping(&mut world, a, b, 1, PATIENCE).is_some());
     world.run_for(Duration::from_secs(60));
-    let place = world.endpoint(b);
-    world.filter(move |datagram| datagram.from != place && datagram.to != place);
+    world.cut_off(&[b]);
     assert!(ping(&mut world, a, b, 2, Duration::from_secs(6)).is_none());
     let unanswered = peer(&world, a, b).unwrap().unanswered.unwrap();
     assert!((5..=7).contains(&unanswered.as_secs()), "{unanswered:?}");
-    world.unfilter();
+    world.reunite();
     assert!(ping(&mut world, a, b, 3, PATIENCE).is_some());
 
     let mut without_session = 0;
@@ -120,7 +119,7 @@ fn a_peer_that_nobody_used_may_answer_until_it_was_asked_in_vain() {
         assert!(seen.may_answer(), "{seen:?}");
     }
     assert!(without_session > 0, "no session ended");
-    world.filter(move |datagram| datagram.from != place && datagram.to != place);
+    world.cut_off(&[b]);
     world.run_for(Duration::from_secs(200));
     assert!(ping(&mut world, a, b, 4, Duration::from_secs(20)).is_none());
     assert!(!peer(&world, a, b).unwrap().may_answer());
