@@ -25,7 +25,7 @@ use crate::stream::Counters;
 
 use super::data::Data;
 use super::firewall::Firewall;
-use super::health::{Facts, no_network, unanswered};
+use super::health::Facts;
 use super::keeper::Keeper;
 use super::netcheck;
 use super::portmap::PortMapping;
@@ -329,9 +329,7 @@ impl Answers {
         if !self.keeper.inspect().await.is_some_and(|i| i.up && i.has_address && i.has_route) {
             missing.push(format!("the interface {} is not up", self.keeper.name()));
         }
-        if node.configured > 0 && !node.peers.iter().any(node::PeerStatus::may_answer) {
-            missing.push(no_network(&node).map_or_else(|| unanswered(&node), |(text, _)| text));
-        }
+        missing.extend(self.facts.unready(&node));
         Ok(missing)
     }
 }

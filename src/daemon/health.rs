@@ -1,6 +1,6 @@
 //! What is wrong, why, and what to do about it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::control::counted;
 use crate::control::message::Health;
 use crate::host::clock;
 use crate::proto::identity::{MeshAddress, NodeId};
-use crate::proto::node::{Lost, PeerState, PeerStatus, Relayed, Status};
+use crate::proto::node::{PeerState, PeerStatus, Relayed, Silence, Status};
 use crate::proto::timer::Instant;
 use crate::tun::Condition;
 
@@ -151,7 +151,21 @@ impl Facts {
         let is_filtered = self.is_filtered(status) && !status.peers.iter().any(answers);
         let filtered = is_filtered.then(|| self.filter(status));
         let filtered = filtered.map(|(text, fix)| entry("udp-filtered", text, fix));
-        [filtered, unanswered, streams(status), relays, unnamed].into_iter().flatten().collect()
+        // Where nothing can be sent, UDP is not to blame.
+        let streams = streams(status).filter(|_| no_route(status).is_none());
+        [filtered, unanswered, streams, relays, unnamed].into_iter().flatten().collect()
+    }
+
+    /// What keeps this node from being ready; `None` when it can reach somebody, or there is nobody to be reached.
+    pub(super) fn unready(&self, status: &Status) -> Option<String> {
+        if status.configured == 0 {
+            return None;
+        }
+        let answers = status.peers.iter().any(is_heard);
+        let filter = || (self.is_filtered(status) && !answers).then(|| self.filter(status).0);
+        let nobody = || self.nobody(status).map(|health| health.text);
+        let silent = || no_answer(status).map(|(text, _)| text);
+        no_network(status).map(|(text, _)| text).or_else(filter).or_else(nobody).or_else(silent)
     }
 
     /// True when a packet filter of this machine has refused to send something lately.
@@ -183,6 +197,9 @@ impl Facts {
             return None;
         }
         let (code, text, fix) = if status.configured > 0 {
+            if let Some((text, fix)) = no_route(status) {
+                return Some(Health { code: "bootstrap-unreachable".into(), text, fix });
+            }
             let text = unanswered(status);
             let strange =
                 status.peers.iter().filter(|peer| peer.configured).find_map(|peer| peer.unauthentic);
@@ -247,8 +264,8 @@ impl Facts {
         if let Some(at) = peer.and_then(|peer| peer.unauthentic) {
             return Some((unauthentic(at), SAME_SECRET.into()));
         }
-        match peer.map(|peer| (peer.gone, peer.last_heard)) {
-            Some((Some(Lost::Stopped), _)) => {
+        match peer.map(|peer| (peer.silence, peer.last_heard)) {
+            Some((Some(Silence::Stopped), _)) => {
                 return Some(("its daemon has stopped, as it said itself".into(), START_IT.into()));
             }
             // Whatever else may be the matter.
@@ -258,6 +275,14 @@ impl Facts {
                 && let Some((text, _)) = no_answer(status) =>
             {
                 return Some((text, self.still_online()));
+            }
+            Some((Some(Silence::Deaf(since)), _)) if since >= UNHEARD => {
+                let since = since.as_secs();
+                let text = format!(
+                    "it is heard, but has not answered for {since} s: what is sent to it does not get there"
+                );
+                let fix = format!("let UDP of port {} out on this side, and in on the other", self.port);
+                return Some((text, fix));
             }
             Some((_, Some(since))) if since >= UNHEARD => {
                 let text = format!("nothing has come from it for {} s", since.as_secs());
@@ -273,10 +298,7 @@ impl Facts {
             }
             (Some(peer), _) if peer.routeless => {
                 let at = peer.candidates.first()?.ip();
-                Some((
-                    format!("this machine has no route to {at}"),
-                    format!("look at its routes: ip route get {at}"),
-                ))
+                Some((format!("this machine has no route to {at}"), look_at_routes(at)))
             }
             (Some(peer), _) if !peer.candidates.is_empty() => {
                 let tried: Vec<_> = peer.candidates.iter().map(ToString::to_string).collect();
@@ -318,8 +340,25 @@ fn occupied(status: &Status, peer: &PeerStatus) -> Option<(SocketAddr, NodeId)> 
     there.find_map(|other| Some((other.endpoint.filter(|at| peer.candidates.contains(at))?, other.node_id)))
 }
 
+/// That no configured peer can be sent anything.
+fn no_route(status: &Status) -> Option<(String, String)> {
+    let mut configured = status.peers.iter().filter(|peer| peer.configured).peekable();
+    let first = configured.peek().and_then(|peer| Some((peer.node_id, peer.candidates.first()?.ip())));
+    let (id, at) = first.filter(|_| configured.all(|peer| peer.routeless))?;
+    let text = match status.configured {
+        1 => format!("this machine has no route to {at}, where the configured peer {id} is"),
+        n => format!("this machine has no route to any of the {n} configured peers"),
+    };
+    Some((text, look_at_routes(at)))
+}
+
+/// What to do where there is no route.
+fn look_at_routes(at: IpAddr) -> String {
+    format!("look at its routes: ip route get {at}")
+}
+
 /// That no configured peer answers.
-pub(super) fn unanswered(status: &Status) -> String {
+fn unanswered(status: &Status) -> String {
     let mut configured = status.peers.iter().filter(|peer| peer.configured);
     match status.configured {
         1 => configured.next().map_or_else(
@@ -382,7 +421,14 @@ fn relays(status: &Status, port: u16) -> Option<Health> {
 fn no_answer(status: &Status) -> Option<(String, MeshAddress)> {
     match silence(status) {
         Some((silence, address)) if silence >= SILENCE => {
-            Some((format!("no peer has answered for {} s", silence.as_secs()), address))
+            let silence = silence.as_secs();
+            let text = match status.peers.iter().any(|peer| matches!(peer.silence, Some(Silence::Deaf(_)))) {
+                true => format!(
+                    "no peer has answered for {silence} s, though some are heard: what this node sends does not get there"
+                ),
+                false => format!("no peer has answered for {silence} s"),
+            };
+            Some((text, address))
         }
         Some(_) => None,
         None => cut_off(status),
@@ -398,7 +444,7 @@ fn known(status: &Status) -> usize {
 /// is not.
 fn silence(status: &Status) -> Option<(Duration, MeshAddress)> {
     let connected = status.peers.iter().filter(|peer| peer.state != PeerState::Known);
-    let (silence, address) = connected.map(|peer| (peer.unanswered, peer.address)).min()?;
+    let (silence, address) = connected.map(|peer| (peer.unanswered(), peer.address)).min()?;
     Some((silence?, address))
 }
 
@@ -409,10 +455,10 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
         return None;
     }
     let last = status.peers.iter().filter(|peer| peer.last_heard.is_some()).min_by_key(|p| p.last_heard)?;
-    let in_vain = match last.gone {
-        Some(Lost::Stopped) => false,
-        Some(Lost::NoAnswer) => true,
-        None => status.dht.alone && status.dht.contacts > 0,
+    let in_vain = match last.silence {
+        Some(Silence::Stopped) => false,
+        _ if last.unanswered().is_some_and(|silence| silence >= SILENCE) => true,
+        _ => status.dht.alone && status.dht.contacts > 0,
     };
     let whom = match known(status) {
         1 => "the only node that is known here does not answer".into(),
@@ -424,7 +470,7 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
 
 /// True when what was sent to the peer did not wait for an answer too long.
 fn is_heard(peer: &PeerStatus) -> bool {
-    peer.state != PeerState::Known && peer.unanswered.is_none_or(|silence| silence < SILENCE)
+    peer.state != PeerState::Known && peer.unanswered().is_none_or(|silence| silence < SILENCE)
 }
 
 /// That there is nothing by which anybody could be reached.

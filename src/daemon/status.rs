@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::control::message::{
     self, Bucket, DhtRefused, DhtRole, DhtStatus, DhtSummary, LookupReport, LookupStep, NatStatus,
     PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus, RefusedFlow, RelayStatus,
-    StreamsStatus,
+    Silence, StreamsStatus,
 };
 use crate::control::target::Target;
 use crate::proto::datapath::{DropReason, Drops};
@@ -61,7 +61,8 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
         cipher: peer.cipher.map(String::from),
         session_age_s: peer.session_age.map(s),
         last_rx_s: peer.last_heard.map(s),
-        unanswered_s: peer.unanswered.map(s),
+        silence: peer.silence.map(silence),
+        unanswered_s: peer.unanswered().map(s),
         rx_bytes: peer.bytes_received,
         tx_bytes: peer.bytes_sent,
         drops: BTreeMap::from([("replay".into(), peer.replays)]),
@@ -70,6 +71,15 @@ pub(super) fn peer(peer: &node::PeerStatus, now: Instant, port: u16) -> PeerStat
             true => why::no_udp(),
             false => why::relayed(relayed, mute(peer), peer.node_id, port),
         }),
+    }
+}
+
+const fn silence(silence: node::Silence) -> Silence {
+    match silence {
+        node::Silence::NoAnswer(_) => Silence::NoAnswer,
+        node::Silence::Deaf(_) => Silence::Deaf,
+        node::Silence::Stopped => Silence::Stopped,
+        node::Silence::Idle => Silence::Idle,
     }
 }
 

@@ -22,10 +22,13 @@ pub(crate) fn node_id(seed: u8) -> NodeId {
     Identity::from_seed([seed; 32]).node_id()
 }
 
-/// Own node, a healthy peer, a peer that never answers.
+/// Own node, a healthy peer, a peer that never answers; others that are not reached, and one that does not hear.
 pub(crate) const OWN: u8 = 1;
 pub(crate) const PEER: u8 = 2;
 pub(crate) const SILENT: u8 = 3;
+pub(crate) const IDLE: u8 = 5;
+pub(crate) const STOPPED: u8 = 6;
+pub(crate) const DEAF: u8 = 7;
 
 pub(crate) fn endpoint() -> SocketAddr {
     "198.51.100.7:5747".parse().unwrap()
@@ -61,12 +64,17 @@ impl Fake {
             },
             Health { code: "clock".into(), text: "the clock is wrong".into(), fix: "set it".into() },
         ];
-        Self::answering(pause, health, false)
+        Self::answering(pause, health, &[])
     }
 
     /// A healthy node that has met nobody yet.
     pub(crate) fn new() -> Self {
-        Self::answering(Duration::ZERO, Vec::new(), true)
+        Self::answering(Duration::ZERO, Vec::new(), &[])
+    }
+
+    /// A node with a peer that does not hear it.
+    pub(crate) fn unheard() -> Self {
+        Self::answering(Duration::ZERO, Vec::new(), &[PEER, DEAF])
     }
 
     /// A node that lets everything in.
@@ -75,14 +83,14 @@ impl Fake {
     }
 
     fn start(health: Vec<Health>) -> Self {
-        Self::answering(Duration::ZERO, health, false)
+        Self::answering(Duration::ZERO, health, &[PEER, SILENT, IDLE, STOPPED])
     }
 
-    fn answering(pause: Duration, health: Vec<Health>, alone: bool) -> Self {
+    fn answering(pause: Duration, health: Vec<Health>, peers: &'static [u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/azora.sock");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let handler = Arc::new(Answers { health, alone, seen: seen.clone() });
+        let handler = Arc::new(Answers { health, peers, seen: seen.clone() });
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let path = socket.clone();
@@ -126,8 +134,8 @@ impl Drop for Fake {
 
 struct Answers {
     health: Vec<Health>,
-    /// Nobody was met.
-    alone: bool,
+    /// Who was met.
+    peers: &'static [u8],
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
@@ -185,7 +193,7 @@ impl Answers {
             Request::Netcheck => answer(&netcheck()),
             Request::Trace { target } => answer(&trace(target, target != silent)),
             Request::FirewallList => answer(&[rule(7, FirewallMatch::default()), rule(8, ssh())]),
-            Request::FirewallTrace if self.alone => answer(&Vec::<RefusedFlow>::new()),
+            Request::FirewallTrace if self.peers.is_empty() => answer(&Vec::<RefusedFlow>::new()),
             Request::FirewallTrace => answer(&refused()),
             Request::FirewallAdd(matches) => answer(&rule(9, matches)),
             Request::FirewallRemove { index: 8 } => answer(&Done {}),
@@ -203,10 +211,8 @@ impl Answers {
     }
 
     fn status(&self) -> Status {
-        let mut peers: Vec<_> = [PEER, SILENT].map(peer).into();
-        if self.alone || !self.health.is_empty() {
-            peers.clear();
-        }
+        let known = if self.health.is_empty() { self.peers } else { &[] };
+        let peers = known.iter().map(|seed| peer(*seed)).collect();
         Status {
             version: "0.1.0".into(),
             node_id: node_id(OWN),
@@ -217,7 +223,7 @@ impl Answers {
             endpoints: vec!["203.0.113.7:5747".parse().unwrap()],
             dht: DhtSummary {
                 mode: DhtRole::Server,
-                contacts: if self.alone { 0 } else { 37 },
+                contacts: if self.peers.is_empty() && self.health.is_empty() { 0 } else { 37 },
                 network_size_estimate: Some(120),
             },
             nat: NatStatus {
@@ -259,7 +265,14 @@ impl Answers {
 }
 
 fn peer(seed: u8) -> PeerStatus {
-    let flowing = seed == PEER;
+    let flowing = seed == PEER || seed == DEAF;
+    let silence = match seed {
+        SILENT => Some(Silence::NoAnswer),
+        IDLE => Some(Silence::Idle),
+        STOPPED => Some(Silence::Stopped),
+        DEAF => Some(Silence::Deaf),
+        _ => None,
+    };
     PeerStatus {
         node_id: node_id(seed),
         address: node_id(seed).address(),
@@ -273,7 +286,8 @@ fn peer(seed: u8) -> PeerStatus {
         cipher: flowing.then(|| "aes-256-gcm".into()),
         session_age_s: flowing.then_some(12.0),
         last_rx_s: flowing.then_some(0.4),
-        unanswered_s: (!flowing).then_some(14.0),
+        silence,
+        unanswered_s: matches!(silence, Some(Silence::NoAnswer | Silence::Deaf)).then_some(14.0),
         rx_bytes: 2048,
         tx_bytes: 100,
         drops: BTreeMap::from([("replay".into(), 0)]),

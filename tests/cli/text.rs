@@ -22,7 +22,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
          nat        seen at 203.0.113.9:40001, pcp maps 203.0.113.9:5747, reached through {}, relay of 2 nodes, 1 channel open\n\
          tcp        1 stream to others (203.0.113.5:443), 2 streams taken at 0.0.0.0:443\n\
          data       tun tcp-udp, udp trains, superframes, aes-256-gcm or chacha20-poly1305\n\
-         peers      2, 1 with data in the last 30 s\n\
+         peers      4, 1 with data in the last 30 s\n\
          drops      policy 3 (policy: not let in; azora --socket {} firewall trace shows what)\n\
          version    0.1.0\n",
         node_id(OWN),
@@ -80,6 +80,15 @@ fn peers_are_a_table() {
         ["flowing", &address, "direct 198.51.100.7:5747", "0.310 ms", "2.0 KiB", "100 B", "0.4 s", &id];
     assert_eq!(lines[1], expected);
     assert_eq!(lines[2][2], "none (no answer for 14.0 s)");
+    assert_eq!((lines[3][2], lines[4][2]), ("none (idle)", "none (stopped)"));
+    let unheard = Fake::unheard();
+    let out = unheard.azora(&["peers"]).exits(0).out;
+    assert!(out.contains("direct 198.51.100.7:5747 (heard, but no answer for 14.0 s)"), "{out}");
+    let out = unheard.azora(&["status"]).exits(0).out;
+    assert!(
+        out.starts_with("running, nothing is wrong here, but a peer does not answer (azora --socket"),
+        "{out}"
+    );
     assert!(Fake::lonely().azora(&["peers"]).exits(0).out.contains("azora.sock peers add"));
 }
 

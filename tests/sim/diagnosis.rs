@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use auramesh::proto::node::{Lost, PeerState, PeerStatus, Reason, Relayed, Way};
+use auramesh::proto::node::{Lost, PeerState, PeerStatus, Reason, Relayed, Silence, Way};
 use auramesh::proto::relay;
 
 use crate::host::Machine;
@@ -106,7 +106,7 @@ fn a_peer_that_nobody_used_may_answer_until_it_was_asked_in_vain() {
     world.run_for(Duration::from_secs(60));
     world.cut_off(&[b]);
     assert!(ping(&mut world, a, b, 2, Duration::from_secs(6)).is_none());
-    let unanswered = peer(&world, a, b).unwrap().unanswered.unwrap();
+    let unanswered = peer(&world, a, b).unwrap().unanswered().unwrap();
     assert!((5..=7).contains(&unanswered.as_secs()), "{unanswered:?}");
     world.reunite();
     assert!(ping(&mut world, a, b, 3, PATIENCE).is_some());
@@ -143,11 +143,52 @@ fn a_peer_that_is_silent_for_a_while_is_told_to_be_lost_and_back_once() {
 
     world.unfilter();
     assert!(ping(&mut world, b, a, 1, PATIENCE).is_some());
+    // That it is heard does not show that it hears us.
+    world.run_for(Duration::from_secs(1));
     let back = vec![None, Some(Lost::NoAnswer), None];
     assert_eq!(told(&world, a, b), (back.clone(), back));
     let seen = peer(&world, a, b).unwrap();
     assert_eq!((seen.history[0].reason, &seen.history[0].from), (Reason::Returned, &None));
     assert_eq!(seen.history[0].to.as_ref().and_then(|way| way.endpoint), seen.endpoint);
+}
+
+/// What goes to a peer is lost, and what comes from it is not: nothing that it sends shows that it is reached.
+#[test]
+fn a_deaf_peer_is_told_as_such_and_neither_lost_nor_back_again_and_again() {
+    let mut world = World::new(819, Conditions::default());
+    let (a, b) = pair(&mut world);
+    world.run_for(Duration::from_secs(2));
+    for (from, to) in [(a, b), (b, a)] {
+        assert!(ping(&mut world, from, to, 1, PATIENCE).is_some());
+    }
+    let deaf = world.endpoint(b);
+    world.filter(move |datagram| datagram.to != deaf);
+    let mut unheard = Duration::ZERO;
+    for second in 0..240 {
+        for (from, to) in [(a, b), (b, a)] {
+            assert!(ping(&mut world, from, to, 2 + second, Duration::from_millis(500)).is_none());
+        }
+        // Its handshakes show by and by that it does not hear; nothing else may.
+        match peer(&world, a, b).unwrap().silence {
+            Some(Silence::Deaf(since)) if second >= 40 => {
+                assert!(since > unheard, "{since:?} after {unheard:?}");
+                unheard = since;
+            }
+            seen => assert!(second < 40, "{seen:?} after {second} s"),
+        }
+        let seen = peer(&world, b, a).unwrap().silence;
+        assert!(second < 5 || matches!(seen, Some(Silence::NoAnswer(_))), "{seen:?} after {second} s");
+    }
+    let (told_of_b, _) = told(&world, a, b);
+    assert!(told_of_b.len() <= 2, "{told_of_b:?}");
+
+    world.unfilter();
+    assert!(ping(&mut world, b, a, 1000, Duration::from_secs(20)).is_some());
+    world.run_for(Duration::from_secs(1));
+    for (from, to) in [(a, b), (b, a)] {
+        let seen = peer(&world, from, to).unwrap();
+        assert_eq!((seen.silence, seen.state), (None, PeerState::Flowing));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `azora peers`.
 
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{Cause, PathKind, PathStatus, PeerState, PeerStatus};
+use auramesh::control::message::{Cause, PathKind, PathStatus, PeerState, PeerStatus, Silence};
 
 use crate::args::{Format, PeersCommand};
 use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
@@ -50,7 +50,7 @@ pub(crate) fn peer_table(peers: &[PeerStatus]) -> String {
         [
             state(peer.state).into(),
             peer.address.to_string(),
-            path(&peer.path) + &silent(peer),
+            path(&peer.path) + &quiet(peer),
             or_dash(peer.rtt_ms, milliseconds),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -84,10 +84,21 @@ pub(crate) fn path_changes(peers: &[PeerStatus]) -> String {
     text
 }
 
-/// What follows the path of a peer that owes an answer for longer than a lost packet takes.
-fn silent(peer: &PeerStatus) -> String {
-    let silence = peer.unanswered_s.filter(|silence| *silence >= SILENT_S);
-    silence.map(|silence| format!(" (no answer for {})", age(silence))).unwrap_or_default()
+/// True for a peer that owes an answer for longer than a lost packet takes.
+pub(crate) fn owes_answer(peer: &PeerStatus) -> bool {
+    peer.unanswered_s.is_some_and(|silence| silence >= SILENT_S)
+}
+
+/// What follows the path of a peer that is silent.
+fn quiet(peer: &PeerStatus) -> String {
+    let heard = match peer.silence {
+        Some(Silence::Stopped) => return " (stopped)".into(),
+        Some(Silence::Idle) => return " (idle)".into(),
+        Some(Silence::Deaf) => "heard, but ",
+        _ => "",
+    };
+    let silence = peer.unanswered_s.filter(|_| owes_answer(peer));
+    silence.map(|silence| format!(" ({heard}no answer for {})", age(silence))).unwrap_or_default()
 }
 
 const fn state(state: PeerState) -> &'static str {

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 
 use auramesh::control::counted;
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{DataStatus, DhtRole, NodeState, PeerState, Status, StreamsStatus};
+use auramesh::control::message::{
+    DataStatus, DhtRole, NodeState, PathKind, PeerState, Status, StreamsStatus,
+};
 use auramesh::proto::datapath::DropReason;
 
 use crate::args::{Check, Format};
 use crate::interface;
 use crate::output::{Fault, Outcome, joined, print, short, show as show_value, table};
-use crate::peers::{NO_PEERS, no_data, path_changes, peer_table};
+use crate::peers::{NO_PEERS, no_data, owes_answer, path_changes, peer_table};
 use crate::socket::Socket;
 
 pub(crate) async fn show(socket: &Socket, peers: bool, drops: bool, format: Format) -> Outcome {
@@ -70,8 +72,14 @@ fn summary(status: &Status) -> String {
     let state = state(status.state);
     match status.health.as_slice() {
         [] => {
-            let rest =
-                if status.state == NodeState::Running { "all is well" } else { "nothing else is wrong" };
+            let silent =
+                status.peers.iter().filter(|peer| peer.path.kind != PathKind::None && owes_answer(peer));
+            let rest = match (silent.count() as u64, status.state) {
+                (0, NodeState::Running) => "all is well".into(),
+                (0, _) => "nothing else is wrong".into(),
+                (1, _) => "nothing is wrong here, but a peer does not answer (azora peers)".into(),
+                (n, _) => format!("nothing is wrong here, but {n} peers do not answer (azora peers)"),
+            };
             let next = match &status.peers[..] {
                 [] if status.dht.contacts == 0 => format!("; {NO_PEERS}"),
                 [] => String::new(),

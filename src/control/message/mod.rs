@@ -10,7 +10,7 @@ pub use report::{
 pub use status::{
     Bucket, Cause, DataStatus, DhtRefused, DhtRole, DhtStatus, DhtSummary, Health, InterfaceStatus,
     NatStatus, NodeState, PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus,
-    RelayStatus, Status, StreamStatus, StreamsStatus,
+    RelayStatus, Silence, Status, StreamStatus, StreamsStatus,
 };
 
 use std::fmt;

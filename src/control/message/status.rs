@@ -215,6 +215,9 @@ pub struct PeerStatus {
     pub session_age_s: Option<f64>,
     /// Seconds since it was last heard from in any session; `None` when it never was.
     pub last_rx_s: Option<f64>,
+    /// What its silence means; absent for a peer that answers, or that was never asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
     /// Seconds since something was sent to it that it has not answered; absent while nothing waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered_s: Option<f64>,
@@ -230,6 +233,24 @@ pub struct PeerStatus {
     /// Why packets go through a relay; `null` when they do not.
     #[serde(default)]
     pub why_relayed: Option<Cause>,
+}
+
+/// What the silence of a peer means, as far as it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Silence {
+    /// What was sent to it has not been answered.
+    NoAnswer,
+    /// The same, but it was heard from meanwhile: what is sent to it does not come there.
+    Deaf,
+    /// It said that it stops.
+    Stopped,
+    /// The session ended because nobody used it.
+    Idle,
+    /// Said by a newer daemon.
+    #[serde(other)]
+    Other,
 }
 
 /// Why something is as it is, and what would change it.

@@ -200,7 +200,10 @@ impl Node {
     fn give_up(&mut self, now: Instant, wall: WallTime, id: NodeId) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         let had_session = peer.current.is_some();
-        let lost = !had_session || peer.awaits_answer();
+        if !had_session || peer.awaits_answer() {
+            self.note_lost(now, id, Lost::NoAnswer);
+        }
+        let Some(peer) = self.peers.of_mut(&id) else { return };
         let (effort, pings) = (peer.effort.take(), std::mem::take(&mut peer.waiting_pings));
         let staged = peer.staged.take();
         peer.outbox.clear();
@@ -218,9 +221,6 @@ impl Node {
         }
         if !had_session {
             self.dht.handle_peer_failed(now, id);
-        }
-        if lost {
-            self.note_lost(now, id, Lost::NoAnswer);
         }
         self.lose_relay(now, id);
         self.drain(now, wall);

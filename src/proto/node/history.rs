@@ -11,6 +11,7 @@ use crate::proto::timer::Instant;
 use crate::proto::wire::relay::Hop;
 
 use super::peers::Peer;
+use super::timeout::PROBE_PATIENCE;
 use super::{Event, Node};
 
 /// Changes of the way remembered for each peer; the oldest makes room.
@@ -105,6 +106,40 @@ impl fmt::Display for Lost {
             Self::NoAnswer => "no answer",
             Self::Stopped => "it has stopped",
         })
+    }
+}
+
+/// That a peer is not reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    /// When that was found.
+    pub(super) at: Instant,
+    /// Since when it has not answered.
+    pub(super) since: Instant,
+    pub(super) why: Lost,
+}
+
+/// What the silence of a peer means, as far as it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Silence {
+    /// What we sent has not been answered for so long.
+    NoAnswer(Duration),
+    /// The same, but it was heard from meanwhile: what we send does not reach it.
+    Deaf(Duration),
+    /// It said that it stops.
+    Stopped,
+    /// The session ended because nobody used it.
+    Idle,
+}
+
+impl Silence {
+    /// For how long there has been no answer.
+    pub const fn unanswered(self) -> Option<Duration> {
+        match self {
+            Self::NoAnswer(since) | Self::Deaf(since) => Some(since),
+            Self::Stopped | Self::Idle => None,
+        }
     }
 }
 
@@ -216,9 +251,11 @@ impl Node {
         else {
             return;
         };
-        let is_back = peer.told == Some(false) && peer.is_gone().is_none();
         let wanted = configured || peer.is_awaited() || peer.data_packets() > 0;
-        let is_told = is_back || wanted && !peer.awaits_answer();
+        let is_told = match peer.told {
+            Some(_) => peer.is_gone().is_none(),
+            None => wanted && !peer.awaits_answer(),
+        };
         let Some(hop) = peer.path.current().filter(|_| is_told) else { return };
         let way = self.way(hop);
         if let Some(peer) = self.peers.of_mut(&id) {
@@ -232,7 +269,9 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         // What it said itself tells more than that it does not answer since.
         if peer.is_gone() != Some(Lost::Stopped) {
-            peer.gone = Some((now, why));
+            let before = peer.gone.filter(|_| peer.is_gone().is_some()).map(|gone| gone.since);
+            let since = before.or(peer.unanswered()).unwrap_or(now);
+            peer.gone = Some(Gone { at: now, since, why });
         }
         let told = peer.told == Some(true);
         self.note_way(now, id, Reason::Lost(why));
@@ -245,15 +284,25 @@ impl Node {
         self.event(Event::PeerLost(id, why));
     }
 
-    /// Something came from a peer: tells so, if it was not reached any more.
+    /// Something came from a peer. If it was not reached any more, it is asked whether it is; if it has shown so, that is
+    /// told.
     pub(super) fn note_heard(&mut self, now: Instant, id: NodeId) {
-        let is_back = |peer: &Peer| peer.gone.is_some() && peer.is_gone().is_none();
-        if self.peers.of(&id).is_some_and(|peer| is_back(peer) && peer.current.is_some()) {
+        let Some(peer) = self.peers.of(&id).filter(|peer| peer.gone.is_some() && peer.current.is_some())
+        else {
+            return;
+        };
+        if peer.is_gone().is_none() {
             self.note_way(now, id, Reason::Returned);
             self.tell_reached(id);
             if let Some(peer) = self.peers.of_mut(&id) {
                 peer.gone = None;
             }
+        } else if peer.probe.is_none_or(|probe| now.saturating_since(probe.sent) >= PROBE_PATIENCE) {
+            if let Some(peer) = self.peers.of_mut(&id) {
+                peer.probe = None;
+            }
+            self.probe(now, id);
+            self.watch(now, id);
         }
     }
 

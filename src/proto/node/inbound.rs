@@ -47,6 +47,7 @@ impl Node {
         let Some(peer) = self.peers.of_mut(&id) else { return };
         if let Some(session) = peer.next.take_if(|next| next.local_index() == index) {
             self.timers.disarm(&Timer::Unconfirmed(id));
+            peer.note_hears_us(now);
             let crossed = peer.current.as_ref().filter(|current| crosses(current, &session));
             if crossed.is_some_and(|current| current.is_initiator() == (own < id)) {
                 // Both sides have both sessions now and send on the same one.
@@ -285,7 +286,12 @@ impl Node {
             self.event(Event::Ping(ticket, Ok(reply)));
         }
         self.sighted(now, id);
-        (asked || checked.is_some()) && !challenged
+        let answered = asked || checked.is_some();
+        if let Some(peer) = self.peers.of_mut(&id).filter(|_| answered) {
+            peer.note_hears_us(now);
+            self.note_heard(now, id);
+        }
+        answered && !challenged
     }
 
     fn handle_hello(&mut self, now: Instant, wall: WallTime, id: NodeId, bytes: &[u8]) {

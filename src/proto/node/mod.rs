@@ -59,7 +59,7 @@ use rand_core::{Rng as _, SeedableRng};
 pub use command::{BOOTSTRAP_MAX, Command, PingFailure, PingReply, Target};
 pub use connect::EFFORT_MAX;
 pub use dispatch::Refusal;
-pub use history::{CHANGES_MAX, Change, Lost, Reason, Relayed, Way};
+pub use history::{CHANGES_MAX, Change, Lost, Reason, Relayed, Silence, Way};
 pub use netcheck::{Netcheck, OBSERVERS_MAX, Observation};
 pub use peers::PEERS_MAX;
 pub use relays::{KEEPALIVE, RELAYS_WANTED};

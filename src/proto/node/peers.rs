@@ -24,7 +24,7 @@ use crate::proto::wire::record::NodeRecord;
 use crate::proto::wire::relay::Hop;
 
 use super::Ticket;
-use super::history::{History, Lost, Reason, Trials};
+use super::history::{Gone, History, Lost, Reason, Silence, Trials};
 use super::probe::Trial;
 use super::seeking::{SEEKS_BURST, SEEKS_PER_S};
 use super::spray::Kept;
@@ -42,6 +42,9 @@ pub(super) const WAITING_PINGS_MAX: usize = 16;
 pub(super) const REQUEST_RATE_PER_S: u32 = 20;
 /// DHT requests that one peer may make at once.
 pub(super) const REQUEST_BURST: u32 = 60;
+
+/// What was heard from so long ago is silent.
+const HEARD_FOR: Duration = Duration::from_secs(60);
 
 /// Packets from the interface that wait, bounded in bytes; the oldest goes first.
 #[derive(Debug, Default)]
@@ -197,6 +200,10 @@ pub(super) struct Peer {
     pub(super) replied: Option<Instant>,
     /// When a ping of the current session was last answered, perhaps by way of another session.
     pub(super) proved: Option<Instant>,
+    /// When it last showed that something of ours came to it: by an answer, or by taking up a session.
+    pub(super) hears_us: Option<Instant>,
+    /// The first of our answers to its handshakes that it has not taken up since then.
+    pub(super) untaken: Option<Instant>,
     /// The peer has introduced itself in the current session.
     pub(super) introduced: bool,
     /// Introductions of ourselves repeated in the current session, and when we last made one.
@@ -213,8 +220,8 @@ pub(super) struct Peer {
     pub(super) told: Option<bool>,
     /// When it last showed that it holds the keys of a session that has ended.
     pub(super) heard: Option<Instant>,
-    /// Why it is not reached, and since when.
-    pub(super) gone: Option<(Instant, Lost)>,
+    /// That it is not reached, and why.
+    pub(super) gone: Option<Gone>,
     /// What became of the way to it.
     pub(super) history: History,
     /// The straight ways that were tried in vain.
@@ -279,6 +286,8 @@ impl Peer {
             watched: false,
             replied: None,
             proved: None,
+            hears_us: None,
+            untaken: None,
             introduced: false,
             repeats: 0,
             greeted: now,
@@ -306,6 +315,7 @@ impl Peer {
         (self.control_received, self.reported) = (0, (0, 0, 0));
         (self.probe, self.epoch_grace, self.replied, self.proved) = (None, None, None, None);
         (self.introduced, self.greeted, self.last_used) = (false, now, now);
+        self.note_hears_us(now);
         let old = self.current.replace(session);
         self.replace_previous(old)
     }
@@ -347,9 +357,20 @@ impl Peer {
         self.last_proof().max(self.heard)
     }
 
-    /// Why it is not reached, unless it was heard from since.
+    /// The peer shows that something of ours came to it.
+    pub(super) const fn note_hears_us(&mut self, now: Instant) {
+        (self.hears_us, self.untaken) = (Some(now), None);
+    }
+
+    /// It did not take up our answer of `at` to a handshake of its own.
+    pub(super) fn note_untaken(&mut self, at: Instant) {
+        self.untaken.get_or_insert(at);
+    }
+
+    /// Why it is not reached, unless it has shown since that it is. That something comes from it says nothing of what goes
+    /// to it.
     pub(super) fn is_gone(&self) -> Option<Lost> {
-        self.gone.filter(|(at, _)| self.last_heard().is_none_or(|heard| heard <= *at)).map(|(_, why)| why)
+        self.gone.filter(|gone| self.hears_us.is_none_or(|hears| hears <= gone.at)).map(|gone| gone.why)
     }
 
     /// True while something that we sent in the current session waits for a sign of life.
@@ -379,11 +400,35 @@ impl Peer {
         self.waiting.map_or(now, |(_, since)| since)
     }
 
-    /// Since when something that we sent has not been answered, as it was found at the last look; `None` when nothing waits.
+    /// Since when something that we sent has not been answered; `None` when nothing waits. What was found to wait does so
+    /// until there is a sign of life, whatever is sent meanwhile.
     pub(super) fn unanswered(&self) -> Option<Instant> {
-        let sent = self.current.as_ref().and_then(Session::last_sent).filter(|_| self.awaits_answer())?;
-        let found = self.waiting.filter(|(proof, _)| Some(*proof) == self.last_proof());
-        Some(found.map_or(sent, |(_, since)| since))
+        let found =
+            self.waiting.filter(|(proof, _)| Some(*proof) == self.last_proof()).map(|(_, since)| since);
+        let sent = || self.current.as_ref().and_then(Session::last_sent).filter(|_| self.awaits_answer());
+        let asked = || self.effort.as_ref().filter(|_| self.current.is_none()).map(|effort| effort.started);
+        found.or_else(sent).or_else(asked)
+    }
+
+    /// What its silence means, as far as it was seen.
+    pub(super) fn silence(&self, now: Instant) -> Option<Silence> {
+        let age = |at: Instant| now.saturating_since(at);
+        let gone = self.gone.filter(|_| self.is_gone().is_some());
+        if gone.is_some_and(|gone| gone.why == Lost::Stopped) {
+            return Some(Silence::Stopped);
+        }
+        let heard = self.last_heard().max(self.initiated.map(|(_, at)| at));
+        // The longest of all.
+        let since =
+            gone.map(|gone| gone.since).into_iter().chain(self.untaken).chain(self.unanswered()).min();
+        match since {
+            Some(since) if heard.is_some_and(|heard| heard > since && age(heard) < HEARD_FOR) => {
+                Some(Silence::Deaf(age(since)))
+            }
+            Some(since) => Some(Silence::NoAnswer(age(since))),
+            None if self.current.is_none() && heard.is_some() => Some(Silence::Idle),
+            None => None,
+        }
     }
 
     /// True when there is a session, and the peer has shown that it receives where we send.

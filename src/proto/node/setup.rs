@@ -152,6 +152,7 @@ impl Node {
         peer.x25519 = Some(x25519);
         peer.last_used = now;
         if let Some(old) = peer.next.replace(session) {
+            peer.note_untaken(old.established());
             self.peers.release_index(old.local_index());
         }
         self.timers.arm(Timer::Unconfirmed(id), now + UNCONFIRMED_MAX);

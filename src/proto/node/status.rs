@@ -13,12 +13,14 @@ use crate::proto::wire::session::OVERHEAD;
 
 use super::Node;
 use super::dispatch::Refusal;
-use super::history::{Change, Lost, Relayed, Way};
+use super::history::{Change, Relayed, Silence, Way};
 use super::peers::{Peer, last_heard};
 use super::streams::StreamStatus;
 
 /// Data within this time makes a peer *flowing*.
 const FLOWING: Duration = Duration::from_secs(30);
+/// Who was asked for so long was asked in vain: a handshake that loses its first packets takes less.
+const IN_VAIN: Duration = Duration::from_secs(5);
 /// What does not authenticate says something of a peer for this long.
 const UNAUTHENTIC_LIFE: Duration = Duration::from_secs(60);
 
@@ -66,10 +68,8 @@ pub struct PeerStatus {
     pub session_age: Option<Duration>,
     /// Time since it last showed that it holds the keys of a session, also of one that has ended.
     pub last_heard: Option<Duration>,
-    /// Why it is not reached any more.
-    pub gone: Option<Lost>,
-    /// For how long nothing that we sent in the session has been answered, while something waits for it.
-    pub unanswered: Option<Duration>,
+    /// What its silence means; `None` for one that answers, or that was never asked.
+    pub silence: Option<Silence>,
     /// A packet filter of this machine refused what was last to go there, packets with data apart.
     pub filtered: bool,
     /// This machine has no route to any of its endpoints.
@@ -103,7 +103,14 @@ pub struct PeerStatus {
 impl PeerStatus {
     /// True while nothing says that it would not answer: there is a session, or the last one ended because nobody used it.
     pub fn may_answer(&self) -> bool {
-        self.state != PeerState::Known || self.last_heard.is_some() && self.gone.is_none()
+        let asked_lately =
+            || self.last_heard.is_some() && self.unanswered().is_some_and(|wait| wait < IN_VAIN);
+        self.state != PeerState::Known || self.silence == Some(Silence::Idle) || asked_lately()
+    }
+
+    /// For how long what was sent to it has not been answered; `None` when nothing waits.
+    pub fn unanswered(&self) -> Option<Duration> {
+        self.silence.and_then(Silence::unanswered)
     }
 }
 
@@ -207,8 +214,7 @@ impl Node {
             cipher: session.map(|s| s.suite().name()),
             session_age: session.map(|s| age(s.established())),
             last_heard: peer.last_heard().map(age),
-            gone: peer.is_gone(),
-            unanswered: peer.unanswered().map(age),
+            silence: peer.silence(now),
             filtered: endpoint
                 .map_or_else(|| peer.path.candidates().to_vec(), |endpoint| vec![endpoint])
                 .iter()

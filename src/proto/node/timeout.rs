@@ -27,7 +27,7 @@ const SUSPECT_RTTS: u32 = 3;
 /// Least time between two looks.
 const LOOK_GAP_MIN: Duration = Duration::from_millis(50);
 /// A ping unanswered for this long starts a handshake: the peer may have lost its keys.
-const PROBE_PATIENCE: Duration = Duration::from_millis(900);
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_millis(900);
 /// When a session that nothing but its keepalives goes over is followed by the next one: two of them before its end.
 const REKEY_KEPT_AFTER: Duration = Duration::from_secs(145);
 /// The responder of a session renews it this much later than the initiator would (WireGuard paper §6.2).
@@ -78,10 +78,11 @@ impl Node {
     }
 
     fn forget_unconfirmed(&mut self, id: NodeId) {
-        if let Some(session) = self.peers.of_mut(&id).and_then(|peer| peer.next.take()) {
-            self.peers.release_index(session.local_index());
-            self.dirty = true;
-        }
+        let Some(peer) = self.peers.of_mut(&id) else { return };
+        let Some(session) = peer.next.take() else { return };
+        peer.note_untaken(session.established());
+        self.peers.release_index(session.local_index());
+        self.dirty = true;
     }
 
     /// Is the session expired, old, unanswered, due for a ratchet step? A session without data is left alone until it
