@@ -173,6 +173,11 @@ impl Host {
         self.node.handle_links(now, self.wall(now), local, endpoints);
     }
 
+    /// Tells the node that its machine is on no network.
+    pub(crate) fn unsettle(&mut self, now: Instant) {
+        self.node.handle_links(now, self.wall(now), Vec::new(), Vec::new());
+    }
+
     pub(crate) fn id(&self) -> NodeId {
         self.node.node_id()
     }

@@ -13,6 +13,7 @@ mod handshakes;
 mod host;
 mod hostile;
 mod idle;
+mod links;
 mod loss;
 mod mesh;
 mod model;

@@ -82,6 +82,8 @@ pub(crate) struct World {
     split: BTreeSet<IpAddr>,
     /// Regions that an address is in, a bit each; all, unless it is said. Two that share none do not reach each other.
     regions: BTreeMap<IpAddr, u8>,
+    /// Machines whose links are down.
+    unlinked: BTreeSet<HostId>,
     filter: Option<Filter>,
     tamper: Option<Tamper>,
     forge: Option<Forge>,
@@ -133,6 +135,7 @@ impl World {
             sequence: 0,
             split: BTreeSet::new(),
             regions: BTreeMap::new(),
+            unlinked: BTreeSet::new(),
             filter: None,
             tamper: None,
             forge: None,
@@ -291,6 +294,18 @@ impl World {
             self.host_mut(id).settle(now);
             self.flush(id);
         }
+    }
+
+    /// Takes the link of a running machine down: its addresses are gone, and nothing comes or goes.
+    pub(crate) fn take_link_down(&mut self, id: HostId) {
+        self.unlinked.insert(id);
+        self.with(id, Host::unsettle);
+    }
+
+    /// Brings it up again, with the addresses from before.
+    pub(crate) fn bring_link_up(&mut self, id: HostId) {
+        self.unlinked.remove(&id);
+        self.with(id, Host::settle);
     }
 
     pub(crate) fn host(&self, id: HostId) -> &Host {
@@ -522,7 +537,7 @@ impl World {
             self.taps.entry(to).and_modify(|seens| seens.push(seen));
             return;
         };
-        if realm.is_none() && self.is_cut(from.ip(), to.ip()) {
+        if self.unlinked.contains(&id) || realm.is_none() && self.is_cut(from.ip(), to.ip()) {
             return;
         }
         self.log.update(&self.now.as_nanos().to_be_bytes());
@@ -567,11 +582,12 @@ impl World {
         if wake.is_some() {
             host.wake_at = wake;
         }
-        for (port, transmit) in out {
+        let unlinked = self.unlinked.contains(&id);
+        for (port, transmit) in out.into_iter().filter(|_| !unlinked) {
             let from = SocketAddr::new(self.host(id).machine.source(transmit.to), port);
             self.transmit(from, transmit.to, transmit.datagram);
         }
-        for transmit in std::mem::take(&mut self.host_mut(id).dialled) {
+        for transmit in std::mem::take(&mut self.host_mut(id).dialled).into_iter().filter(|_| !unlinked) {
             let from = SocketAddr::new(self.host(id).machine.source(transmit.to), DIAL_PORT);
             self.transmit(from, transmit.to, transmit.datagram);
         }

@@ -325,6 +325,7 @@ impl Node {
     /// Sends to a peer by another way from now on; `failed`: because the one before does not answer.
     pub(super) fn take_way(&mut self, now: Instant, id: NodeId, hop: Hop, reason: Reason, failed: bool) {
         let Some(peer) = self.peers.of_mut(&id) else { return };
+        peer.pardon_current(hop);
         peer.rtt = peer.path.choice.rtt(hop).or(peer.rtt);
         peer.challenge = None;
         self.switch_way(now, id, hop, reason);

@@ -236,6 +236,8 @@ impl Node {
             None => Relayed::Asking,
             Some(_) if ours && theirs => Relayed::BothDependent,
             Some(_) if peer.path.checks.is_trying_directly() || peer.spray.is_some() => Relayed::Trying,
+            // Its endpoints have had their share of checks for now.
+            Some(_) if *sent == 0 && peer.path.checks.exhausted_until(now).is_some() => Relayed::Trying,
             Some(_) if *sent == 0 => Relayed::Nowhere,
             Some(_) if ours => Relayed::DependentHere(*sent),
             Some(_) if theirs => Relayed::DependentThere(*sent),

@@ -436,6 +436,16 @@ impl Peer {
         self.current.is_some() && self.challenge.is_none()
     }
 
+    /// The peer answers by `hop`, which takes the place of the way in use. While it was silent on all ways, that said nothing
+    /// of the endpoint in use, which was shown to be its own: it may be there again.
+    pub(super) fn pardon_current(&mut self, hop: Hop) {
+        let endpoint =
+            self.path.endpoint().filter(|_| self.may_be_probed() && self.path.current() != Some(hop));
+        if let Some(endpoint) = endpoint {
+            self.path.checks.pardon(endpoint.ip());
+        }
+    }
+
     /// How much came of what it sent, when it is time to say so.
     pub(super) fn poll_report(&mut self, now: Instant) -> Option<Control> {
         let session = self.current.as_ref().filter(|session| session.has_frames())?;
