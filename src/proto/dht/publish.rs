@@ -6,7 +6,7 @@
 //!                              ▼
 //!       those known to be closest, or a walk to our own position ─▶ Store, to all of our region
 //!            ▲ otherwise        ▲ twice after joining, then every other time, while nobody comes or goes one time in
-//!                                twelve; and when most of those known did not take it or members went
+//!                                twelve; and when most of those known do not have it or members went
 //! ```
 
 use std::sync::Arc;
@@ -29,10 +29,10 @@ const REPUBLISH_INTERVAL_CALM: Duration = Duration::from_secs(25 * 60);
 const REPUBLISH_SPREAD_PERCENT: u32 = 20;
 /// The first republication comes sooner: our view of who is closest is still young when we first publish.
 const REPUBLISH_FIRST: Duration = Duration::from_secs(60);
-/// When to try again after nobody took the record; twice as long each time.
+/// When to try again after most of those known did not take the record; twice as long each time.
 const PUBLISH_RETRY: Duration = Duration::from_secs(10);
 /// How often it is doubled, at most.
-const REFUSED_DOUBLINGS: u32 = 7;
+const THIN_DOUBLINGS: u32 = 7;
 /// The first publications after joining walk to our own position.
 const WALKS_FIRST: u32 = 2;
 /// Later ones do once in so many times: whoever comes to stand near us meets us, but a table can be filled with liars, and
@@ -64,8 +64,8 @@ pub(super) struct Publication {
     holders: usize,
     /// The next publication walks.
     pub(super) wants_walk: bool,
-    /// Times in a row that nobody took it.
-    refused: u32,
+    /// Times in a row that most of those known did not take it.
+    thin: u32,
 }
 
 impl Publication {
@@ -126,18 +126,31 @@ impl Dht {
         if self.publication.pending > 0 {
             return;
         }
-        let is_wrong = self.publication.holders * 2 < self.publication.told;
-        self.publication.wants_walk |= is_wrong;
-        if self.publication.holders > 0 {
-            self.publication.refused = 0;
-            if is_wrong {
-                self.timers.arm(Timer::Publish, now + PUBLISH_RETRY);
-            }
+        if !self.is_thin() {
+            self.publication.thin = 0;
             return;
         }
-        let wait = PUBLISH_RETRY * (1 << self.publication.refused.min(REFUSED_DOUBLINGS));
-        self.publication.refused += 1;
+        self.publication.wants_walk = true;
+        let wait = PUBLISH_RETRY * (1 << self.publication.thin.min(THIN_DOUBLINGS));
+        self.publication.thin += 1;
         self.timers.arm(Timer::Publish, now + wait);
+    }
+
+    /// True when nobody has our record, or fewer than half of those who should, as far as they are known.
+    fn is_thin(&self) -> bool {
+        let wanted = self.publication.told.max(self.table.len().min(K));
+        self.publication.holders == 0 || self.publication.holders * 2 < wanted
+    }
+
+    /// More nodes are known than when our record was placed: a walk that met few of them has left it with too few.
+    pub(super) fn handle_more_known(&mut self, now: Instant) {
+        let soonest = self.publication.placed.map_or(now, |placed| now.max(placed + PUBLISH_GAP_MIN));
+        let is_later = self.timers.deadline(&Timer::Publish).is_some_and(|planned| planned > soonest);
+        let Publication { pending, holders, thin, .. } = self.publication;
+        if is_later && pending == 0 && holders > 0 && thin == 0 && self.is_thin() {
+            self.publication.wants_walk = true;
+            self.timers.arm(Timer::Publish, soonest);
+        }
     }
 
     pub(super) fn arm_publish(&mut self, now: Instant, wanted: Instant) {

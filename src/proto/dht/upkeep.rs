@@ -187,6 +187,7 @@ impl Dht {
             (self.upkeep.fills, self.publication.times) = (0, 0);
             self.arm_fill(now);
         }
+        self.handle_more_known(now);
     }
 
     fn arm_fill(&mut self, now: Instant) {

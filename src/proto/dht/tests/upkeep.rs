@@ -164,6 +164,45 @@ fn a_record_that_most_do_not_take_is_placed_by_a_walk() {
     }
 }
 
+/// A walk that met few of them left it with too few.
+#[test]
+fn a_record_that_few_of_those_known_hold_is_placed_again_soon() {
+    for known in [5, 20] {
+        let mut dht = lonely();
+        (1..=4).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+        dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+        dht.publication.times = 1;
+        dht.place(at(1), (1..=4).map(contact).collect(), true);
+        for query in std::iter::from_fn(|| dht.poll_transmit()).collect::<Vec<_>>() {
+            let Control::Store { request, .. } = query.control else { continue };
+            let stored = Control::Stored { request, outcome: StoreOutcome::Stored };
+            dht.handle_reply(at(1), wall(at(1)), query.to.node_id, stored);
+        }
+        assert_eq!(dht.publication.holders(), 4);
+        (1..=known).for_each(|i| dht.handle_peer_up(at(2), contact(i), true));
+        let planned = dht.timers.deadline(&Timer::Publish).unwrap();
+        let is_soon = planned <= at(2) + PUBLISH_GAP_MIN;
+        assert_eq!((is_soon, dht.publication.wants_walk), (known > 8, known > 8), "{known}");
+    }
+}
+
+/// Whom nobody helps does not ask ever more often.
+#[test]
+fn a_record_that_is_not_taken_is_placed_more_and_more_seldom() {
+    let mut dht = lonely();
+    (1..=20).for_each(|i| dht.handle_peer_up(at(0), contact(i), true));
+    dht.publish(at(0), record_of(&identity(0), 1, at(0), private_endpoint(0)));
+    let mut waits = Vec::new();
+    for i in 0..10 {
+        let now = at(1 + i);
+        dht.place(now, (1..=20).map(contact).collect(), true);
+        (0..20).for_each(|i| dht.handle_placed(now, i < 5));
+        waits.push(dht.timers.deadline(&Timer::Publish).unwrap().saturating_since(now).as_secs());
+    }
+    assert_eq!(waits[..4], [10, 20, 40, 80]);
+    assert_eq!(waits[8], waits[9]);
+}
+
 /// What was known before says little of who is near now.
 #[test]
 fn who_was_alone_places_its_record_by_walks_again() {
