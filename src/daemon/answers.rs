@@ -133,9 +133,9 @@ impl Answers {
             }
             Request::DhtLookup { target } => {
                 let outcome = self.handle.lookup(target.address()).await.map_err(stopped)?;
-                let why = match outcome.record.is_none() && !outcome.is_heard() {
-                    true => Some(self.facts.unheard(&self.node_status().await?)),
-                    false => None,
+                let why = match outcome.is_heard() {
+                    true => None,
+                    false => Some(self.facts.unheard(&self.node_status().await?)),
                 };
                 answer(&status::lookup(target, &outcome, why, clock::wall()))
             }

@@ -469,7 +469,7 @@ fn cut_off(status: &Status) -> Option<(String, MeshAddress)> {
 }
 
 /// True when what was sent to the peer did not wait for an answer too long.
-fn is_heard(peer: &PeerStatus) -> bool {
+pub(super) fn is_heard(peer: &PeerStatus) -> bool {
     peer.state != PeerState::Known && peer.unanswered().is_none_or(|silence| silence < SILENCE)
 }
 

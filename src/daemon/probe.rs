@@ -15,7 +15,7 @@ use crate::proto::path::{is_possible, pmtu};
 use crate::proto::timer::Instant;
 use crate::proto::wire::session::OVERHEAD;
 
-use super::health::{Facts, IS_IT_OPEN, NAME_ONE, UNREACHABLE};
+use super::health::{Facts, IS_IT_OPEN, NAME_ONE, UNREACHABLE, is_heard};
 use super::status::{ms, mute};
 use super::why;
 
@@ -97,6 +97,19 @@ impl Probe<'_> {
         let since = clock::now();
         let outcome = match self.handle.lookup(self.target.address()).await {
             Ok(found) => match &found.record {
+                Some(record) if !found.is_heard() && !self.is_reached().await => {
+                    let (cause, fix) = match self.silence().await {
+                        Some(silence) => silence,
+                        None => self.unheard().await,
+                    };
+                    let own = format!(
+                        "record {} of {} is this node's own copy: {} asked, nobody answered",
+                        record.content().sequence,
+                        record.node_id(),
+                        found.rpcs
+                    );
+                    Err((format!("{cause} ({own})"), fix))
+                }
                 Some(record) if found.holders.is_empty() => Ok(format!(
                     "record {} of {} is held here; of {} asked none showed it",
                     record.content().sequence,
@@ -110,7 +123,10 @@ impl Probe<'_> {
                     counted(found.rpcs, "question"),
                     counted(found.rounds, "round")
                 )),
-                None if !self.known().await.0.is_empty() => Ok("no record, but an endpoint is known".into()),
+                None if !self.known().await.0.is_empty() => {
+                    let nobody = if found.is_heard() { "" } else { "; nobody answered who could be asked" };
+                    Ok(format!("no record, but an endpoint is known{nobody}"))
+                }
                 None if !found.is_heard() => Err(self.unheard().await),
                 None => Err(self.silence().await.unwrap_or_else(|| {
                     let fix = "check the ID or address; is that node running and connected? It is found once it has run for a few \
@@ -139,6 +155,15 @@ impl Probe<'_> {
         }
         candidates.retain(is_possible);
         (candidates, session)
+    }
+
+    /// True when the target itself answers, or an endpoint to try was given: a handshake will tell more than others could.
+    async fn is_reached(&self) -> bool {
+        let address = self.target.address();
+        let peer = self.handle.with(move |node, now, _| {
+            node.status(now).peers.iter().any(|peer| peer.address == address && is_heard(peer))
+        });
+        self.target.endpoint().is_some() || peer.await.unwrap_or(false)
     }
 
     /// As `azora ping` says it.

@@ -187,6 +187,7 @@ impl Answers {
                 via: Vec::new(),
                 no_data: seq == 1,
             })),
+            Request::DhtLookup { target } if self.peers.is_empty() => answer(&own_copy(target)),
             Request::DhtLookup { target } => answer(&lookup(target, target != silent)),
             Request::DhtStatus => answer(&dht()),
             Request::Probe { target } => answer(&probe(target, target != silent)),
@@ -347,6 +348,15 @@ fn lookup(target: Target, found: bool) -> LookupReport {
             },
         ],
     }
+}
+
+/// What a node has kept that can ask nobody.
+fn own_copy(target: Target) -> LookupReport {
+    let unheard =
+        Cause { text: "no other node is known yet".into(), fix: "azora peers add NODEID@IP:PORT".into() };
+    let walk =
+        LookupReport { rounds: 0, rpcs: 0, holders: Vec::new(), steps: Vec::new(), ..lookup(target, true) };
+    LookupReport { unheard: Some(unheard), ..walk }
 }
 
 fn dht() -> DhtStatus {

@@ -186,6 +186,10 @@ fn lookups_and_inspections_say_what_is_known() {
     assert!(asked.ends_with("  11           none\n"), "{found}");
     let missing = fake.azora(&["dht", "lookup", &node_id(SILENT).to_string()]).exits(1).out;
     assert!(missing.starts_with("not found  ") && missing.contains("azora.sock dht status"), "{missing}");
+    let alone = Fake::lonely();
+    let own = alone.azora(&["dht", "lookup", &node_id(PEER).to_string()]).exits(0).out;
+    assert!(own.starts_with("own copy, nobody could be asked  0 rounds"), "{own}");
+    assert!(own.contains("no other node is known yet\n") && own.contains("azora.sock peers add"), "{own}");
     let status = fake.azora(&["dht", "status"]).exits(0).out;
     assert!(status.contains("2^256     20        4\n"), "{status}");
     assert!(status.contains("refused     1 node of a crowded network, 2 invalid records\n"), "{status}");

@@ -276,6 +276,11 @@ fn a_node_that_is_cut_off_blames_nobody_else() {
         let asked = node.azora(command);
         assert!(asked.code == 1 && asked.out.contains(CUT_OFF), "{command:?}: {}", asked.out);
     }
+    // What it has kept itself nobody else has shown.
+    let kept = node.azora(&["dht", "lookup", &second.id]);
+    assert!(kept.out.starts_with("own copy, nobody ") && kept.out.contains("\ntry "), "{}", kept.out);
+    let probe = node.azora(&["probe", &second.id]).out;
+    assert!(probe.contains("is this node's own copy: ") && !probe.contains("candidates"), "{probe}");
     node.must("nft delete table ip filter");
     node.reaches(&first, Duration::from_secs(30));
     let asked = node.azora(&["dht", "lookup", nobody]);
@@ -405,6 +410,8 @@ fn ping_and_probe_name_the_same_cause() {
     };
     logged(&format!(" probe {}", nowhere.contact()));
     nowhere.start();
+    // By itself it would try again after up to a minute.
+    misled.reaches(&nowhere, Duration::from_secs(10));
     logged(" s: bootstrap-unreachable");
 }
 

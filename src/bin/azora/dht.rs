@@ -26,9 +26,13 @@ pub(crate) async fn run(socket: &Socket, command: DhtCommand) -> Outcome {
 }
 
 fn lookup_text(report: &LookupReport) -> String {
-    let verdict = if report.found { "found" } else { not_found(report) };
+    let verdict = match (report.found, &report.unheard) {
+        (true, None) => "found".into(),
+        (true, Some(_)) => format!("own copy, {}", not_found(report)),
+        (false, _) => not_found(report).into(),
+    };
     let mut rows = vec![[
-        verdict.into(),
+        verdict,
         format!(
             "{}, {}, {}",
             counted(report.rounds, "round"),
@@ -48,7 +52,8 @@ fn lookup_text(report: &LookupReport) -> String {
         let holders = if report.holders.is_empty() { alone() } else { joined(&report.holders) };
         rows.push(["held by".into(), holders]);
         rows.push(["signature".into(), "valid".into()]);
-    } else {
+    }
+    if !report.found || report.unheard.is_some() {
         rows.extend(why_not_found(report));
     }
     let mut text = table(&rows);
@@ -63,7 +68,7 @@ fn lookup_text(report: &LookupReport) -> String {
     text
 }
 
-/// What became of a search that found nothing.
+/// What became of a search that nobody helped.
 pub(crate) const fn not_found(report: &LookupReport) -> &'static str {
     match (report.rpcs, &report.unheard) {
         (0, _) => "nobody could be asked",

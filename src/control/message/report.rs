@@ -64,7 +64,7 @@ pub struct PingLoss {
 pub struct LookupReport {
     /// What was looked for.
     pub target: Target,
-    /// Whether a valid record was found.
+    /// Whether a valid record was found; with `unheard` it is this node's own copy.
     pub found: bool,
     /// Whose it is.
     #[serde(with = "text::option")]
