@@ -1,6 +1,7 @@
 //! The client side: one method for each request.
 
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -26,10 +27,18 @@ const ROOT: u32 = 0;
 /// Between two attempts to get into the daemon's queue.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a daemon may be silent before the user is told that it is.
+const SILENCE: Duration = Duration::from_secs(2);
+/// And for how long it may be to a question that takes it no time, while it works on one that does.
+const SILENCE_ASKED: Duration = Duration::from_secs(1);
+
 /// A connection to the daemon.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
+    path: PathBuf,
+    /// Told once that the daemon is silent, and for how long it is waited for.
+    on_silence: Option<fn(&Path, Duration)>,
 }
 
 /// Why there is no answer.
@@ -65,8 +74,13 @@ pub enum Error {
     #[error("the daemon closed the connection without an answer")]
     Closed,
     /// The daemon did not answer in time.
-    #[error("the daemon did not answer in time")]
-    Timeout,
+    #[error("the daemon at {} has not answered for {} s: its process is stopped, or overloaded", path.display(), waited.as_secs())]
+    Timeout {
+        /// Its socket.
+        path: PathBuf,
+        /// For how long.
+        waited: Duration,
+    },
     /// The answer is not what this version understands.
     #[error("the daemon's answer is not understood: {0}")]
     Answer(#[from] serde_json::Error),
@@ -85,7 +99,9 @@ impl Client {
     /// Nobody listens there, or the socket may not be opened.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         match timeout(ANSWER_TIMEOUT, queue(path)).await {
-            Ok(Ok(stream)) => Ok(Self { stream: BufReader::new(stream) }),
+            Ok(Ok(stream)) => {
+                Ok(Self { stream: BufReader::new(stream), path: path.into(), on_silence: None })
+            }
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(Error::NotPermitted { path: path.into(), group: group(path) })
             }
@@ -93,13 +109,33 @@ impl Client {
                 Err(Error::NotASocket { path: path.into() })
             }
             Ok(Err(source)) => Err(Error::NoDaemon { path: path.into(), source }),
-            Err(_) => Err(Error::Timeout),
+            Err(_) => Err(Error::Timeout { path: path.into(), waited: ANSWER_TIMEOUT }),
         }
+    }
+
+    /// Has `tell` called when the daemon is silent for two seconds, with its socket and how long it is waited for.
+    #[must_use]
+    pub fn on_silence(mut self, tell: fn(&Path, Duration)) -> Self {
+        self.on_silence = Some(tell);
+        self
     }
 
     async fn ask<T: DeserializeOwned>(&mut self, request: Request) -> Result<T, Error> {
         let deadline = request.deadline().unwrap_or(ANSWER_TIMEOUT) + ANSWER_SLACK;
-        let line = timeout(deadline, self.exchange(&request)).await.map_err(|_| Error::Timeout)??;
+        let (path, tell) = (self.path.clone(), self.on_silence.take());
+        let told = async {
+            if let Some(tell) = tell {
+                silence(&path, &request).await;
+                tell(&path, deadline);
+            }
+            pending().await
+        };
+        let line = tokio::select! {
+            line = timeout(deadline, self.exchange(&request)) => line,
+            line = told => line,
+        };
+        let line = line.map_err(|_| Error::Timeout { path, waited: deadline })??;
+        self.on_silence = tell;
         match serde_json::from_slice(&line)? {
             Response::Ok(value) => Ok(value),
             Response::Error(failure) => Err(Error::Failed(failure)),
@@ -117,6 +153,16 @@ impl Client {
             Some(_) if line.len() == RESPONSE_BYTES_MAX => Err(Error::TooLong),
             _ => Err(Error::Closed),
         }
+    }
+}
+
+/// Ends when the daemon is silent, though it need not be.
+async fn silence(path: &Path, request: &Request) {
+    sleep(SILENCE).await;
+    let takes_time = request.deadline() != Some(ANSWER_TIMEOUT);
+    let own = async { Client::connect(path).await?.exchange(&Request::Own).await };
+    if takes_time && timeout(SILENCE_ASKED, own).await.is_ok() {
+        pending().await
     }
 }
 

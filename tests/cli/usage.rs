@@ -1,5 +1,6 @@
 //! Exit codes 2 and 3: wrong usage, and no daemon.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use auramesh::control::message::Request;
 use auramesh::control::{CONNECTIONS_KEPT, CONNECTIONS_MAX};
 
-use crate::fake::{Fake, OWN, PEER, node_id};
-use crate::run::{Ran, azora};
+use crate::fake::{Fake, OWN, PEER, SLOW, node_id};
+use crate::run::{Ran, azora, azora_command};
 
 #[test]
 fn wrong_usage_exits_2() {
@@ -93,6 +94,46 @@ fn no_daemon_exits_3() {
     std::fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
     azora(&["id", "--socket", file]).exits(3).complains(&[&format!("{file} is no socket"), "--socket"]);
+}
+
+/// As a process does that was stopped: the system takes connections for it.
+#[test]
+fn a_daemon_that_is_silent_is_told_of_soon_and_in_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("silent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let silent = |arguments: &[&str]| {
+        let mut command = azora_command();
+        command.env("AZORA_SOCKET", &socket).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let soon = format!("azora: the daemon at {} does not answer yet; waiting for up to ", socket.display());
+    let (id, mut probe) = (silent(&["id"]), silent(&["probe", &node_id(PEER).to_string()]));
+    let mut line = String::new();
+    BufReader::new(probe.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, format!("{soon}62 s\n"));
+    probe.kill().unwrap();
+    probe.wait().unwrap();
+    let ran: Ran = id.wait_with_output().unwrap().into();
+    let ran = ran.exits(1);
+    assert_eq!(ran.err.matches("does not answer yet").count(), 1, "{ran:?}");
+    ran.complains(&[
+        &soon,
+        "12 s",
+        "is stopped, or overloaded",
+        "\n  try: ps -eo",
+        "kill -CONT",
+        "journalctl",
+    ]);
+    drop(listener);
+}
+
+/// Nobody is told that a daemon is silent which only has much to do.
+#[test]
+fn a_daemon_that_works_is_not_silent() {
+    let ran =
+        Fake::healthy().azora(&["ping", "--timeout", "4", "-c", "1", &node_id(SLOW).to_string()]).exits(0);
+    assert_eq!(ran.err, "");
 }
 
 #[test]

@@ -87,11 +87,14 @@ impl From<client::Error> for Fault {
             client::Error::NotPermitted { group: None, .. } => (Exit::Failed, "run the command with sudo"),
             client::Error::Failed(failure) => (Exit::Failed, failure.next_step.as_str()),
             client::Error::Answer(_) => (Exit::Failed, "use an azora of the same version as the daemon"),
-            client::Error::Io(_)
-            | client::Error::Closed
-            | client::Error::Timeout
-            | client::Error::TooLong
-            | _ => (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again"),
+            client::Error::Timeout { .. } => (
+                Exit::Failed,
+                "ps -eo pid,stat,pcpu,args | grep azora-meshing shows a process that is stopped (T: kill -CONT PID lets it go on) or \
+                 overloaded; its log (journalctl -u azora) may say more, and sudo systemctl restart azora starts it anew",
+            ),
+            client::Error::Io(_) | client::Error::Closed | client::Error::TooLong | _ => {
+                (Exit::Failed, "look at the daemon's log (journalctl -u azora) and try again")
+            }
         };
         Self::new(exit, &error, next_step)
     }

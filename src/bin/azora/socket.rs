@@ -1,13 +1,14 @@
 //! Where the daemon is.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use auramesh::config::{Config, DEFAULT_SOCKET};
 use auramesh::control::client::Client;
 use auramesh::control::hint::with_socket;
 
 use crate::config::load_if_usable;
-use crate::output::Fault;
+use crate::output::{Fault, complain};
 
 /// The daemon's socket; or, where a configuration was named that cannot be used, why not.
 pub(crate) struct Socket(Result<PathBuf, Fault>);
@@ -22,7 +23,7 @@ impl Socket {
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Fault> {
-        Ok(Client::connect(self.path()?).await?)
+        Ok(Client::connect(self.path()?).await?.on_silence(waiting))
     }
 
     /// The text as it can be typed here: commands that ask the daemon name its socket where it is not the default.
@@ -36,4 +37,10 @@ impl Socket {
     pub(crate) fn path(&self) -> Result<&Path, Fault> {
         self.0.as_deref().map_err(Clone::clone)
     }
+}
+
+/// On stderr, also beside JSON: what is waited for, so that nobody takes the command for broken.
+fn waiting(path: &Path, limit: Duration) {
+    let (path, limit) = (path.display(), limit.as_secs());
+    complain(&format!("azora: the daemon at {path} does not answer yet; waiting for up to {limit} s\n"));
 }
