@@ -73,6 +73,8 @@ type Search = Pin<Box<dyn Future<Output = Option<upnp::Mapped>> + Send>>;
 pub(super) struct PortMapping {
     found: Mutex<Found>,
     held: Mutex<Option<Held>>,
+    /// Somebody listens to it as long as a router is being asked by UPnP.
+    asking: watch::Sender<()>,
 }
 
 /// A router, and our address on the way to it.
@@ -89,7 +91,7 @@ impl PortMapping {
             (true, false) => Found::NotListening,
             (true, true) => Found::NoGateway,
         };
-        Arc::new(Self { found: Mutex::new(found), held: Mutex::new(None) })
+        Arc::new(Self { found: Mutex::new(found), held: Mutex::new(None), asking: watch::Sender::default() })
     }
 
     /// What came of it so far.
@@ -151,6 +153,9 @@ impl PortMapping {
         let (mut told, mut search, mut upnp) = (None, None::<Search>, None::<upnp::Mapped>);
         let mut before = machine.state();
         loop {
+            // Before it is asked for: whatever comes of that is given back.
+            let datagram = machine.release().map(|datagram| Held::Datagram(route, datagram));
+            self.hold(datagram.or_else(|| upnp.clone().map(Held::Upnp)));
             while let Some(datagram) = machine.poll_transmit() {
                 // What is not sent is sent again when it is not answered.
                 let _ = socket.send(&datagram).await;
@@ -158,7 +163,8 @@ impl PortMapping {
             let state = machine.state();
             let ended = std::mem::replace(&mut before, state) != state;
             if ended && matches!(state, State::Silent | State::Refused(..)) {
-                search = Some(Box::pin(upnp::map(route.gateway, route.client, inside)));
+                search =
+                    Some(Box::pin(upnp::map(route.gateway, route.client, inside, self.asking.subscribe())));
             }
             let found = match (state, &upnp) {
                 (State::Held(_), _) => Found::Asked(route.gateway, state),
@@ -167,8 +173,6 @@ impl PortMapping {
                 (_, None) => Found::Asked(route.gateway, state),
             };
             self.set(found);
-            let datagram = machine.release().map(|datagram| Held::Datagram(route, datagram));
-            self.hold(datagram.or_else(|| upnp.clone().map(Held::Upnp)));
             let mapping = found.mapping().map(|(_, outside)| SocketAddr::V4(outside));
             if mapping != told {
                 told = mapping;
@@ -207,8 +211,9 @@ impl PortMapping {
         }
     }
 
-    /// Gives the port back.
+    /// Gives the port back, once the task has been ended.
     pub(super) async fn release(&self) {
+        self.asking.closed().await;
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (route, datagram) = match held {
             Some(Held::Datagram(route, datagram)) => (route, datagram),

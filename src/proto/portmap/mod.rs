@@ -154,9 +154,9 @@ impl PortMap {
         }
     }
 
-    /// The datagram that gives the mapping back.
+    /// The datagram that gives the mapping back, also one that was asked for and may be on its way.
     pub fn release(&self) -> Option<Vec<u8>> {
-        self.mapping().map(|mapping| self.request(mapping.protocol, 0))
+        matches!(self.state, State::Asking | State::Held(_)).then(|| self.request(self.protocol, 0))
     }
 
     /// The next datagram for the router.

@@ -95,6 +95,17 @@ fn a_mapping_is_got_kept_and_given_back() {
     assert_eq!((&back[..2], &back[4..8], &back[24..36]), (&[2, 1][..], &[0; 4][..], &renewal[24..36]));
 }
 
+/// The answer may be on its way, or lost.
+#[test]
+fn what_was_asked_for_is_given_back_whatever_comes_of_it() {
+    let mut machine = machine();
+    let request = sent(&mut machine).remove(0);
+    let back = machine.release().unwrap();
+    assert_eq!((&back[4..8], &back[24..36]), (&[0; 4][..], &request[24..36]));
+    run(&mut machine, at(10_000));
+    assert_eq!((machine.state(), machine.release()), (State::Silent, None));
+}
+
 #[test]
 fn a_mapping_that_is_not_renewed_ends_and_is_asked_for_again() {
     let mut machine = held(1200);
