@@ -4,7 +4,7 @@
 //! (netlink(7), rtnetlink(7)). Changes come in bursts (a cable brings a link, addresses and routes), so the first
 //! one opens a window of 50 ms, and what arrives within is reported once. When the kernel had to drop messages
 //! (`ENOBUFS`), or more distinct changes come than anyone would treat one by one, the answer is
-//! [`Change::Everything`]: look again at all.
+//! [`Change::Everything`]: look again at all. So it is when a socket breaks, and once more when there is another in its place.
 //!
 //! Messages say only *that* something changed; whoever is told asks the kernel for the present state, so a stale or
 //! unreadable message does no harm. Only messages from the kernel itself (port 0) count.
@@ -35,6 +35,8 @@ const WINDOW: Duration = Duration::from_millis(50);
 const PENDING_MAX: usize = 64;
 /// Bytes of one netlink read; the kernel's own messages stay under 8 KiB (NLMSG_GOODSIZE), rule sets under 32 KiB.
 const READ_BYTES: usize = 32 * 1024;
+/// A socket that broke is opened again after this; as long as that fails, everything may have changed so often.
+const REOPEN_WAIT: Duration = Duration::from_secs(5);
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 64;
 
@@ -63,8 +65,8 @@ pub enum Change {
 
 /// The stream of changes since [`Changes::listen`].
 pub struct Changes {
-    routes: AsyncFd<OwnedFd>,
-    filter: Option<AsyncFd<OwnedFd>>,
+    routes: Listener,
+    filter: Option<Listener>,
     buffer: Vec<u8>,
     burst: Burst,
     /// Runs while a burst is being collected.
@@ -80,9 +82,18 @@ impl Changes {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn listen() -> io::Result<Self> {
-        let routes = listener(SockProtocol::NetlinkRoute, ROUTE_GROUPS)?;
-        let filter = listener(SockProtocol::NetlinkNetFilter, NFTABLES_GROUP).ok();
-        Ok(Self { routes, filter, buffer: vec![0; READ_BYTES], burst: Burst::default(), window: None })
+        let routes = open(SockProtocol::NetlinkRoute, ROUTE_GROUPS)?;
+        let mut changes = Self::read(routes)?;
+        let filter = open(SockProtocol::NetlinkNetFilter, NFTABLES_GROUP).and_then(registered).ok();
+        changes.filter = filter.map(|fd| Listener::new(fd, SockProtocol::NetlinkNetFilter, NFTABLES_GROUP));
+        Ok(changes)
+    }
+
+    /// The changes that a socket tells of, the packet filter's not among them.
+    pub(super) fn read(routes: OwnedFd) -> io::Result<Self> {
+        let routes = Listener::new(registered(routes)?, SockProtocol::NetlinkRoute, ROUTE_GROUPS);
+        let (buffer, burst) = (vec![0; READ_BYTES], Burst::default());
+        Ok(Self { routes, filter: None, buffer, burst, window: None })
     }
 
     /// Whether changes of the packet filter are seen. Without this, it has to be checked from time to time.
@@ -97,9 +108,9 @@ impl Changes {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
         let had_some = !self.burst.is_empty();
-        drain(&self.routes, cx, &mut self.buffer, |message| self.burst.routes(message));
-        if let Some(filter) = &self.filter {
-            drain(filter, cx, &mut self.buffer, |message| self.burst.filter(message));
+        self.routes.poll(cx, &mut self.buffer, |message| self.burst.routes(message));
+        if let Some(filter) = &mut self.filter {
+            filter.poll(cx, &mut self.buffer, |message| self.burst.filter(message));
         }
         if self.burst.is_empty() {
             return Poll::Pending;
@@ -170,27 +181,81 @@ impl Burst {
     }
 }
 
-fn listener(protocol: SockProtocol, groups: u32) -> io::Result<AsyncFd<OwnedFd>> {
+/// One socket, opened anew when it breaks.
+struct Listener {
+    protocol: SockProtocol,
+    groups: u32,
+    state: ListenerState,
+}
+
+enum ListenerState {
+    Open(AsyncFd<OwnedFd>),
+    /// Until it is time to open it again.
+    Broken(Pin<Box<Sleep>>),
+}
+
+impl Listener {
+    const fn new(fd: AsyncFd<OwnedFd>, protocol: SockProtocol, groups: u32) -> Self {
+        Self { protocol, groups, state: ListenerState::Open(fd) }
+    }
+
+    /// Takes what there is. What a broken socket would have told counts as overflow.
+    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8], mut take: impl FnMut(Message<'_>)) {
+        loop {
+            let result = match &mut self.state {
+                ListenerState::Open(fd) => match drain(fd, cx, buffer, &mut take) {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                },
+                ListenerState::Broken(again) => match again.as_mut().poll(cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(()) => open(self.protocol, self.groups).and_then(registered),
+                },
+            };
+            take(Message::Overflow);
+            self.state = result.map_or_else(
+                |error| {
+                    tracing::debug!(%error, "changes of this machine are not seen");
+                    ListenerState::Broken(Box::pin(sleep(REOPEN_WAIT)))
+                },
+                ListenerState::Open,
+            );
+        }
+    }
+}
+
+fn open(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(fd)
+}
+
+fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the `OwnedFd` is an open descriptor, owned by the `AsyncFd` for its whole life and never replaced.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 /// Reads until the socket is empty, or [`READS_MAX`] times; then the task is woken again.
-fn drain(fd: &AsyncFd<OwnedFd>, cx: &mut Context<'_>, buffer: &mut [u8], mut take: impl FnMut(Message<'_>)) {
+fn drain(
+    fd: &AsyncFd<OwnedFd>,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+    take: &mut impl FnMut(Message<'_>),
+) -> io::Result<()> {
     for _ in 0..READS_MAX {
-        let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) else { return };
+        let Poll::Ready(ready) = fd.poll_read_ready(cx) else { return Ok(()) };
+        let mut ready = ready?;
         match recvfrom::<NetlinkAddr>(fd.as_raw_fd(), buffer) {
             Ok((len, Some(sender))) if sender.pid() == 0 => take(Message::Bytes(&buffer[..len])),
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => guard.clear_ready(),
+            Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::ENOBUFS) => take(Message::Overflow),
-            Err(_) => return,
+            Err(errno) => return Err(errno.into()),
         }
     }
     cx.waker().wake_by_ref();
+    Ok(())
 }
 
 // Message types (linux/rtnetlink.h).

@@ -142,6 +142,18 @@ async fn listening_needs_no_privileges_for_links_and_reports_nothing_by_itself()
     assert_ne!(quiet.ok(), Some(Change::Everything));
 }
 
+/// A descriptor that is none of netlink's cannot be read as one.
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_breaks_is_a_change_of_everything_until_another_one_listens() {
+    let (broken, writer) = nix::unistd::pipe().unwrap();
+    nix::unistd::write(&writer, b"x").unwrap();
+    let mut changes = Changes::read(broken).unwrap();
+    let mut within = async |time| tokio::time::timeout(time, changes.next()).await.ok();
+    assert_eq!(within(Duration::from_millis(100)).await, Some(Change::Everything), "at once");
+    assert_eq!(within(Duration::from_millis(5200)).await, Some(Change::Everything), "it listens again");
+    assert_ne!(within(Duration::from_secs(20)).await, Some(Change::Everything));
+}
+
 /// Runs `ip`, or `nft`, in the namespace of this thread.
 fn run(program: &str, arguments: &[&str]) {
     let done = std::process::Command::new(program).args(arguments).status();
