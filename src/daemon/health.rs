@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Inbound};
 use crate::control::counted;
-use crate::control::message::Health;
+use crate::control::message::{Health, NO_NETWORK};
 use crate::host::clock;
 use crate::proto::identity::{MeshAddress, NodeId};
 use crate::proto::node::{PeerState, PeerStatus, Relayed, Silence, Status};
@@ -125,7 +125,7 @@ impl Facts {
     fn reach(&self, status: &Status) -> Vec<Health> {
         let entry = |code: &str, text, fix| Health { code: code.into(), text, fix };
         if let Some((text, fix)) = no_network(status) {
-            return vec![entry("no-network", text, fix)];
+            return vec![entry(NO_NETWORK, text, fix)];
         }
         let settled = clock::now().saturating_since(self.started) >= GRACE;
         let no_answer = || {
@@ -477,7 +477,16 @@ pub(super) fn is_heard(peer: &PeerStatus) -> bool {
 pub(super) fn no_network(status: &Status) -> Option<(String, String)> {
     let text = "this machine is on no network: no link that is up has an address";
     let fix = "connect it: ip link, ip address";
-    // Neighbours may talk by addresses of their link, and nodes of one machine by its own. All are asked when links change.
-    let reaches = status.peers.iter().any(is_heard);
-    (!status.has_network && !reaches).then(|| (text.into(), fix.into()))
+    // Neighbours may talk by addresses of their link, and nodes of one machine by those of its loopback. From anywhere else
+    // nothing comes any more: whoever is not silent for long yet will be.
+    let reaches =
+        |peer: &PeerStatus| is_heard(peer) && peer.endpoint.is_some_and(|at| needs_no_network(at.ip()));
+    (!status.has_network && !status.peers.iter().any(reaches)).then(|| (text.into(), fix.into()))
+}
+
+fn needs_no_network(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }

@@ -318,16 +318,31 @@ fn a_dead_neighbour_and_a_missing_network_are_not_taken_for_a_firewall() {
     assert_eq!(peer(&one, &gone), None, "it is forgotten");
     assert_eq!(one.azora(&["peers", "remove", &gone.id]).code, 1, "once");
 
-    assert_eq!(two.stop(), 0);
-    let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
-    assert!(said.contains("its daemon has stopped, as it said itself"), "{said}");
-
     let uplink = one.must(&format!("ip -o route get {}", two.ip));
     let device = uplink
         .split_whitespace()
         .skip_while(|word| *word != "dev")
         .nth(1)
         .unwrap_or_else(|| panic!("{uplink}"));
+    one.must(&format!("ip link set {device} down"));
+    eventually(
+        Duration::from_secs(1),
+        "the network is missed at once, although a peer has just answered",
+        || (codes(&one) == ["no-network"]).then_some(()),
+    );
+    eventually(Duration::from_secs(10), "no peer is to blame", || {
+        let said = one.azora(&["peers"]).out;
+        assert!(said.starts_with("this machine is on no network") && !said.contains("no answer"), "{said}");
+        said.contains("(no network here)").then_some(())
+    });
+    one.must(&format!("ip link set {device} up"));
+    one.add_address(one.ip);
+    one.reaches(&two, Duration::from_secs(20));
+
+    assert_eq!(two.stop(), 0);
+    let said = one.azora(&["ping", &two.id, "-c", "1"]).out;
+    assert!(said.contains("its daemon has stopped, as it said itself"), "{said}");
+
     assert_eq!(one.azora(&["firewall", "add", "in", "allow"]).code, 0);
     one.must(&format!("ip link set {device} down"));
     // What has nothing to do with it is told on.

@@ -1,7 +1,9 @@
 //! `azora peers`.
 
 use auramesh::control::exit::Exit;
-use auramesh::control::message::{Cause, PathKind, PathStatus, PeerState, PeerStatus, Silence};
+use auramesh::control::message::{
+    Cause, Health, NO_NETWORK, PathKind, PathStatus, PeerState, PeerStatus, Silence,
+};
 
 use crate::args::{Format, PeersCommand};
 use crate::output::{Fault, Outcome, age, bytes, milliseconds, or_dash, print, short, show, table};
@@ -20,12 +22,14 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
     let mut client = socket.connect().await?;
     match command {
         None => {
-            let peers = client.peers().await?;
-            show(&peers, format.json, |peers| {
+            let status = client.status().await?;
+            show(&status.peers, format.json, |peers| {
                 if peers.is_empty() {
                     return socket.hint(&format!("{NO_PEERS}\n"));
                 }
-                peer_table(peers)
+                let nowhere = no_network(&status.health);
+                let nowhere = nowhere.map(|health| format!("{}; try: {}\n\n", health.text, health.fix));
+                socket.hint(&nowhere.unwrap_or_default()) + &peer_table(peers, &status.health)
             })
         }
         Some(PeersCommand::Add { peer }) => {
@@ -43,8 +47,12 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
     }
 }
 
-/// One line for each peer.
-pub(crate) fn peer_table(peers: &[PeerStatus]) -> String {
+/// One line for each peer. Where this machine is on no network, `health` says so, and none of them is to blame.
+pub(crate) fn peer_table(peers: &[PeerStatus], health: &[Health]) -> String {
+    let quiet = |peer: &PeerStatus| match no_network(health) {
+        Some(_) if owes_answer(peer) => " (no network here)".into(),
+        _ => quiet(peer),
+    };
     let head = ["STATE", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST RX", "NODE ID"].map(String::from);
     let rows = peers.iter().map(|peer| {
         [
@@ -82,6 +90,10 @@ pub(crate) fn path_changes(peers: &[PeerStatus]) -> String {
         text.push_str(&table(&rows));
     }
     text
+}
+
+fn no_network(health: &[Health]) -> Option<&Health> {
+    health.iter().find(|problem| problem.code == NO_NETWORK)
 }
 
 /// True for a peer that owes an answer for longer than a lost packet takes.

@@ -22,7 +22,7 @@ pub(crate) async fn show(socket: &Socket, peers: bool, drops: bool, format: Form
         let mut text = summary(status);
         if peers && !status.peers.is_empty() {
             text.push('\n');
-            text.push_str(&peer_table(&status.peers));
+            text.push_str(&peer_table(&status.peers, &status.health));
             text.push_str(&path_changes(&status.peers));
         }
         if drops {

@@ -9,8 +9,8 @@ pub use report::{
 };
 pub use status::{
     Bucket, Cause, DataStatus, DhtRefused, DhtRole, DhtStatus, DhtSummary, Health, InterfaceStatus,
-    NatStatus, NodeState, PathChange, PathKind, PathStatus, PeerState, PeerStatus, PortMappingStatus,
-    RelayStatus, Silence, Status, StreamStatus, StreamsStatus,
+    NO_NETWORK, NatStatus, NodeState, PathChange, PathKind, PathStatus, PeerState, PeerStatus,
+    PortMappingStatus, RelayStatus, Silence, Status, StreamStatus, StreamsStatus,
 };
 
 use std::fmt;

@@ -175,6 +175,9 @@ pub enum DhtRole {
     Client,
 }
 
+/// [`Health::code`] of a machine that is on no network: what its peers do not answer says nothing of them.
+pub const NO_NETWORK: &str = "no-network";
+
 /// Something wrong, and its fix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
