@@ -22,7 +22,7 @@ use auramesh::proto::wire::session::{HEADER_LEN, Kind, OVERHEAD, PADDING_MULTIPL
 use crate::lab::capture::Capture;
 use crate::lab::node::Node;
 use crate::lab::pinger::Pinger;
-use crate::lab::{Lab, Machine, Underlay, eventually};
+use crate::lab::{Lab, Machine, Underlay, eventually, internet_checksum};
 
 /// Packets of each class.
 const PACKETS: usize = 10_000;
@@ -187,11 +187,8 @@ fn syn(source: Ipv6Addr, destination: Ipv6Addr, port: u16) -> Vec<u8> {
     let mut segment = [0xc0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0];
     segment[2..4].copy_from_slice(&port.to_be_bytes());
     let pseudo = [&source.octets()[..], &destination.octets(), &[0, segment.len() as u8, 0, TCP]].concat();
-    let sum: u32 =
-        pseudo.chunks(2).chain(segment.chunks(2)).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = internet_checksum(&[&pseudo[..], &segment].concat());
+    segment[16..18].copy_from_slice(&checksum);
     let mut packet = vec![0x60, 0, 0, 0, 0, segment.len() as u8, TCP, 64];
     packet.extend(source.octets());
     packet.extend(destination.octets());
@@ -204,9 +201,8 @@ fn ipv4(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
     packet.extend(source);
     packet.extend(destination);
-    let sum: u32 = packet.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
-    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = internet_checksum(&packet);
+    packet[10..12].copy_from_slice(&checksum);
     packet.extend([0, 9, 0, 9, 0, 8, 0, 0]);
     packet
 }

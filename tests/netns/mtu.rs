@@ -11,7 +11,7 @@ use nix::sys::socket::{
 };
 
 use crate::lab::node::{Node, PORT};
-use crate::lab::{Lab, Machine, Underlay, eventually, ip, noise};
+use crate::lab::{Lab, Machine, Underlay, eventually, internet_checksum, ip, noise};
 
 /// Bytes of a transfer.
 const TRANSFER_BYTES: usize = 8 << 20;
@@ -240,10 +240,8 @@ fn forge_too_big(forger: &Machine, from: IpAddr, to: IpAddr, path_mtu: u32) {
             message.extend([0x45, 0, 5, 0x8c, 0, 0, 0x40, 0, 64, 17, 0, 0]);
             message.extend([from.octets(), to.octets()].concat());
             message.append(&mut quoted_udp);
-            let sum: u32 = message.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-            message[2..4].copy_from_slice(&checksum.to_be_bytes());
+            let checksum = internet_checksum(&message);
+            message[2..4].copy_from_slice(&checksum);
             (AddressFamily::Inet, SockProtocol::Icmp, message)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {

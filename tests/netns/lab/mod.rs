@@ -375,6 +375,13 @@ pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
+/// The Internet checksum (RFC 1071) of an even number of bytes.
+pub(crate) fn internet_checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
 /// Bytes that look random and are the same in every run.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
