@@ -49,16 +49,13 @@ pub(crate) async fn run(socket: &Socket, format: Format, command: Option<PeersCo
 
 /// One line for each peer. Where this machine is on no network, `health` says so, and none of them is to blame.
 pub(crate) fn peer_table(peers: &[PeerStatus], health: &[Health]) -> String {
-    let quiet = |peer: &PeerStatus| match no_network(health) {
-        Some(_) if owes_answer(peer) => " (no network here)".into(),
-        _ => quiet(peer),
-    };
+    let is_cut_off = no_network(health).is_some();
     let head = ["STATE", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST RX", "NODE ID"].map(String::from);
     let rows = peers.iter().map(|peer| {
         [
             state(peer.state).into(),
             peer.address.to_string(),
-            path(&peer.path) + &quiet(peer),
+            path(&peer.path) + &quiet(peer, is_cut_off),
             or_dash(peer.rtt_ms, milliseconds),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -101,8 +98,11 @@ pub(crate) fn owes_answer(peer: &PeerStatus) -> bool {
     peer.unanswered_s.is_some_and(|silence| silence >= SILENT_S)
 }
 
-/// What follows the path of a peer that is silent.
-fn quiet(peer: &PeerStatus) -> String {
+/// What follows the path of a peer that is silent; `is_cut_off`: this machine is on no network.
+fn quiet(peer: &PeerStatus, is_cut_off: bool) -> String {
+    if is_cut_off && owes_answer(peer) {
+        return " (no network here)".into();
+    }
     let heard = match peer.silence {
         Some(Silence::Stopped) => return " (stopped)".into(),
         Some(Silence::Idle) => return " (idle)".into(),
