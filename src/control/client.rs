@@ -37,7 +37,7 @@ const SILENCE_ASKED: Duration = Duration::from_secs(1);
 pub struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
-    /// Told once that the daemon is silent, and for how long it is waited for.
+    /// Told that the daemon is silent, once for each request, and for how long it is waited for.
     on_silence: Option<fn(&Path, Duration)>,
 }
 

@@ -236,7 +236,7 @@ impl Node {
             None => Relayed::Asking,
             Some(_) if ours && theirs => Relayed::BothDependent,
             Some(_) if peer.path.checks.is_trying_directly() || peer.spray.is_some() => Relayed::Trying,
-            // Its endpoints have had their share of checks for now.
+            // None of its endpoints gets another check until a minute is over.
             Some(_) if *sent == 0 && peer.path.checks.exhausted_until(now).is_some() => Relayed::Trying,
             Some(_) if *sent == 0 => Relayed::Nowhere,
             Some(_) if ours => Relayed::DependentHere(*sent),
