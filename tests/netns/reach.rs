@@ -287,6 +287,39 @@ fn a_node_that_is_cut_off_blames_nobody_else() {
     assert!(asked.out.contains("not found") && !asked.out.contains(CUT_OFF), "{}", asked.out);
 }
 
+/// What keeps a node from its configured peers is named while it lasts, and `wait` does not take the node for ready.
+#[test]
+fn what_keeps_a_node_from_its_peers_is_named_and_waited_for() {
+    let lab = Lab::new();
+    let first = lab.node(Underlay::V4).started();
+    let mut routeless = lab.node(Underlay::V4);
+    let far = format!("{}@192.0.2.9:5747", lab.node(Underlay::V4).id);
+    routeless = routeless.with(&["--bootstrap", &far]);
+    let mut filtered = lab.node(Underlay::V4).knows(&first);
+    let chain = "chain x { type filter hook output priority 0; udp sport 5747 drop; }";
+    filtered.must(&format!("nft 'table ip filter {{ {chain}; }}'"));
+    for (node, why) in [
+        (&mut routeless, "this machine has no route to 192.0.2.9"),
+        (&mut filtered, "the packet filter of this machine refuses to let UDP out"),
+    ] {
+        node.launch();
+        eventually(Duration::from_secs(10), "the daemon answers", || node.socket().exists().then_some(()));
+        let waited = node.azora(&["wait", "--timeout", "3"]);
+        assert!(
+            waited.code != 0 && waited.err.contains(why),
+            "{}: {}{}",
+            waited.code,
+            waited.out,
+            waited.err
+        );
+        eventually(Duration::from_secs(10), "the cause is in the status", || {
+            node.azora(&["status"]).out.contains(why).then_some(())
+        });
+    }
+    filtered.must("nft delete table ip filter");
+    filtered.wait_ready();
+}
+
 /// A neighbour that has died says nothing of the way out, and nothing of the others; and where there is no network at
 /// all, nothing else is to be told.
 #[test]
